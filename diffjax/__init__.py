@@ -1,0 +1,29 @@
+"""diffjax: a pure-JAX, functional diffusion framework."""
+
+from diffjax import (
+  denoisers,
+  grids,
+  guidance,
+  losses,
+  networks,
+  noise_levels,
+  posterior,
+  samplers,
+  schedules,
+)
+from diffjax.sampling import sample
+
+__version__ = "0.1.0"
+
+__all__ = [
+  "denoisers",
+  "grids",
+  "guidance",
+  "losses",
+  "networks",
+  "noise_levels",
+  "posterior",
+  "sample",
+  "samplers",
+  "schedules",
+]

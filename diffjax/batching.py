@@ -1,0 +1,71 @@
+"""What belongs to each sample of a batch: its noise level and its random key.
+
+A key per sample makes a picture depend on its own key only, never on its batch mates or on the devices that drew it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.typing import Array
+
+
+def expand(level: Array, x: Array) -> Array:
+  """Reshapes `level` [] or [B] so that it multiplies x [B, ...]; a scalar stays as it is."""
+  level = jnp.asarray(level)
+  return level if level.ndim == 0 else level.reshape(level.shape + (1,) * (x.ndim - level.ndim))
+
+
+def sample_keys(key: Array, num: int) -> Array:
+  """One key per sample, [num]: folds the sample's number into a single key; keys that are [num] already stay.
+
+  Raises:
+    ValueError: if `key` holds several keys, but not one per sample.
+  """
+  key = jnp.asarray(key)
+  if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    key = jax.random.wrap_key_data(key)
+  if key.ndim == 0:
+    return fold_in_each(key, jnp.arange(num))
+  if key.shape != (num,):
+    raise ValueError(f"key has shape {key.shape}; pass one key, or one for each of the {num} samples.")
+  return key
+
+
+def fold_in_each(key: Array, numbers: Array) -> Array:
+  """Keys [B] from one key and B numbers."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+
+
+def fold_in(keys: Array, number: Array | int) -> Array:
+  """Folds one number into each of keys [B]."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def split(keys: Array, num: int = 2) -> Array:
+  """Splits each of keys [B] into `num` keys: [num, B], to be unpacked into named keys."""
+  return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys)
+
+
+def normal(keys: Array, shape: tuple[int, ...]) -> Array:
+  """Standard normal noise of `shape` [B, ...], sample i drawn from keys[i] alone."""
+  return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
+
+
+def uniform(keys: Array) -> Array:
+  """Uniform numbers in (0, 1), one for each of keys [B]."""
+  return jax.vmap(lambda key: jax.random.uniform(key, minval=jnp.finfo(jnp.float32).tiny))(keys)
+
+
+def stratified(key: Array, index: Array, batch_size: int) -> Array:
+  """Low-discrepancy uniform numbers in (0, 1): the samples of a batch share the unit interval evenly.
+
+  Args:
+    key: one key, the same for the whole batch.
+    index: int [b], each sample's place in the whole batch, of which this may be a part.
+    batch_size: samples in the whole batch, B.
+
+  Returns:
+    [b], (u + index / B) mod 1 (Kingma et al. 2021, Variational Diffusion Models, appendix I.1).
+  """
+  numbers = (jax.random.uniform(key) + index / batch_size) % 1
+  return jnp.maximum(numbers, jnp.finfo(jnp.float32).tiny)

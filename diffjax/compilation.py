@@ -1,0 +1,80 @@
+"""How diffjax's programs are compiled: options, and the cache that keeps them between runs.
+
+Importing this module changes nothing in the process; neither environment variables nor XLA_FLAGS are ever written.
+"""
+
+import functools
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# XLA's older convolutions are faster on CPU than those of YNNPACK, which this keeps to lone matrix products.
+_CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+
+
+def compiler_options(platform: str | None = None) -> dict[str, Any]:
+  """The XLA options for diffjax's programs on "cpu", "gpu", "tpu", or None for JAX's default: {} but on CPU.
+
+  For `jax.jit(..., compiler_options=)` and, since `jax.pmap` takes none, `jax.pmap(f).lower(*args).compile(options)`. An
+  option that this jaxlib does not know is left out.
+  """
+  return dict(_known_cpu_options()) if (platform or jax.default_backend()) == "cpu" else {}
+
+
+@functools.cache
+def _known_cpu_options() -> dict[str, Any]:
+  with jax.default_device(jax.local_devices(backend="cpu")[0]):
+    lowered = jax.jit(lambda: jnp.zeros(())).lower()
+  return {name: value for name, value in _CPU_OPTIONS.items() if _is_known(lowered, {name: value})}
+
+
+def _is_known(lowered, options) -> bool:
+  try:
+    lowered.compile(compiler_options=options)
+  except (jax.errors.JaxRuntimeError, ValueError):
+    return False
+  return True
+
+
+class jit:  # noqa: N801 - stands where jax.jit would
+  """`jax.jit` with `compiler_options` of the default backend, asked for at the first call.
+
+  Inside another jit, where JAX allows no options, it is the plain `jax.jit`: the outermost program decides.
+  """
+
+  def __init__(self, fun: Callable, **jit_kwargs):
+    functools.update_wrapper(self, fun)
+    self._nested = jax.jit(fun, **jit_kwargs)
+    self._make = functools.partial(jax.jit, fun, **jit_kwargs)
+
+  @functools.cached_property
+  def _outermost(self):
+    options = compiler_options()
+    return self._make(compiler_options=options) if options else self._nested
+
+  def __call__(self, *args, **kwargs):
+    # Inside a jit even a constant is staged, which is the one public sign of being there.
+    nested = isinstance(jnp.zeros(()), jax.core.Tracer)
+    return (self._nested if nested else self._outermost)(*args, **kwargs)
+
+  def lower(self, *args, **kwargs):
+    """Lowers for these arguments, as `jax.jit(fun).lower` does; its `compile()` uses the same options."""
+    return self._outermost.lower(*args, **kwargs)
+
+
+def use_persistent_cache() -> pathlib.Path:
+  """Keeps every compiled program between runs, in the user's cache folder, which it returns.
+
+  That is $XDG_CACHE_HOME/diffjax/compilation, else ~/.cache/diffjax/compilation; a folder that the user has given to JAX
+  already stays in use. For scripts: a library leaves this to its user.
+  """
+  if jax.config.jax_compilation_cache_dir is None:
+    home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "diffjax" / "compilation"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+  return pathlib.Path(jax.config.jax_compilation_cache_dir)

@@ -1,0 +1,152 @@
+"""A folder of one's own pictures as a data source.
+
+Picture files are looked for in all sub-folders, hidden ones left out. Where every picture lies in a sub-folder, and
+sub-folders hold pictures directly, the names of the first-level sub-folders are the classes, in sorted order; otherwise
+there are no labels. A hash of its relative path decides for each picture, whatever else the folder holds, whether it
+is held out: about 5 %.
+"""
+
+import functools
+import hashlib
+import os
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from diffjax.data.pictures import fit, read_picture
+from diffjax.data.source import Source
+
+SUFFIXES = frozenset(
+  ".apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .qoi .tga .tif .tiff"
+  " .webp".split()
+)
+KEEP_BYTES = 2**30
+HELD_OUT = 0.05
+
+
+def open_folder(
+  folder: str | os.PathLike, split: str, image_size: int, channels: int, max_unreadable: float = 0.1
+) -> Source:
+  """Opens the pictures below a folder as [image_size, image_size, channels], each decoded once now to see that it can be.
+
+  Args:
+    folder: where the pictures are.
+    split: "train" or "test".
+    image_size: side in pixels of the central square of each picture, resized.
+    channels: 1 or 3.
+    max_unreadable: share of files, in [0, 1], that may be damaged; those are skipped, and named in a warning.
+
+  Raises:
+    ValueError: no folder, no pictures, too many damaged ones, or a single one, of which none can be held out.
+  """
+  folder = Path(folder).expanduser()
+  if not folder.is_dir():
+    raise ValueError(f"picture folder {folder} is not there; expected a folder that holds picture files")
+  paths = _find(folder)
+  if not paths:
+    raise ValueError(f"picture folder {folder} holds no pictures; expected files such as .jpg, .png or .webp in it")
+  classes, labels = _label(paths)
+  stamps = tuple((path, os.stat(folder / path).st_size, os.stat(folder / path).st_mtime_ns) for path in paths)
+  images, reasons = _decode_all(folder, stamps, image_size, channels)
+  _report(folder, dict(zip(paths, reasons)), max_unreadable)
+  readable = [i for i, reason in enumerate(reasons) if reason is None]
+  chosen = _choose([paths[i] for i in readable], split)
+  if not chosen:
+    raise ValueError(f"picture folder {folder} holds a single picture, so none is held out; add pictures")
+
+  def decode(i):
+    image = fit(read_picture(folder / paths[i]), image_size, channels) if images is None else images[i]
+    return {"image": image} | ({"label": labels[i]} if classes else {})
+
+  return Source(
+    name="image_folder",
+    shape=(image_size, image_size, channels),
+    num_classes=len(classes),
+    records=[readable[i] for i in chosen],
+    decode=decode,
+  )
+
+
+def _find(folder: Path) -> list[str]:
+  """Relative paths, with forward slashes, of all picture files in a fixed order; links are followed, but once."""
+  found, seen = [], set()
+  for root, folders, files in os.walk(folder, followlinks=True):
+    real = os.path.realpath(root)
+    folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+    if real not in seen:
+      files = [Path(root, name) for name in files if not name.startswith(".")]
+      found += [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+    seen.add(real)
+  return sorted(file.relative_to(folder).as_posix() for file in found)
+
+
+def _label(paths: list[str]) -> tuple[list[str], list[np.int32]]:
+  """Sorted class names and a label per path; no classes where the folders do not tell them."""
+  parts = [PurePosixPath(path).parts for path in paths]
+  loose = sum(len(p) == 1 for p in parts)
+  if not any(len(p) == 2 for p in parts):
+    return [], []
+  if loose:
+    warnings.warn(
+      f"{loose} pictures lie beside the sub-folders, so sub-folders are not taken as labels;"
+      " move them into sub-folders if labels are wanted",
+      stacklevel=3,
+    )
+    return [], []
+  classes = sorted({p[0] for p in parts})
+  return classes, [np.int32(classes.index(p[0])) for p in parts]
+
+
+@functools.lru_cache(maxsize=1)
+def _decode_all(
+  folder: Path, stamps: tuple[tuple[str, int, int], ...], image_size: int, channels: int
+) -> tuple[np.ndarray | None, list[str | None]]:
+  """Decodes every file: all images if they fit in KEEP_BYTES, else None; and why each file is unreadable, else None.
+
+  The last answer is kept, so that opening "test" after "train" does not decode again; stamps (path, size, time of
+  change) tell when files have changed.
+  """
+  shape = (len(stamps), image_size, image_size, channels)
+  images = np.zeros(shape, np.uint8) if np.prod(shape, dtype=np.int64) <= KEEP_BYTES else None
+
+  def decode(i):
+    path, size, _ = stamps[i]
+    if size == 0:
+      return "empty file"
+    try:
+      image = fit(read_picture(folder / path), image_size, channels)
+    except Exception as error:  # decoders report damage in many ways: OSError, SyntaxError, struct.error, ...
+      return "no picture, or damaged" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+    if images is not None:
+      images[i] = image
+
+  with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
+    reasons = list(pool.map(decode, range(len(stamps))))
+  if images is not None:
+    images.flags.writeable = False
+  return images, reasons
+
+
+def _report(folder: Path, reasons: dict[str, str | None], max_unreadable: float) -> None:
+  bad = [f"{path} ({reason})" for path, reason in reasons.items() if reason is not None]
+  if not bad:
+    return
+  named = "; ".join(bad[:10]) + (f"; and {len(bad) - 10} more" if len(bad) > 10 else "")
+  count = f"{len(bad)} of {len(reasons)} picture files under {folder} cannot be read"
+  if len(bad) > max_unreadable * len(reasons):
+    raise ValueError(f"{count}, more than the {max_unreadable:.0%} allowed; mend or remove them: {named}")
+  warnings.warn(f"{count} and are skipped: {named}", stacklevel=4)
+
+
+def _choose(paths: list[str], split: str) -> list[int]:
+  """Positions of the split's pictures: those with the lowest hashes are held out, at least one of two or more."""
+  scores = [int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest()) / 2**64 for path in paths]
+  order = sorted(range(len(paths)), key=scores.__getitem__)
+  num_test = sum(score < HELD_OUT for score in scores)
+  num_test = min(max(num_test, 1), len(paths) - 1)
+  return sorted(order[:num_test] if split == "test" else order[num_test:])

@@ -1,0 +1,50 @@
+"""One function from a data set's name to a data source."""
+
+import os
+
+from diffjax.data.source import Source
+
+
+def load(
+  name: str,
+  split: str,
+  *,
+  folder: str | os.PathLike | None = None,
+  image_size: int | None = None,
+  channels: int | None = None,
+  data_dir: str | os.PathLike | None = None,
+) -> Source:
+  """Opens one split of a data set.
+
+  Args:
+    name: "digits" (scikit-learn's 1797 handwritten digits, 8x8 grey, nothing downloaded), "image_folder" (a folder of
+      one's own pictures), or any image set that TensorFlow Datasets knows, such as "mnist" or "cifar10".
+    split: "train", or "test" for what is held out of training. A TFDS set without a test split holds out its
+      validation split, or else the last 5 % of its training split.
+    folder: the pictures of "image_folder"; see `diffjax.data.image_folder`.
+    image_size: side of the square images; the central square is resized with antialiasing. None: as stored.
+    channels: 1 or 3. None: as stored, or 3 for "image_folder".
+    data_dir: where TFDS keeps prepared sets. None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+  Raises:
+    ValueError: an unknown name (names the nearest), split, size or channel count, or a folder without pictures.
+    ImportError: the set is not prepared yet, and TensorFlow, which that takes, is missing.
+    OSError: the set can be neither read nor prepared under `data_dir`.
+  """
+  if split not in ("train", "test"):
+    raise ValueError(f"split is {split!r}; expected 'train' or 'test'")
+  if image_size is not None and image_size < 1:
+    raise ValueError(f"image_size is {image_size}; expected a positive number of pixels, or None for the stored size")
+  if channels not in (None, 1, 3):
+    raise ValueError(f"channels is {channels}; expected 1 (grey), 3 (colour), or None for the stored number")
+  if name == "image_folder":
+    from diffjax.data.image_folder import open_folder
+
+    if not folder or image_size is None:
+      raise ValueError("data set 'image_folder' needs both a folder of pictures (folder=) and a size (image_size=)")
+    return open_folder(folder, split, image_size, channels or 3)
+  if folder:
+    raise ValueError(f"folder is only for data set 'image_folder', not {name!r}; leave it out, or change the name")
+  from diffjax.data.tfds_source import open_tfds
+
+  return open_tfds(name, split, image_size, channels, data_dir)

@@ -1,0 +1,54 @@
+"""A data source: random access to the examples of one split."""
+
+import dataclasses
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Random access to one split: `source[i]` is {"image": uint8 [H, W, C] in 0..255, "label": int32 [] if it has labels}.
+
+  Attributes:
+    name: what `load` was asked for.
+    shape: (H, W, C) of every image.
+    num_classes: labels are in [0, num_classes); 0 when there are none.
+    records: the stored examples, anything with a length and random access.
+    decode: turns one record into an example.
+
+  Raises:
+    IndexError: an index outside [-len, len).
+  """
+
+  name: str
+  shape: tuple[int, int, int]
+  num_classes: int
+  records: Sequence[Any] = dataclasses.field(repr=False)
+  decode: Callable[[Any], dict[str, np.ndarray]] = dataclasses.field(repr=False)
+
+  def __len__(self) -> int:
+    return len(self.records)
+
+  def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+    return self.decode(self.records[range(len(self))[operator.index(i)]])
+
+  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+    return (self[i] for i in range(len(self)))
+
+
+def in_memory(source: Source) -> dict[str, np.ndarray]:
+  """All examples of a source stacked: {"image": uint8 [N, H, W, C], "label": int32 [N] if it has labels}.
+
+  Raises:
+    ValueError: the source is empty.
+  """
+  if len(source) == 0:
+    raise ValueError(f"data source {source.name!r} is empty; there is nothing to hold in memory")
+  stacked = {key: np.empty((len(source), *np.shape(value)), value.dtype) for key, value in source[0].items()}
+  for i, example in enumerate(source):
+    for key, value in example.items():
+      stacked[key][i] = value
+  return stacked

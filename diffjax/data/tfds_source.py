@@ -1,0 +1,119 @@
+"""Image sets of TensorFlow Datasets, read with or without TensorFlow."""
+
+import difflib
+import functools
+import importlib.util
+import io
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from diffjax.data.digits import open_digits
+from diffjax.data.pictures import fit, read_picture
+from diffjax.data.source import Source
+
+
+def open_tfds(
+  name: str, split: str, image_size: int | None, channels: int | None, data_dir: str | os.PathLike | None
+) -> Source:
+  """Opens "digits" or any image set that TFDS knows; arguments and errors as `diffjax.data.load`."""
+  builder = open_digits(data_dir) if name == "digits" else _open_builder(name, data_dir)
+  features = builder.info.features
+  image, label = (features[key] if key in features else None for key in ("image", "label"))
+  stored = getattr(image, "shape", ())
+  if len(stored) != 3 or stored[2] not in (1, 3, 4) or image.np_dtype != np.uint8:
+    raise ValueError(f"data set {name!r} holds no 8-bit images under 'image', but {features}; choose an image set")
+  if image_size is None and None in stored[:2]:
+    raise ValueError(f"the pictures of data set {name!r} differ in size; say which size you want with image_size=")
+  channels = channels or min(stored[2], 3)
+  height, width = (stored[0], stored[1]) if image_size is None else (image_size, image_size)
+  num_classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else 0
+  return Source(
+    name=name,
+    shape=(height, width, channels),
+    num_classes=num_classes,
+    records=_open_records(builder, name, _stored_split(name, builder.info.splits, split)),
+    decode=functools.partial(_decode, size=image_size, channels=channels, labelled=num_classes > 0),
+  )
+
+
+def _open_builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
+  try:
+    builder = tfds.builder(name, data_dir=data_dir)
+  except tfds.core.DatasetNotFoundError as error:
+    known = [*tfds.list_builders(with_community_datasets=False), "digits", "image_folder"]
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+    raise ValueError(
+      f"unknown data set {name!r}; the nearest name is {nearest!r}"
+      " (there are digits, image_folder and the image sets of TensorFlow Datasets)"
+    ) from error
+  except Exception as error:
+    raise ValueError(f"TensorFlow Datasets cannot open {name!r}: {_first_line(error)}") from error
+  if not _is_prepared(builder):
+    _prepare(builder, name)
+  return builder
+
+
+def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
+  return (builder.data_path / "dataset_info.json").exists()
+
+
+def _prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
+  encodes = any(isinstance(feature, tfds.features.Image) for feature in builder.info.features.values())
+  if encodes and importlib.util.find_spec("tensorflow") is None:
+    raise ImportError(
+      f"data set {name!r} is not prepared under {builder.data_dir}, and preparing it takes TensorFlow;"
+      ' install it once with: pip install "diffjax[tensorflow]"'
+    )
+  try:
+    builder.download_and_prepare(file_format="array_record")
+  except Exception as error:
+    if not _is_prepared(builder):  # another process may have prepared it meanwhile
+      raise OSError(
+        f"data set {name!r} could not be downloaded and prepared under {builder.data_dir} ({_first_line(error)});"
+        " check the network and the disk, or copy a folder prepared elsewhere (array_record format) there"
+      ) from error
+    builder.info.read_from_directory(builder.data_dir)
+
+
+def _stored_split(name: str, splits: Any, split: str) -> str:
+  if "train" not in splits:
+    raise ValueError(f"data set {name!r} has no 'train' split, only {sorted(splits)}; choose another set")
+  held_out = next((s for s in ("test", "validation") if s in splits), None)
+  if split == "train":
+    return "train" if held_out else "train[:95%]"
+  return held_out or "train[95%:]"
+
+
+def _open_records(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Any:
+  encoded = isinstance(builder.info.features["image"], tfds.features.Image)
+  # Stored files are decoded by `read_picture`, as TFDS would warn that OpenCV is missing.
+  decoders = {"image": tfds.decode.SkipDecoding()} if encoded else None
+  try:
+    return builder.as_data_source(split, decoders=decoders)
+  except NotImplementedError as error:
+    raise ValueError(
+      f"data set {name!r} is prepared under {builder.data_dir} as {builder.info.file_format.value}, which has no random"
+      " access; delete that folder or give another data_dir, and it is prepared anew as array_record"
+    ) from error
+  except Exception as error:
+    raise OSError(
+      f"data set {name!r} under {builder.data_dir} cannot be read ({_first_line(error)});"
+      " delete that folder, and it is prepared anew"
+    ) from error
+
+
+def _decode(record: dict[str, Any], size: int | None, channels: int, labelled: bool) -> dict[str, np.ndarray]:
+  image = record["image"]
+  if isinstance(image, bytes):
+    image = fit(read_picture(io.BytesIO(image)), size, channels)
+  elif image.shape[2] != channels or size not in (None, image.shape[0], image.shape[1]):
+    image = fit(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image), size, channels)
+  return {"image": image} | ({"label": np.int32(record["label"])} if labelled else {})
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,149 @@
+"""Denoisers: a network that predicts anything becomes a function that predicts x0.
+
+All predictions are one formula in x = x0 + sigma * noise (Karras et al. 2022, eq. 7),
+
+    x0 = c_skip * x + c_out * network(c_in * x, c_noise)
+
+and differ only in the four coefficients. Models that scale their signal (variance-preserving, flow) are adapted
+here, once, by c_in = alpha.
+"""
+
+import abc
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from diffjax.batching import expand
+from diffjax.schedules import Schedule
+from diffjax.typing import Array, Cond, Network, PyTree
+
+
+class Prediction(abc.ABC):
+  """Abstract: what a network was trained to output."""
+
+  @abc.abstractmethod
+  def skip_out(self, sigma: Array, schedule: Schedule) -> tuple[Array, Array]:
+    """(c_skip, c_out) at sigma."""
+
+  def in_noise(self, sigma: Array, schedule: Schedule) -> tuple[Array, Array]:
+    """(c_in, c_noise) at sigma: by default the schedule's own scale and time."""
+    return schedule.scaling(sigma), schedule.t(sigma)
+
+  def to_x0(self, output: Array, x: Array, sigma: Array, schedule: Schedule) -> Array:
+    """x0 [B, ...] from a network's output [B, ...] at x [B, ...], sigma [] or [B]."""
+    c_skip, c_out = self.skip_out(sigma, schedule)
+    return expand(c_skip, x) * x + expand(c_out, x) * output
+
+  def from_x0(self, x0: Array, x: Array, sigma: Array, schedule: Schedule) -> Array:
+    """The output that means x0: the inverse of `to_x0`, and the training target when x0 is the data."""
+    c_skip, c_out = self.skip_out(sigma, schedule)
+    return (x0 - expand(c_skip, x) * x) / expand(c_out, x)
+
+
+def convert(output: Array, x: Array, sigma: Array, schedule: Schedule, source: Prediction, target: Prediction) -> Array:
+  """Turns what one kind of network outputs at (x, sigma) into what another would have to output there."""
+  return target.from_x0(source.to_x0(output, x, sigma, schedule), x, sigma, schedule)
+
+
+@struct.dataclass
+class Eps(Prediction):
+  """The noise (Ho et al. 2020, eq. 11)."""
+
+  def skip_out(self, sigma, schedule):
+    return jnp.ones_like(sigma), -sigma
+
+
+@struct.dataclass
+class X0(Prediction):
+  """The data itself."""
+
+  def skip_out(self, sigma, schedule):
+    return jnp.zeros_like(sigma), jnp.ones_like(sigma)
+
+
+@struct.dataclass
+class V(Prediction):
+  """v = alpha * noise - sigma_t * x0 of the variance-preserving scale (Salimans & Ho 2022, appendix D)."""
+
+  def skip_out(self, sigma, schedule):
+    alpha = jax.lax.rsqrt(1 + jnp.square(sigma))
+    return jnp.square(alpha), -sigma * alpha
+
+
+@struct.dataclass
+class Flow(Prediction):
+  """The velocity noise - x0 of a straight path (Lipman et al. 2022, eq. 23)."""
+
+  def skip_out(self, sigma, schedule):
+    return 1 / (1 + sigma), -sigma / (1 + sigma)
+
+
+@struct.dataclass
+class Score(Prediction):
+  """The gradient of log density of x_t = alpha * x (Song et al. 2020, eq. 7): -noise / sigma_t."""
+
+  def skip_out(self, sigma, schedule):
+    return jnp.ones_like(sigma), jnp.square(sigma) * schedule.scaling(sigma)
+
+
+@struct.dataclass
+class EDM(Prediction):
+  """Karras et al. 2022, table 1: unit-variance input and target at every sigma; c_noise = log(sigma) / 4."""
+
+  sigma_data: float = 0.5
+
+  def skip_out(self, sigma, schedule):
+    total = jnp.square(sigma) + self.sigma_data**2
+    return self.sigma_data**2 / total, sigma * self.sigma_data * jax.lax.rsqrt(total)
+
+  def in_noise(self, sigma, schedule):
+    return jax.lax.rsqrt(jnp.square(sigma) + self.sigma_data**2), jnp.log(sigma) / 4
+
+
+@struct.dataclass
+class BoundNetwork:
+  """A Linen module with its parameters: the last place where parameters are seen."""
+
+  params: PyTree
+  module: Any = struct.field(pytree_node=False)
+
+  def __call__(self, x: Array, c_noise: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
+    return self.module.apply(self.params, x, c_noise, cond, key=key)
+
+
+@struct.dataclass
+class NetworkDenoiser:
+  """A network as a denoiser: (x [B, ...], sigma [] or [B], cond, key=[B] keys) -> x0 [B, ...].
+
+  `time_scale` multiplies c_noise, for networks that count time otherwise than the schedule (1000 * t, for example).
+  A network may output further channels behind x's own: the learned variance. Only a denoiser with
+  `train=True` hands its keys to the network, which is what turns dropout on.
+  """
+
+  network: Network
+  prediction: Prediction
+  schedule: Schedule
+  time_scale: float = 1.0
+  train: bool = struct.field(pytree_node=False, default=False)
+
+  def output(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
+    """The network's own output at (x, sigma)."""
+    sigma = jnp.asarray(sigma, x.dtype)
+    c_in, c_noise = self.prediction.in_noise(sigma, self.schedule)
+    key = key if self.train else None
+    return self.network(expand(c_in, x) * x, self.time_scale * c_noise, cond, key=key)
+
+  def x0_and_variance(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
+    """(x0, fraction): with the learned variance's place between posterior (0) and larger (1), or None.
+
+    The extra channels lie in [-1, 1] (Nichol & Dhariwal 2021, eq. 15).
+    """
+    sigma = jnp.asarray(sigma, x.dtype)
+    output = self.output(x, sigma, cond, key=key)
+    output, extra = output[..., : x.shape[-1]], output[..., x.shape[-1] :]
+    return self.prediction.to_x0(output, x, sigma, self.schedule), (extra + 1) / 2 if extra.shape[-1] else None
+
+  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
+    return self.x0_and_variance(x, sigma, cond, key=key)[0]

@@ -1,0 +1,113 @@
+"""Draws from a run and reports how good the pictures are.
+
+  python -m diffjax.evaluation --workdir=runs/digits [--num=1000 --steps=10 --sampler=dpmpp_2m --seed=0]
+
+Prints a table and writes `evaluation.json` and `evaluation.png`. Pictures are compared by their pixels; for other
+features call `diffjax.evaluation.evaluate`. Conditional models are asked for every label evenly.
+"""
+
+import json
+import pathlib
+import sys
+import zipfile
+
+import numpy as np
+from absl import flags
+
+from diffjax import plots
+from diffjax.evaluation import evaluate, nearest_distances, pixels, table
+
+DRAWING = ("num", "steps", "sampler", "seed", "guidance_scale")
+
+
+def main(argv: list[str]) -> int:
+  """Runs the command line; returns the exit status, 0 or, after one sentence on stderr, 1."""
+  options = _options()
+  try:
+    rest = options(argv)[1:]
+    if options.help:
+      print(__doc__, *(f"  --{name}: {options[name].help}" for name in options), sep="\n")
+      return 0
+    if rest:
+      raise ValueError(f"{rest[0]!r} is no flag: write --name=value.")
+    report_on_run(options)
+  except (flags.Error, ValueError, OSError) as error:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
+  return 0
+
+
+def report_on_run(options: flags.FlagValues) -> None:
+  """Draws or reads the pictures, prints the table, writes the files."""
+  if not options.workdir:
+    raise ValueError("--workdir is missing: give the folder of a run, as in --workdir=runs/digits.")
+  given = [name for name in DRAWING if options[name].present]
+  if options.samples and given:
+    raise ValueError(f"--samples brings pictures already drawn, so --{given[0]} has no use: leave one of them out.")
+  from diffjax.run import load_run  # after the flags are known to be right, for it is slow
+
+  run = load_run(options.workdir)
+  train, held_out = run.data("train"), run.data("test")
+  if options.samples:
+    drawn, source = read_samples(options.samples), {"samples": options.samples}
+  else:
+    drawn, source = _draw(run, options)
+  report = source | evaluate(drawn, train, held_out)
+  out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation")
+  with plots.replacing(out / "evaluation.json") as part:
+    part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+  shown = drawn["image"][:60]
+  nearest = nearest_distances(pixels(shown), pixels(train["image"]))[1]
+  plots.save(plots.real_beside_drawn(held_out["image"], shown, train["image"][nearest]), out / "evaluation.png")
+  told = ", ".join(f"{name} {value}" for name, value in source.items() if value is not None)
+  print(
+    f"{told}; against {len(train['image'])} training pictures, on pixels in [-1, 1]\n\n{table(report)}\n\nwrote {out}"
+  )
+
+
+def read_samples(path: str) -> dict[str, np.ndarray]:
+  """Pictures that `sample.py` wrote: {"image": uint8 [N, H, W, C], "label": int [N] if the file has labels}.
+
+  Raises ValueError if the file is no .npz or lacks a fitting array `images`.
+  """
+  try:
+    with np.load(path) as stored:
+      arrays = {name: stored[name] for name in ("images", "labels") if name in stored}
+  except FileNotFoundError:
+    raise ValueError(f"there is no file {path}: give the samples.npz that sample.py wrote.") from None
+  except (AttributeError, TypeError, ValueError, EOFError, zipfile.BadZipFile):
+    raise ValueError(f"{path} cannot be read as .npz: give the samples.npz that sample.py wrote.") from None
+  images = arrays.get("images", np.zeros(0))
+  if images.ndim != 4 or images.dtype != np.uint8:
+    raise ValueError(
+      f"{path} holds no array `images` of uint8 [N, H, W, C]: give the samples.npz that sample.py wrote."
+    )
+  return {"image": images} | ({"label": arrays["labels"]} if "labels" in arrays else {})
+
+
+def _draw(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict]:
+  asked = {name: options[name].value for name in DRAWING}
+  labels = np.arange(options.num, dtype=np.int32) % run.num_classes if run.num_classes else None
+  images = np.asarray(run.draw(labels=labels, **asked))
+  asked["sampler"] = options.sampler or run.config.sampler.name
+  asked["steps"] = options.steps or run.config.sampler.steps
+  return {"image": images} | ({} if labels is None else {"label": labels}), asked
+
+
+def _options() -> flags.FlagValues:
+  """Flags of their own, so that importing this file adds none to a program's."""
+  options = flags.FlagValues()
+  flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=options)
+  flags.DEFINE_integer("num", 1000, "Pictures to draw.", lower_bound=6, flag_values=options)
+  flags.DEFINE_integer("steps", None, "Noise levels above zero (default: the run's).", 1, flag_values=options)
+  flags.DEFINE_string("sampler", None, "Sampler (default: the run's).", flag_values=options)
+  flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=options)
+  flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance (default: the run's).", flag_values=options)
+  flags.DEFINE_string("samples", None, "A samples.npz to judge, instead of drawing.", flag_values=options)
+  flags.DEFINE_string("out", None, "Folder to write to (default: WORKDIR/evaluation).", flag_values=options)
+  flags.DEFINE_bool("help", False, "Show this help.", flag_values=options)
+  return options
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv))

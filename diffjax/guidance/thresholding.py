@@ -1,0 +1,33 @@
+import jax.numpy as jnp
+from flax import struct
+
+from diffjax.typing import Array, Cond, Denoiser
+
+
+@struct.dataclass
+class StaticThreshold:
+  """Clips x0 to [-bound, bound], the range of the data (Ho et al. 2020's implementation; Saharia et al. 2022, 2.3)."""
+
+  denoiser: Denoiser
+  bound: float = 1.0
+
+  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
+    return jnp.clip(self.denoiser(x, sigma, cond, key=key), -self.bound, self.bound)
+
+
+@struct.dataclass
+class DynamicThreshold:
+  """Clips x0 to a quantile of its own absolute values, then scales it into [-bound, bound] (Saharia et al. 2022, 2.3).
+
+  The quantile is taken per sample and is never below `bound`, so pictures within range stay as they are.
+  """
+
+  denoiser: Denoiser
+  quantile: float = 0.995
+  bound: float = 1.0
+
+  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
+    x0 = self.denoiser(x, sigma, cond, key=key)
+    limit = jnp.quantile(jnp.abs(x0), self.quantile, axis=tuple(range(1, x0.ndim)), keepdims=True)
+    limit = jnp.maximum(limit, self.bound)
+    return jnp.clip(x0, -limit, limit) * (self.bound / limit)

@@ -1,0 +1,61 @@
+"""Dot-product attention, and the residual attention blocks of a U-Net."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..typing import Array
+from .layers import Dense, GroupNorm
+
+
+def attend(q: Array, k: Array, v: Array) -> Array:
+  """softmax(q k^T / sqrt(d)) v for q [B, L, heads, d] and k, v [B, S, heads, d]: [B, L, heads, d].
+
+  `jax.nn.dot_product_attention` everywhere but on CPU, where an explicit softmax is faster (Vaswani et al. 2017, eq. 1).
+  """
+  return lax.platform_dependent(q, k, v, cpu=explicit_attention, default=jax.nn.dot_product_attention)
+
+
+def explicit_attention(q: Array, k: Array, v: Array) -> Array:
+  """The same as `attend`, heads first, with its softmax in float32."""
+  q, k, v = (a.swapaxes(1, 2) for a in (q * (q.shape[-1] ** -0.5), k, v))
+  logits = lax.dot_general(q, k, (((3,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
+  weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
+  return (weights @ v).swapaxes(1, 2)
+
+
+class SelfAttention(nn.Module):
+  """x + proj(attention(norm(x))) over the pixels of x [B, H, W, C], the projection starting at zero."""
+
+  num_heads: int
+  num_groups: int
+  norm_eps: float
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    B, H, W, C = x.shape
+    h = GroupNorm(self.num_groups, self.norm_eps, name="norm")(x).reshape(B, H * W, C)
+    qkv = Dense(3 * C, dtype=self.dtype, name="qkv")(h).reshape(B, H * W, 3, self.num_heads, C // self.num_heads)
+    h = attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(B, H, W, C)
+    return x + Dense(C, zero_init=True, dtype=self.dtype, name="proj")(h)
+
+
+class CrossAttention(nn.Module):
+  """x + proj(attention(norm(x), context)): pixels of x [B, H, W, C] read context [B, L, D]."""
+
+  num_heads: int
+  num_groups: int
+  norm_eps: float
+  dtype: jnp.dtype
+
+  @nn.compact
+  def __call__(self, x: Array, context: Array) -> Array:
+    B, H, W, C = x.shape
+    heads = (self.num_heads, C // self.num_heads)
+    h = GroupNorm(self.num_groups, self.norm_eps, name="norm")(x)
+    q = Dense(C, dtype=self.dtype, name="q")(h).reshape(B, H * W, *heads)
+    kv = Dense(2 * C, dtype=self.dtype, name="kv")(context).reshape(B, context.shape[1], 2, *heads)
+    h = attend(q, kv[:, :, 0], kv[:, :, 1]).reshape(B, H, W, C)
+    return x + Dense(C, zero_init=True, dtype=self.dtype, name="proj")(h)

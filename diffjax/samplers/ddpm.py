@@ -1,0 +1,43 @@
+from collections.abc import Callable
+
+import jax.numpy as jnp
+from flax import struct
+
+from diffjax import batching, posterior
+from diffjax.schedules import variance_preserving
+from diffjax.typing import NoiseFn
+
+
+@struct.dataclass
+class DDPM:
+  """Ancestral sampling from q(x_next | x, x0) with a chosen variance (Ho et al. 2020, algorithm 2). One network call.
+
+  `fraction` places the log variance between the posterior's (0, "beta tilde") and the larger one (1, "beta"); with
+  `learned=True` the network's own channels say where (Nichol & Dhariwal 2021, eq. 15), and the denoiser must be one that
+  has them. `scaling` is the schedule's: the larger variance depends on it.
+  """
+
+  fraction: float = 0.0
+  learned: bool = struct.field(pytree_node=False, default=False)
+  scaling: Callable = struct.field(pytree_node=False, default=variance_preserving)
+  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def init(self, x):
+    return ()
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    key_model, key_noise = batching.split(key)
+    x0, fraction = self._predict(denoiser, x, sigma, key_model)
+    log_variance = posterior.interpolated_log_variance(fraction, sigma, sigma_next, self.scaling)
+    noise = jnp.exp(log_variance / 2) * self.noise(key_noise, x.shape)
+    return posterior.mean(x0, x, sigma, sigma_next) + noise, carry
+
+  def _predict(self, denoiser, x, sigma, key):
+    if not self.learned:
+      return denoiser(x, sigma, key=key), self.fraction
+    if not hasattr(denoiser, "x0_and_variance"):
+      raise ValueError("this denoiser predicts no variance; use DDPM(fraction=...), or a denoiser with x0_and_variance.")
+    x0, fraction = denoiser.x0_and_variance(x, sigma, key=key)
+    if fraction is None:
+      raise ValueError("the network has no channels for a variance; train it with model.learned_variance, or set fraction.")
+    return x0, fraction

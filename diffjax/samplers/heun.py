@@ -1,0 +1,36 @@
+import jax.numpy as jnp
+from flax import struct
+
+from diffjax import batching
+from diffjax.typing import NoiseFn
+
+
+@struct.dataclass
+class Heun:
+  """Second-order step with churn (Karras et al. 2022, algorithm 2). Two network calls.
+
+  `s_churn` is the noise added over a whole trajectory of `num_steps` steps, within [s_tmin, s_tmax] and multiplied by
+  s_noise; 0 makes the method deterministic.
+  """
+
+  s_churn: float = 0.0
+  s_tmin: float = 0.0
+  s_tmax: float = float("inf")
+  s_noise: float = 1.0
+  num_steps: int = 1
+  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def init(self, x):
+    return ()
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    key_churn, key_first, key_second = batching.split(key, 3)
+    inside = (self.s_tmin <= sigma) & (sigma <= self.s_tmax)
+    gamma = jnp.where(inside, jnp.minimum(self.s_churn / self.num_steps, jnp.sqrt(2.0) - 1), 0).astype(x.dtype)
+    sigma_hat = sigma * (1 + gamma)
+    x = x + sigma * jnp.sqrt(gamma * (2 + gamma)) * self.s_noise * self.noise(key_churn, x.shape)
+    x0 = denoiser(x, sigma_hat, key=key_first)
+    x = x0 + sigma_next / sigma_hat * (x - x0)
+    x0_next = denoiser(x, sigma_next, key=key_second)
+    # the average of both slopes, written as a correction: the large parts of the two cancel exactly
+    return x + (sigma_hat / sigma_next - 1) / 2 * (x0_next - x0), carry

@@ -1,0 +1,84 @@
+"""The trajectory: any denoiser, any sampler, any grid, in one compiled loop."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import batching
+from diffjax.typing import Array, Cond, Denoiser, PyTree, Sampler
+
+
+def sample(
+  denoiser: Denoiser,
+  sampler: Sampler,
+  x: Array,
+  sigmas: Array,
+  *,
+  key: Array,
+  cond: Cond = None,
+  trajectory: bool = False,
+  callback: Callable[[int], None] | None = None,
+) -> Array | tuple[Array, Array]:
+  """Draws x0 by walking down a grid of noise levels; the last step, to zero, is the denoiser itself.
+
+  Args:
+    denoiser: (x, sigma, cond, key=keys) -> x0.
+    sampler: one of `diffjax.samplers`, or anything with its `init` and `step`.
+    x: [B, ...] at noise level sigmas[0]; pure noise is sigmas[0] * normal.
+    sigmas: [N + 1], descending, ending in 0, as the functions in `diffjax.grids` give them.
+    key: one key, from which each sample gets its own, or one key per sample, [B].
+    cond: handed to the denoiser at each call.
+    trajectory: also return x after each step.
+    callback: called on the host with the number of steps done, for progress.
+
+  Returns:
+    x0 [B, ...]; with `trajectory` also [N + 1, B, ...] that starts with x and ends with x0.
+
+  Raises:
+    ValueError: if the grid is not one list that descends to zero (known only outside of jit).
+
+  Example:
+    >>> import jax, diffjax
+    >>> prior = lambda x, sigma, cond=None, *, key=None: x / (1 + sigma**2)  # the data is N(0, 1)
+    >>> sigmas = diffjax.grids.karras(10)
+    >>> x = sigmas[0] * jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
+    >>> diffjax.sample(prior, diffjax.samplers.Heun(), x, sigmas, key=jax.random.key(1)).shape
+    (4, 8, 8, 1)
+  """
+  _check_grid(sigmas)
+  keys = batching.sample_keys(key, x.shape[0])
+  sigmas = jnp.asarray(sigmas, x.dtype)
+  num_steps = sigmas.shape[0] - 1
+
+  def conditioned(x, sigma, *, key=None):
+    return denoiser(x, sigma, cond, key=key)
+
+  if hasattr(denoiser, "x0_and_variance"):
+    conditioned.x0_and_variance = lambda x, sigma, *, key=None: denoiser.x0_and_variance(x, sigma, cond, key=key)
+
+  def body(state, levels):
+    x, carry = state
+    step, sigma, sigma_next = levels
+    x, carry = sampler.step(conditioned, x, sigma, sigma_next, carry, batching.fold_in(keys, step))
+    if callback is not None:
+      jax.debug.callback(callback, step + 1)
+    return (x, carry), x if trajectory else None
+
+  start: tuple[Array, PyTree] = (x, sampler.init(x))
+  (noisy, _), path = jax.lax.scan(body, start, (jnp.arange(num_steps - 1), sigmas[:-2], sigmas[1:-1]))
+  x0 = conditioned(noisy, sigmas[-2], key=batching.fold_in(keys, num_steps - 1))
+  if callback is not None:
+    jax.debug.callback(callback, num_steps)
+  return (x0, jnp.concatenate([x[None], path, x0[None]])) if trajectory else x0
+
+
+def _check_grid(sigmas: Array) -> None:
+  if jnp.ndim(sigmas) != 1 or jnp.shape(sigmas)[0] < 2:
+    raise ValueError(f"sigmas must be a list of at least two levels, got shape {jnp.shape(sigmas)}; see diffjax.grids.")
+  if isinstance(sigmas, jax.core.Tracer):
+    return
+  values = np.asarray(sigmas)
+  if not np.all(np.diff(values) < 0) or values[-1] != 0:
+    raise ValueError(f"sigmas must descend strictly and end in 0, got {values}; see diffjax.grids.")

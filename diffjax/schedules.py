@@ -1,0 +1,319 @@
+"""Noise schedules: how much signal and noise a picture holds at time t.
+
+Each schedule knows its log-SNR and the inverse of it; everything else follows. `scaling` says how the signal shrinks:
+
+    x_t = alpha * x0 + sigma_t * noise = alpha * (x0 + sigma * noise),  sigma = sigma_t / alpha = exp(-log_snr / 2)
+
+so that x = x_t / alpha is what denoisers and samplers see, whatever family a model came from.
+"""
+
+import abc
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from diffjax.batching import expand
+from diffjax.typing import Array
+
+MAX_SIGMA = 1e5
+"""Stands for an infinite noise-to-signal ratio (a flow at t = 1, zero terminal SNR): float32 still resolves x0."""
+
+
+def variance_preserving(sigma: Array) -> Array:
+  """alpha with alpha^2 + sigma_t^2 = 1."""
+  return jax.lax.rsqrt(1 + jnp.square(sigma))
+
+
+def variance_exploding(sigma: Array) -> Array:
+  """alpha = 1."""
+  return jnp.ones_like(sigma)
+
+
+def flow(sigma: Array) -> Array:
+  """alpha with alpha + sigma_t = 1."""
+  return 1 / (1 + sigma)
+
+
+def _static(default):
+  return struct.field(pytree_node=False, default=default)
+
+
+class Schedule(abc.ABC):
+  """Abstract: times run from `t_min` (least noise) to `t_max` (most); all arrays elementwise, t of any shape."""
+
+  scaling: Callable[[Array], Array]
+  t_min: float
+  t_max: float
+
+  @abc.abstractmethod
+  def log_snr(self, t: Array) -> Array:
+    """log(alpha^2 / sigma_t^2) at time t."""
+
+  @abc.abstractmethod
+  def time(self, log_snr: Array) -> Array:
+    """The time at which the schedule has this log-SNR: the inverse of `log_snr`."""
+
+  def sigma(self, t: Array) -> Array:
+    """The noise-to-signal ratio at time t, at most MAX_SIGMA."""
+    return jnp.exp(-jnp.maximum(self.log_snr(t), -2 * np.log(MAX_SIGMA)) / 2)
+
+  def t(self, sigma: Array) -> Array:
+    """The time at which the noise-to-signal ratio is sigma."""
+    return self.time(-2 * jnp.log(sigma))
+
+  def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
+    """(alpha, sigma_t) of x_t = alpha * x0 + sigma_t * noise."""
+    sigma = self.sigma(t)
+    alpha = self.scaling(sigma)
+    return alpha, alpha * sigma
+
+  def add_noise(self, x0: Array, noise: Array, t: Array) -> Array:
+    """x_t in one step from x0 [B, ...] and noise [B, ...], at t [] or [B] (Ho et al. 2020, eq. 4)."""
+    alpha, sigma_t = self.alpha_sigma(t)
+    return expand(alpha, x0) * x0 + expand(sigma_t, x0) * noise
+
+
+@struct.dataclass
+class Discrete(Schedule):
+  """T steps given by their log-SNR; t in 0..T-1, with log-SNR linear in t between two steps."""
+
+  log_snrs: Array
+  scaling: Callable = _static(variance_preserving)
+
+  @property
+  def num_steps(self) -> int:
+    return self.log_snrs.shape[0]
+
+  @property
+  def t_min(self) -> float:
+    return 0.0
+
+  @property
+  def t_max(self) -> float:
+    return float(self.num_steps - 1)
+
+  @property
+  def alphas_cumprod(self) -> Array:
+    """alpha^2 of each step [T]; "alpha bar" in Ho et al. 2020."""
+    return jax.nn.sigmoid(jnp.asarray(self.log_snrs))
+
+  def log_snr(self, t):
+    return jnp.interp(t, np.arange(self.num_steps), self.log_snrs)
+
+  def time(self, log_snr):
+    return jnp.interp(-log_snr, -jnp.asarray(self.log_snrs), np.arange(self.num_steps))
+
+
+def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Discrete:
+  """Discrete schedule from alpha^2 of each step, [T], descending in [0, 1); zero becomes MAX_SIGMA's log-SNR.
+
+  Raises:
+    ValueError: if the values do not descend strictly within [0, 1).
+  """
+  alphas_cumprod = np.asarray(alphas_cumprod, np.float64)
+  if alphas_cumprod.ndim != 1 or np.any(np.diff(alphas_cumprod) >= 0) or not 0 <= alphas_cumprod[-1] <= alphas_cumprod[0] < 1:
+    raise ValueError("alphas_cumprod must be one list that descends strictly within [0, 1); check the betas it came from.")
+  with np.errstate(divide="ignore"):
+    log_snrs = np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)
+  return Discrete(np.maximum(log_snrs, -2 * np.log(MAX_SIGMA)))
+
+
+def from_betas(betas: np.ndarray) -> Discrete:
+  """Discrete schedule from the variance that each step adds, [T] in (0, 1] (Ho et al. 2020, eq. 2)."""
+  betas = np.asarray(betas, np.float64)
+  if betas.ndim != 1 or betas.size == 0 or np.any(betas <= 0) or np.any(betas > 1):
+    raise ValueError(f"betas must be one list of numbers in (0, 1], got shape {betas.shape}; check beta_start and beta_end.")
+  return from_alphas_cumprod(np.cumprod(1 - betas))
+
+
+def linear(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Discrete:
+  """Betas in equal steps (Ho et al. 2020, section 4)."""
+  return from_betas(np.linspace(beta_start, beta_end, num_steps))
+
+
+def scaled_linear(num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Discrete:
+  """Square roots of betas in equal steps (Rombach et al. 2022, latent diffusion)."""
+  return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
+
+
+def squared_cosine(num_steps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Discrete:
+  """The cosine schedule in T steps, betas capped (Nichol & Dhariwal 2021, eq. 17)."""
+  signal = np.cos((np.arange(num_steps + 1) / num_steps + s) / (1 + s) * np.pi / 2) ** 2
+  return from_betas(np.minimum(1 - signal[1:] / signal[:-1], max_beta))
+
+
+def discretize(schedule: Schedule, num_steps: int) -> Discrete:
+  """T steps of a continuous schedule: step i stands at the fraction (i + 1) / T of its times."""
+  fractions = np.arange(1, num_steps + 1) / num_steps
+  log_snrs = schedule.log_snr(schedule.t_min + fractions * (schedule.t_max - schedule.t_min))
+  return Discrete(jnp.maximum(log_snrs, -2 * np.log(MAX_SIGMA)), schedule.scaling)
+
+
+def zero_terminal_snr(schedule: Discrete) -> Discrete:
+  """Shifts and scales alpha so that the last step holds no signal, the first as before (Lin et al. 2023, algorithm 1).
+
+  The last step's sigma is MAX_SIGMA, for infinity.
+  """
+  alpha = np.sqrt(1 / (1 + np.exp(-np.asarray(schedule.log_snrs, np.float64))))
+  alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+  return from_alphas_cumprod(alpha**2)
+
+
+@struct.dataclass
+class Cosine(Schedule):
+  """Continuous cosine schedule, t in [0, 1] (Nichol & Dhariwal 2021, eq. 17), log-SNR clipped at both ends."""
+
+  s: float = 0.008
+  log_snr_min: float = -10.2
+  log_snr_max: float = 20.0
+  scaling: Callable = _static(variance_preserving)
+  t_min: float = _static(0.0)
+  t_max: float = _static(1.0)
+
+  def _angle(self, t):
+    return (t + self.s) / (1 + self.s) * np.pi / 2
+
+  def log_snr(self, t):
+    angle, first = self._angle(t), self._angle(0.0)
+    # 1 - alpha^2 as a product of sines: the difference of two cosines would cancel near t = 0
+    log_signal = 2 * jnp.log(jnp.maximum(jnp.cos(angle), 1e-12))
+    log_noise = jnp.log(jnp.maximum(jnp.sin(angle - first) * jnp.sin(angle + first), 1e-12))
+    return jnp.clip(log_signal - log_noise, self.log_snr_min, self.log_snr_max)
+
+  def time(self, log_snr):
+    first = self._angle(0.0)
+    signal = jnp.cos(first) ** 2 * jax.nn.sigmoid(log_snr)
+    noise = jnp.sin(first) ** 2 + jnp.cos(first) ** 2 * jax.nn.sigmoid(-log_snr)
+    angle = jnp.arctan2(jnp.sqrt(noise), jnp.sqrt(signal))
+    return jnp.clip(angle * (1 + self.s) * 2 / np.pi - self.s, 0, 1)
+
+
+@struct.dataclass
+class Sigmoid(Schedule):
+  """alpha^2 falls as a sigmoid, t in [0, 1] (Jabri et al. 2022, algorithm 5; Chen 2023, algorithm 1)."""
+
+  start: float = -3.0
+  end: float = 3.0
+  tau: float = 1.0
+  clip_min: float = 1e-9
+  scaling: Callable = _static(variance_preserving)
+  t_min: float = _static(0.0)
+  t_max: float = _static(1.0)
+
+  def _ends(self):
+    return jax.nn.sigmoid(self.start / self.tau), jax.nn.sigmoid(self.end / self.tau)
+
+  def log_snr(self, t):
+    first, last = self._ends()
+    level = jax.nn.sigmoid((t * (self.end - self.start) + self.start) / self.tau)
+    signal = jnp.maximum((last - level) / (last - first), self.clip_min)
+    noise = jnp.maximum((level - first) / (last - first), self.clip_min)
+    return jnp.log(signal) - jnp.log(noise)
+
+  def time(self, log_snr):
+    first, last = self._ends()
+    noise = jax.nn.sigmoid(-log_snr)
+    level = first + (last - first) * noise
+    complement = (1 - last) + (last - first) * jax.nn.sigmoid(log_snr)
+    logit = jnp.log(level) - jnp.log(complement)
+    return jnp.clip((logit * self.tau - self.start) / (self.end - self.start), 0, 1)
+
+
+@struct.dataclass
+class VP(Schedule):
+  """Continuous variance-preserving SDE with linear beta(t), t in [0.001, 1] (Song et al. 2020, eq. 32-33)."""
+
+  beta_min: float = 0.1
+  beta_max: float = 20.0
+  scaling: Callable = _static(variance_preserving)
+  t_min: float = _static(1e-3)
+  t_max: float = _static(1.0)
+
+  def log_snr(self, t):
+    return -jnp.log(jnp.expm1(t * (self.beta_min + t * (self.beta_max - self.beta_min) / 2)))
+
+  def time(self, log_snr):
+    integral = jax.nn.softplus(-log_snr)
+    slope = self.beta_max - self.beta_min
+    return 2 * integral / (jnp.sqrt(self.beta_min**2 + 2 * slope * integral) + self.beta_min)
+
+
+@struct.dataclass
+class VE(Schedule):
+  """Variance-exploding SDE: sigma grows geometrically, t in [0, 1] (Song et al. 2020, eq. 30-31)."""
+
+  sigma_min: float = 0.01
+  sigma_max: float = 50.0
+  scaling: Callable = _static(variance_exploding)
+  t_min: float = _static(0.0)
+  t_max: float = _static(1.0)
+
+  def log_snr(self, t):
+    return -2 * (jnp.log(self.sigma_min) + t * (jnp.log(self.sigma_max) - jnp.log(self.sigma_min)))
+
+  def time(self, log_snr):
+    return (-log_snr / 2 - jnp.log(self.sigma_min)) / (jnp.log(self.sigma_max) - jnp.log(self.sigma_min))
+
+
+@struct.dataclass
+class EDM(Schedule):
+  """sigma(t) = t, t in [0.002, 80] (Karras et al. 2022, table 1)."""
+
+  scaling: Callable = _static(variance_exploding)
+  t_min: float = _static(0.002)
+  t_max: float = _static(80.0)
+
+  def log_snr(self, t):
+    return -2 * jnp.log(t)
+
+  def time(self, log_snr):
+    return jnp.exp(-log_snr / 2)
+
+
+@struct.dataclass
+class RectifiedFlow(Schedule):
+  """Straight lines from data at t = 0 to noise at t = 1 (Liu et al. 2022, eq. 1; Lipman et al. 2022, eq. 22)."""
+
+  scaling: Callable = _static(flow)
+  t_min: float = _static(0.0)
+  t_max: float = _static(1.0)
+
+  def log_snr(self, t):
+    tiny = 1 / MAX_SIGMA**2
+    return 2 * (jnp.log(jnp.maximum(1 - t, tiny)) - jnp.log(jnp.maximum(t, tiny)))
+
+  def time(self, log_snr):
+    return jax.nn.sigmoid(-log_snr / 2)
+
+
+@struct.dataclass
+class Shifted(Schedule):
+  """A schedule with its noise-to-signal ratio multiplied by `shift`, for larger pictures than it was made for.
+
+  For variance-preserving models shift = resolution / base resolution (Hoogeboom et al. 2023, eq. 7); for flows it
+  is t -> shift * t / (1 + (shift - 1) * t) (Esser et al. 2024, eq. 23).
+  """
+
+  schedule: Schedule
+  shift: float = 1.0
+
+  @property
+  def scaling(self):
+    return self.schedule.scaling
+
+  @property
+  def t_min(self):
+    return self.schedule.t_min
+
+  @property
+  def t_max(self):
+    return self.schedule.t_max
+
+  def log_snr(self, t):
+    return self.schedule.log_snr(t) - 2 * jnp.log(self.shift)
+
+  def time(self, log_snr):
+    return self.schedule.time(log_snr + 2 * jnp.log(self.shift))
