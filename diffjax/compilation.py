@@ -19,8 +19,8 @@ _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_IND
 def compiler_options(platform: str | None = None) -> dict[str, Any]:
   """The XLA options for diffjax's programs on "cpu", "gpu", "tpu", or None for JAX's default: {} but on CPU.
 
-  For `jax.jit(..., compiler_options=)` and, since `jax.pmap` takes none, `jax.pmap(f).lower(*args).compile(options)`. An
-  option that this jaxlib does not know is left out.
+  For `jax.jit(..., compiler_options=)`, and for `jax.pmap(f).lower(*args).compile(options)`, as `jax.pmap` takes none.
+  An option that this jaxlib does not know is left out.
   """
   return dict(_known_cpu_options()) if (platform or jax.default_backend()) == "cpu" else {}
 
@@ -40,10 +40,10 @@ def _is_known(lowered, options) -> bool:
   return True
 
 
-class jit:  # noqa: N801 - stands where jax.jit would
+class jit:
   """`jax.jit` with `compiler_options` of the default backend, asked for at the first call.
 
-  Inside another jit, where JAX allows no options, it is the plain `jax.jit`: the outermost program decides.
+  Inside another jit or a gradient, where JAX allows no options, it is the plain `jax.jit`: the outermost decides.
   """
 
   def __init__(self, fun: Callable, **jit_kwargs):
@@ -57,8 +57,8 @@ class jit:  # noqa: N801 - stands where jax.jit would
     return self._make(compiler_options=options) if options else self._nested
 
   def __call__(self, *args, **kwargs):
-    # Inside a jit even a constant is staged, which is the one public sign of being there.
-    nested = isinstance(jnp.zeros(()), jax.core.Tracer)
+    # Inside a jit even a new constant is traced, which is the one public sign of being there.
+    nested = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs, jnp.zeros(()))))
     return (self._nested if nested else self._outermost)(*args, **kwargs)
 
   def lower(self, *args, **kwargs):
@@ -69,8 +69,8 @@ class jit:  # noqa: N801 - stands where jax.jit would
 def use_persistent_cache() -> pathlib.Path:
   """Keeps every compiled program between runs, in the user's cache folder, which it returns.
 
-  That is $XDG_CACHE_HOME/diffjax/compilation, else ~/.cache/diffjax/compilation; a folder that the user has given to JAX
-  already stays in use. For scripts: a library leaves this to its user.
+  That is $XDG_CACHE_HOME/diffjax/compilation, else ~/.cache/diffjax/compilation; a folder that the user has already
+  given to JAX stays in use. For scripts: a library leaves this to its user.
   """
   if jax.config.jax_compilation_cache_dir is None:
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"

@@ -102,6 +102,11 @@ class EDM(Prediction):
     return jax.lax.rsqrt(jnp.square(sigma) + self.sigma_data**2), jnp.log(sigma) / 4
 
 
+def _at_least_float32(x: Array, sigma: Array) -> tuple[Array, Array]:
+  dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
+  return jnp.asarray(x, dtype), jnp.asarray(sigma, dtype)
+
+
 @struct.dataclass
 class BoundNetwork:
   """A Linen module with its parameters: the last place where parameters are seen."""
@@ -129,19 +134,20 @@ class NetworkDenoiser:
   train: bool = struct.field(pytree_node=False, default=False)
 
   def output(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    """The network's own output at (x, sigma)."""
-    sigma = jnp.asarray(sigma, x.dtype)
+    """The network's own output at (x, sigma); it sees c_noise as [B]."""
+    x, sigma = _at_least_float32(x, sigma)
     c_in, c_noise = self.prediction.in_noise(sigma, self.schedule)
+    c_noise = jnp.broadcast_to(self.time_scale * c_noise, x.shape[:1]).astype(x.dtype)
     key = key if self.train else None
-    return self.network(expand(c_in, x) * x, self.time_scale * c_noise, cond, key=key)
+    return self.network(expand(c_in, x) * x, c_noise, cond, key=key)
 
   def x0_and_variance(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
     """(x0, fraction): with the learned variance's place between posterior (0) and larger (1), or None.
 
     The extra channels lie in [-1, 1] (Nichol & Dhariwal 2021, eq. 15).
     """
-    sigma = jnp.asarray(sigma, x.dtype)
-    output = self.output(x, sigma, cond, key=key)
+    x, sigma = _at_least_float32(x, sigma)
+    output = self.output(x, sigma, cond, key=key).astype(x.dtype)
     output, extra = output[..., : x.shape[-1]], output[..., x.shape[-1] :]
     return self.prediction.to_x0(output, x, sigma, self.schedule), (extra + 1) / 2 if extra.shape[-1] else None
 

@@ -6,7 +6,7 @@ Every grid is [num_steps + 1], descends strictly and ends in zero: `num_steps` l
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.schedules import Discrete, Schedule
+from diffjax.schedules import Schedule
 from diffjax.typing import Array
 
 SPACINGS = ("leading", "trailing", "linspace")
@@ -45,15 +45,15 @@ def uniform_time(num_steps: int, schedule: Schedule, spacing: str = "trailing", 
   """Equal steps in a schedule's time (Lin et al. 2023, table 2).
 
   "leading" starts below the noisiest time and reaches the cleanest, "trailing" does the opposite, "linspace" visits
-  both ends. The times of a `Discrete` schedule are rounded to its steps; `offset` is added to leading ones.
+  both ends. The times of a discrete schedule are rounded to its steps; `offset` is added to leading ones.
 
   Raises:
-    ValueError: if the spacing is unknown, or a discrete schedule has fewer steps than asked for.
+    ValueError: if the spacing is unknown, or a discrete schedule has fewer steps than num_steps or offset ask for.
   """
   check_num_steps(num_steps)
   if spacing not in SPACINGS:
     raise ValueError(f"spacing is {spacing!r}, but must be one of {', '.join(SPACINGS)}.")
-  if isinstance(schedule, Discrete):
+  if schedule.num_steps is not None:
     times = _discrete_times(num_steps, schedule.num_steps, spacing, offset)
   else:
     fractions = {
@@ -69,7 +69,12 @@ def _discrete_times(num_steps: int, total: int, spacing: str, offset: int) -> np
   if num_steps > total:
     raise ValueError(f"num_steps is {num_steps}, but the schedule has {total} steps; ask for at most as many.")
   if spacing == "leading":
-    return np.minimum(np.arange(num_steps)[::-1] * (total // num_steps) + offset, total - 1).astype(float)
+    times = np.arange(num_steps, dtype=float)[::-1] * (total // num_steps) + offset
+    if offset < 0 or times[0] > total - 1:
+      raise ValueError(
+        f"offset {offset} leads to time {times[0]:.0f}, but times are 0 to {total - 1}; lower it, or num_steps."
+      )
+    return times
   if spacing == "trailing":
     return np.round(np.arange(total, 0, -total / num_steps))[:num_steps] - 1
-  return np.round(np.linspace(0, total - 1, num_steps))[::-1]
+  return np.round(np.linspace(total - 1, 0, num_steps))

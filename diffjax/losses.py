@@ -5,9 +5,10 @@ differs from one that predicts x0 by a factor 1 / c_out^2, which `Simple` is. So
 for every prediction. There is no randomness in here: noise and sigma come in.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from diffjax import posterior
@@ -106,12 +107,12 @@ def variational_bound(
     x0_predicted: the denoiser's x0 at (x, sigma).
     fraction: the variance's place between posterior (0) and larger (1): a number or [B, ...].
     sigma: [B], the step's noise level.
-    sigma_next: [B], the level below; zero selects the likelihood of the pixels themselves.
+    sigma_next: [B], the level below; zero selects the likelihood of the pixels themselves, with the larger variance.
     scaling: the schedule's alpha as a function of sigma.
   """
   sigma, sigma_next = expand(sigma, x), expand(sigma_next, x)
   last = sigma_next == 0
-  # the step to the data has no posterior variance: like the paper, take the step above's bound, beta itself
+  # the step to the data has no posterior: any level keeps that unused branch, and its gradient, finite
   safe_next = jnp.where(last, sigma / 2, sigma_next)
   mean_q = posterior.mean(x0, x, sigma, safe_next)
   mean_p = posterior.mean(x0_predicted, x, sigma, safe_next)
@@ -119,7 +120,7 @@ def variational_bound(
   kl = posterior.normal_kl(mean_q, posterior.log_variance(sigma, safe_next), mean_p, log_variance_p)
   decoder_log_variance = posterior.larger_log_variance(sigma, jnp.zeros_like(sigma), scaling)
   decoder = -posterior.discretized_log_likelihood(x0, x0_predicted, decoder_log_variance)
-  return mean_flat(jnp.where(last, decoder, kl)) / np.log(2)
+  return mean_flat(jnp.where(last, decoder, kl)) / math.log(2)
 
 
 def hybrid(
@@ -131,12 +132,13 @@ def hybrid(
   sigma_next: Array,
   cond: Cond = None,
   *,
-  bound_weight: float = 1e-3,
+  bound_weight: float = 1.0,
   key: Array | None = None,
 ) -> Array:
   """L_simple + lambda * L_vlb, [B]: the bound teaches the variance alone (Nichol & Dhariwal 2021, eq. 16).
 
-  `bound_weight` multiplies the mean over steps; the paper's 0.001 counts their sum, so pass 0.001 * T for T steps.
+  `bound_weight` multiplies one step's bound; the paper's lambda, 0.001, multiplies the sum over T steps, so it is
+  0.001 * T: 1 for T = 1000. The schedule's `sigma_below` gives sigma_next.
 
   Raises:
     ValueError: if the network has no channels for the variance.

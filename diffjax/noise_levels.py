@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.scipy.special import ndtri
 
-from diffjax.schedules import Discrete, Schedule
+from diffjax.schedules import Schedule
 from diffjax.typing import Array
 
 
@@ -25,7 +25,7 @@ class UniformTime:
 
   def __call__(self, u: Array) -> Array:
     schedule = self.schedule
-    if isinstance(schedule, Discrete):
+    if schedule.num_steps is not None:
       return schedule.sigma(jnp.minimum(jnp.floor(u * schedule.num_steps), schedule.num_steps - 1))
     return schedule.sigma(schedule.t_min + u * (schedule.t_max - schedule.t_min))
 

@@ -39,7 +39,7 @@ def interpolated_log_variance(fraction: Array, sigma: Array, sigma_next: Array, 
 def normal_kl(mean_q: Array, log_variance_q: Array, mean_p: Array, log_variance_p: Array) -> Array:
   """Elementwise KL(q || p) in nats of two normal distributions."""
   difference = log_variance_q - log_variance_p
-  return (jnp.exp(difference) - 1 - difference + jnp.square(mean_q - mean_p) * jnp.exp(-log_variance_p)) / 2
+  return (jnp.expm1(difference) - difference + jnp.square(mean_q - mean_p) * jnp.exp(-log_variance_p)) / 2
 
 
 def discretized_log_likelihood(x0: Array, mean: Array, log_variance: Array) -> Array:

@@ -23,6 +23,9 @@ def sample(
 ) -> Array | tuple[Array, Array]:
   """Draws x0 by walking down a grid of noise levels; the last step, to zero, is the denoiser itself.
 
+  All arithmetic is in the precision of x, at least float32, whatever the denoiser computes in. Denoisers and samplers
+  are pytrees: under `jax.jit(sample)` a new guidance scale, eta, churn or key runs the program already compiled.
+
   Args:
     denoiser: (x, sigma, cond, key=keys) -> x0.
     sampler: one of `diffjax.samplers`, or anything with its `init` and `step`.
@@ -49,11 +52,12 @@ def sample(
   """
   _check_grid(sigmas)
   keys = batching.sample_keys(key, x.shape[0])
-  sigmas = jnp.asarray(sigmas, x.dtype)
+  dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
+  x, sigmas = jnp.asarray(x, dtype), jnp.asarray(sigmas, dtype)
   num_steps = sigmas.shape[0] - 1
 
   def conditioned(x, sigma, *, key=None):
-    return denoiser(x, sigma, cond, key=key)
+    return denoiser(x, sigma, cond, key=key).astype(dtype)
 
   if hasattr(denoiser, "x0_and_variance"):
     conditioned.x0_and_variance = lambda x, sigma, *, key=None: denoiser.x0_and_variance(x, sigma, cond, key=key)
@@ -64,6 +68,7 @@ def sample(
     x, carry = sampler.step(conditioned, x, sigma, sigma_next, carry, batching.fold_in(keys, step))
     if callback is not None:
       jax.debug.callback(callback, step + 1)
+    x = x.astype(dtype)  # noise may have been drawn in more
     return (x, carry), x if trajectory else None
 
   start: tuple[Array, PyTree] = (x, sampler.init(x))

@@ -8,6 +8,7 @@ so that x = x_t / alpha is what denoisers and samplers see, whatever family a mo
 """
 
 import abc
+import math
 from collections.abc import Callable
 
 import jax
@@ -20,6 +21,8 @@ from diffjax.typing import Array
 
 MAX_SIGMA = 1e5
 """Stands for an infinite noise-to-signal ratio (a flow at t = 1, zero terminal SNR): float32 still resolves x0."""
+
+MIN_LOG_SNR = -2 * math.log(MAX_SIGMA)
 
 
 def variance_preserving(sigma: Array) -> Array:
@@ -42,11 +45,15 @@ def _static(default):
 
 
 class Schedule(abc.ABC):
-  """Abstract: times run from `t_min` (least noise) to `t_max` (most); all arrays elementwise, t of any shape."""
+  """Abstract: times run from `t_min` (least noise) to `t_max` (most); all arrays elementwise, t of any shape.
+
+  `num_steps` is None for continuous time, else T for the whole times 0..T-1.
+  """
 
   scaling: Callable[[Array], Array]
   t_min: float
   t_max: float
+  num_steps: int | None = None
 
   @abc.abstractmethod
   def log_snr(self, t: Array) -> Array:
@@ -58,7 +65,7 @@ class Schedule(abc.ABC):
 
   def sigma(self, t: Array) -> Array:
     """The noise-to-signal ratio at time t, at most MAX_SIGMA."""
-    return jnp.exp(-jnp.maximum(self.log_snr(t), -2 * np.log(MAX_SIGMA)) / 2)
+    return jnp.exp(-jnp.maximum(self.log_snr(t), MIN_LOG_SNR) / 2)
 
   def t(self, sigma: Array) -> Array:
     """The time at which the noise-to-signal ratio is sigma."""
@@ -101,10 +108,16 @@ class Discrete(Schedule):
     return jax.nn.sigmoid(jnp.asarray(self.log_snrs))
 
   def log_snr(self, t):
-    return jnp.interp(t, np.arange(self.num_steps), self.log_snrs)
+    return jnp.interp(t, np.arange(self.num_steps), self.log_snrs).astype(jnp.result_type(t, float))
 
   def time(self, log_snr):
-    return jnp.interp(-log_snr, -jnp.asarray(self.log_snrs), np.arange(self.num_steps))
+    times = jnp.interp(-log_snr, -jnp.asarray(self.log_snrs), np.arange(self.num_steps))
+    return times.astype(jnp.result_type(log_snr, float))
+
+  def sigma_below(self, sigma: Array) -> Array:
+    """The noise level one step below that of sigma; zero, the data's, below the first step."""
+    t = jnp.round(self.t(sigma))
+    return jnp.where(t > 0, self.sigma(jnp.maximum(t - 1, 0)), 0)
 
 
 def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Discrete:
@@ -114,18 +127,27 @@ def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Discrete:
     ValueError: if the values do not descend strictly within [0, 1).
   """
   alphas_cumprod = np.asarray(alphas_cumprod, np.float64)
-  if alphas_cumprod.ndim != 1 or np.any(np.diff(alphas_cumprod) >= 0) or not 0 <= alphas_cumprod[-1] <= alphas_cumprod[0] < 1:
-    raise ValueError("alphas_cumprod must be one list that descends strictly within [0, 1); check the betas it came from.")
+  if (
+    alphas_cumprod.ndim != 1
+    or alphas_cumprod.size == 0
+    or np.any(np.diff(alphas_cumprod) >= 0)
+    or not 0 <= alphas_cumprod[-1] <= alphas_cumprod[0] < 1
+  ):
+    raise ValueError(
+      "alphas_cumprod must be one list that descends strictly within [0, 1); check the betas it came from."
+    )
   with np.errstate(divide="ignore"):
     log_snrs = np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)
-  return Discrete(np.maximum(log_snrs, -2 * np.log(MAX_SIGMA)))
+  return Discrete(np.maximum(log_snrs, MIN_LOG_SNR))
 
 
 def from_betas(betas: np.ndarray) -> Discrete:
   """Discrete schedule from the variance that each step adds, [T] in (0, 1] (Ho et al. 2020, eq. 2)."""
   betas = np.asarray(betas, np.float64)
   if betas.ndim != 1 or betas.size == 0 or np.any(betas <= 0) or np.any(betas > 1):
-    raise ValueError(f"betas must be one list of numbers in (0, 1], got shape {betas.shape}; check beta_start and beta_end.")
+    raise ValueError(
+      f"betas must be one list of numbers in (0, 1], got shape {betas.shape}; check beta_start and beta_end."
+    )
   return from_alphas_cumprod(np.cumprod(1 - betas))
 
 
@@ -139,6 +161,11 @@ def scaled_linear(num_steps: int = 1000, beta_start: float = 0.00085, beta_end: 
   return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
 
 
+def sigmoid_betas(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Discrete:
+  """Betas along a sigmoid over [-6, 6] (Xu et al. 2022, GeoDiff); not the sigmoid of later papers, `Sigmoid`."""
+  return from_betas(beta_start + (beta_end - beta_start) / (1 + np.exp(-np.linspace(-6, 6, num_steps))))
+
+
 def squared_cosine(num_steps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Discrete:
   """The cosine schedule in T steps, betas capped (Nichol & Dhariwal 2021, eq. 17)."""
   signal = np.cos((np.arange(num_steps + 1) / num_steps + s) / (1 + s) * np.pi / 2) ** 2
@@ -149,7 +176,7 @@ def discretize(schedule: Schedule, num_steps: int) -> Discrete:
   """T steps of a continuous schedule: step i stands at the fraction (i + 1) / T of its times."""
   fractions = np.arange(1, num_steps + 1) / num_steps
   log_snrs = schedule.log_snr(schedule.t_min + fractions * (schedule.t_max - schedule.t_min))
-  return Discrete(jnp.maximum(log_snrs, -2 * np.log(MAX_SIGMA)), schedule.scaling)
+  return Discrete(jnp.maximum(log_snrs, MIN_LOG_SNR), schedule.scaling)
 
 
 def zero_terminal_snr(schedule: Discrete) -> Discrete:
@@ -164,36 +191,45 @@ def zero_terminal_snr(schedule: Discrete) -> Discrete:
 
 @struct.dataclass
 class Cosine(Schedule):
-  """Continuous cosine schedule, t in [0, 1] (Nichol & Dhariwal 2021, eq. 17), log-SNR clipped at both ends."""
+  """Continuous cosine schedule (Nichol & Dhariwal 2021, eq. 17), t in [0, 1] where log-SNR is within its two bounds."""
 
   s: float = 0.008
   log_snr_min: float = -10.2
   log_snr_max: float = 20.0
   scaling: Callable = _static(variance_preserving)
-  t_min: float = _static(0.0)
-  t_max: float = _static(1.0)
+
+  @property
+  def t_min(self):
+    return self.time(self.log_snr_max)
+
+  @property
+  def t_max(self):
+    return self.time(self.log_snr_min)
 
   def _angle(self, t):
-    return (t + self.s) / (1 + self.s) * np.pi / 2
+    return t / (1 + self.s) * (np.pi / 2)
 
   def log_snr(self, t):
-    angle, first = self._angle(t), self._angle(0.0)
-    # 1 - alpha^2 as a product of sines: the difference of two cosines would cancel near t = 0
-    log_signal = 2 * jnp.log(jnp.maximum(jnp.cos(angle), 1e-12))
-    log_noise = jnp.log(jnp.maximum(jnp.sin(angle - first) * jnp.sin(angle + first), 1e-12))
-    return jnp.clip(log_signal - log_noise, self.log_snr_min, self.log_snr_max)
+    # cosines near pi / 2, and differences of them near t = 0, would cancel; sines do not
+    log_signal = 2 * jnp.log(jnp.maximum(jnp.sin(self._angle(1 - t)), 1e-12))
+    noise = jnp.sin(self._angle(t)) * jnp.sin(self._angle(t + 2 * self.s))
+    return jnp.clip(log_signal - jnp.log(jnp.maximum(noise, 1e-12)), self.log_snr_min, self.log_snr_max)
 
   def time(self, log_snr):
-    first = self._angle(0.0)
-    signal = jnp.cos(first) ** 2 * jax.nn.sigmoid(log_snr)
-    noise = jnp.sin(first) ** 2 + jnp.cos(first) ** 2 * jax.nn.sigmoid(-log_snr)
-    angle = jnp.arctan2(jnp.sqrt(noise), jnp.sqrt(signal))
-    return jnp.clip(angle * (1 + self.s) * 2 / np.pi - self.s, 0, 1)
+    sin_s, cos_s = jnp.sin(self._angle(self.s)), jnp.cos(self._angle(self.s))
+    noise = cos_s**2 * jax.nn.sigmoid(-log_snr)
+    sin, cos = jnp.sqrt(sin_s**2 + noise), cos_s * jnp.sqrt(jax.nn.sigmoid(log_snr))
+    # the difference of two angles by the addition theorems: sin(a - b) = (sin(a)^2 - sin(b)^2) / sin(a + b)
+    angle = jnp.arctan2(noise / (sin * cos_s + cos * sin_s), cos * cos_s + sin * sin_s)
+    return jnp.clip(angle * (1 + self.s) * (2 / np.pi), 0, 1)
 
 
 @struct.dataclass
 class Sigmoid(Schedule):
-  """alpha^2 falls as a sigmoid, t in [0, 1] (Jabri et al. 2022, algorithm 5; Chen 2023, algorithm 1)."""
+  """alpha^2 falls from 1 to 0 as a sigmoid between `start` and `end`, t in [0, 1] (Chen 2023, algorithm 1).
+
+  `tau` stretches the sigmoid, and alpha^2 stays within [clip_min, 1 - clip_min].
+  """
 
   start: float = -3.0
   end: float = 3.0
@@ -203,23 +239,22 @@ class Sigmoid(Schedule):
   t_min: float = _static(0.0)
   t_max: float = _static(1.0)
 
-  def _ends(self):
-    return jax.nn.sigmoid(self.start / self.tau), jax.nn.sigmoid(self.end / self.tau)
+  def _width_offset(self):
+    offset = jax.nn.log_sigmoid(self.end / self.tau) - jax.nn.log_sigmoid(self.start / self.tau)
+    return (self.end - self.start) / self.tau, offset
 
   def log_snr(self, t):
-    first, last = self._ends()
-    level = jax.nn.sigmoid((t * (self.end - self.start) + self.start) / self.tau)
-    signal = jnp.maximum((last - level) / (last - first), self.clip_min)
-    noise = jnp.maximum((level - first) / (last - first), self.clip_min)
-    return jnp.log(signal) - jnp.log(noise)
+    # a difference that does not cancel: sigmoid(b) - sigmoid(a) = -expm1(a - b) * sigmoid(b) * sigmoid(-a)
+    width, offset = self._width_offset()
+    signal, noise = -jnp.expm1(-(1 - t) * width), -jnp.expm1(-t * width)
+    log_snr = jnp.log(jnp.maximum(signal, 1e-30)) - jnp.log(jnp.maximum(noise, 1e-30)) - t * width + offset
+    bound = jnp.log1p(-self.clip_min) - jnp.log(self.clip_min)
+    return jnp.clip(log_snr, -bound, bound)
 
   def time(self, log_snr):
-    first, last = self._ends()
-    noise = jax.nn.sigmoid(-log_snr)
-    level = first + (last - first) * noise
-    complement = (1 - last) + (last - first) * jax.nn.sigmoid(log_snr)
-    logit = jnp.log(level) - jnp.log(complement)
-    return jnp.clip((logit * self.tau - self.start) / (self.end - self.start), 0, 1)
+    width, offset = self._width_offset()
+    rest = offset - log_snr
+    return (jax.nn.softplus(rest) - jax.nn.softplus(rest - width)) / width
 
 
 @struct.dataclass
@@ -275,10 +310,13 @@ class EDM(Schedule):
 
 @struct.dataclass
 class RectifiedFlow(Schedule):
-  """Straight lines from data at t = 0 to noise at t = 1 (Liu et al. 2022, eq. 1; Lipman et al. 2022, eq. 22)."""
+  """Straight lines from data at t = 0 to noise at t = 1 (Liu et al. 2022, eq. 1; Lipman et al. 2022, eq. 22).
+
+  Training and sampling use t in [0.001, 1]: below, log-SNR runs to infinity while the picture no longer changes.
+  """
 
   scaling: Callable = _static(flow)
-  t_min: float = _static(0.0)
+  t_min: float = _static(1e-3)
   t_max: float = _static(1.0)
 
   def log_snr(self, t):
@@ -303,6 +341,10 @@ class Shifted(Schedule):
   @property
   def scaling(self):
     return self.schedule.scaling
+
+  @property
+  def num_steps(self):
+    return self.schedule.num_steps
 
   @property
   def t_min(self):

@@ -5,17 +5,22 @@ import functools
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+  import grain
 
-def batches(source: Sequence[Any], batch_size: int, seed: int, *, process_index: int = 0, process_count: int = 1):
+
+def batches(
+  source: Sequence[Any], batch_size: int, seed: int, *, process_index: int = 0, process_count: int = 1
+) -> "grain.DatasetIterator":
   """This process's part of endless shuffled global batches.
 
   Global batch k is elements [k * batch_size, (k + 1) * batch_size) of one stream, the data reshuffled in every epoch,
   that depends on nothing but the seed; process p takes elements p, p + process_count, ... of it. The iterator's
-  `get_state()` is a small JSON-able dict, and `set_state` goes on exactly from there. Batches are read ahead by threads.
+  `get_state()` is a small JSON-able dict, and `set_state` goes on exactly from there. Threads read ahead.
 
   Args:
     source: anything with a length and random access to dicts of arrays, such as `load` returns.
@@ -40,7 +45,9 @@ def batches(source: Sequence[Any], batch_size: int, seed: int, *, process_index:
   return _iterate(ids, read, num_threads=min(8, os.cpu_count() or 1))
 
 
-def id_batches(n: int, batch_size: int, seed: int, *, process_index: int = 0, process_count: int = 1):
+def id_batches(
+  n: int, batch_size: int, seed: int, *, process_index: int = 0, process_count: int = 1
+) -> "grain.DatasetIterator":
   """The batches that `batches` would draw from n examples, as positions in the data: for data in device memory.
 
   Returns:

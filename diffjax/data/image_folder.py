@@ -30,7 +30,7 @@ HELD_OUT = 0.05
 def open_folder(
   folder: str | os.PathLike, split: str, image_size: int, channels: int, max_unreadable: float = 0.1
 ) -> Source:
-  """Opens the pictures below a folder as [image_size, image_size, channels], each decoded once now to see that it can be.
+  """Opens the pictures below a folder as [image_size, image_size, channels]; each is decoded once now, as a check.
 
   Args:
     folder: where the pictures are.
@@ -93,7 +93,7 @@ def _label(paths: list[str]) -> tuple[list[str], list[np.int32]]:
     warnings.warn(
       f"{loose} pictures lie beside the sub-folders, so sub-folders are not taken as labels;"
       " move them into sub-folders if labels are wanted",
-      stacklevel=3,
+      stacklevel=4,
     )
     return [], []
   classes = sorted({p[0] for p in parts})

@@ -19,7 +19,7 @@ def read_picture(file: str | Path | BinaryIO) -> Image.Image:
   with Image.open(file) as opened:
     image = ImageOps.exif_transpose(opened)
   if image.mode == "F":
-    return _grey(np.nan_to_num(np.asarray(image, np.float64), nan=0.0) * 255)
+    return _grey(np.nan_to_num(np.clip(np.asarray(image), 0, 1)) * 255)
   if image.mode.startswith("I"):
     return _grey(np.asarray(image).astype(np.float64) / 257)
   if image.has_transparency_data:

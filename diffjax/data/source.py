@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """Random access to one split: `source[i]` is {"image": uint8 [H, W, C] in 0..255, "label": int32 [] if it has labels}.
+  """Random access to one split: `source[i]` is {"image": uint8 [H, W, C], "label": int32 [] if it has labels}.
 
   Attributes:
     name: what `load` was asked for.

@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import io
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -25,9 +26,12 @@ def open_tfds(
   image, label = (features[key] if key in features else None for key in ("image", "label"))
   stored = getattr(image, "shape", ())
   if len(stored) != 3 or stored[2] not in (1, 3, 4) or image.np_dtype != np.uint8:
-    raise ValueError(f"data set {name!r} holds no 8-bit images under 'image', but {features}; choose an image set")
+    held = ", ".join(features.keys())
+    raise ValueError(f"data set {name!r} holds no 8-bit images under 'image' (it holds {held}); choose an image set")
   if image_size is None and None in stored[:2]:
     raise ValueError(f"the pictures of data set {name!r} differ in size; say which size you want with image_size=")
+  if not _is_prepared(builder):
+    _prepare(builder, name)
   channels = channels or min(stored[2], 3)
   height, width = (stored[0], stored[1]) if image_size is None else (image_size, image_size)
   num_classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else 0
@@ -36,25 +40,22 @@ def open_tfds(
     shape=(height, width, channels),
     num_classes=num_classes,
     records=_open_records(builder, name, _stored_split(name, builder.info.splits, split)),
-    decode=functools.partial(_decode, size=image_size, channels=channels, labelled=num_classes > 0),
+    decode=functools.partial(_decode, name=name, size=image_size, channels=channels, labelled=num_classes > 0),
   )
 
 
 def _open_builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
   try:
-    builder = tfds.builder(name, data_dir=data_dir)
-  except tfds.core.DatasetNotFoundError as error:
+    return tfds.builder(name, data_dir=data_dir)
+  except Exception as error:
     known = [*tfds.list_builders(with_community_datasets=False), "digits", "image_folder"]
+    if re.split("[/:]", name)[0] in known:  # a configuration, a version or a package that is not there
+      raise ValueError(f"TensorFlow Datasets cannot open {name!r}: {_first_line(error)}") from error
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
     raise ValueError(
       f"unknown data set {name!r}; the nearest name is {nearest!r}"
       " (there are digits, image_folder and the image sets of TensorFlow Datasets)"
     ) from error
-  except Exception as error:
-    raise ValueError(f"TensorFlow Datasets cannot open {name!r}: {_first_line(error)}") from error
-  if not _is_prepared(builder):
-    _prepare(builder, name)
-  return builder
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
@@ -93,7 +94,10 @@ def _open_records(builder: tfds.core.DatasetBuilder, name: str, split: str) -> A
   # Stored files are decoded by `read_picture`, as TFDS would warn that OpenCV is missing.
   decoders = {"image": tfds.decode.SkipDecoding()} if encoded else None
   try:
-    return builder.as_data_source(split, decoders=decoders)
+    records = builder.as_data_source(split, decoders=decoders)
+    if records[0]["image"] is None:  # what array_record and TFDS make of a file that was cut
+      raise OSError("damaged records")
+    return records
   except NotImplementedError as error:
     raise ValueError(
       f"data set {name!r} is prepared under {builder.data_dir} as {builder.info.file_format.value}, which has no random"
@@ -106,8 +110,12 @@ def _open_records(builder: tfds.core.DatasetBuilder, name: str, split: str) -> A
     ) from error
 
 
-def _decode(record: dict[str, Any], size: int | None, channels: int, labelled: bool) -> dict[str, np.ndarray]:
+def _decode(
+  record: dict[str, Any], name: str, size: int | None, channels: int, labelled: bool
+) -> dict[str, np.ndarray]:
   image = record["image"]
+  if image is None:
+    raise OSError(f"a record of data set {name!r} is damaged; delete its prepared folder, and it is prepared anew")
   if isinstance(image, bytes):
     image = fit(read_picture(io.BytesIO(image)), size, channels)
   elif image.shape[2] != channels or size not in (None, image.shape[0], image.shape[1]):

@@ -53,8 +53,9 @@ def evaluate(
   figures, "held_out": figures}; a figure is None where it cannot be had, as with fewer than 6 held-out pictures.
 
   The held-out figures are what real pictures reach, the floor to compare with. They come from fewer pictures as a rule,
-  which alone raises their Frechet distance. Embedded digits, 360 held out of 1797, stratified: Frechet distance 0.41,
-  precision 0.88, recall 0.93. Raises ValueError for fewer than 6 drawn or training pictures, or sizes that differ.
+  which alone raises their Frechet distance. Embedded digits, 360 of 1797 held out by scikit-learn's `train_test_split`
+  (stratified, random_state 0): Frechet distance 0.41, precision 0.88, recall 0.93.
+  Raises ValueError for fewer than 6 drawn or training pictures, or sizes that differ.
   """
   judged = {"drawn": drawn, "held_out": held_out}
   size = np.shape(train["image"])[1:]

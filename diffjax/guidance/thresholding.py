@@ -12,7 +12,15 @@ class StaticThreshold:
   bound: float = 1.0
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    return jnp.clip(self.denoiser(x, sigma, cond, key=key), -self.bound, self.bound)
+    return self._threshold(self.denoiser(x, sigma, cond, key=key))
+
+  @property
+  def x0_and_variance(self):
+    """The denoiser's own, its x0 clipped; only there if the denoiser has it."""
+    return _first_through(self._threshold, self.denoiser.x0_and_variance)
+
+  def _threshold(self, x0):
+    return jnp.clip(x0, -self.bound, self.bound)
 
 
 @struct.dataclass
@@ -27,7 +35,22 @@ class DynamicThreshold:
   bound: float = 1.0
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    x0 = self.denoiser(x, sigma, cond, key=key)
+    return self._threshold(self.denoiser(x, sigma, cond, key=key))
+
+  @property
+  def x0_and_variance(self):
+    """The denoiser's own, its x0 scaled; only there if the denoiser has it."""
+    return _first_through(self._threshold, self.denoiser.x0_and_variance)
+
+  def _threshold(self, x0):
     limit = jnp.quantile(jnp.abs(x0), self.quantile, axis=tuple(range(1, x0.ndim)), keepdims=True)
     limit = jnp.maximum(limit, self.bound)
     return jnp.clip(x0, -limit, limit) * (self.bound / limit)
+
+
+def _first_through(function, predict):
+  def predicted(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
+    x0, fraction = predict(x, sigma, cond, key=key)
+    return function(x0), fraction
+
+  return predicted

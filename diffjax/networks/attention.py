@@ -12,7 +12,7 @@ from .layers import Dense, GroupNorm
 def attend(q: Array, k: Array, v: Array) -> Array:
   """softmax(q k^T / sqrt(d)) v for q [B, L, heads, d] and k, v [B, S, heads, d]: [B, L, heads, d].
 
-  `jax.nn.dot_product_attention` everywhere but on CPU, where an explicit softmax is faster (Vaswani et al. 2017, eq. 1).
+  `jax.nn.dot_product_attention`, but on CPU an explicit softmax, which is faster there (Vaswani et al. 2017, eq. 1).
   """
   return lax.platform_dependent(q, k, v, cpu=explicit_attention, default=jax.nn.dot_product_attention)
 

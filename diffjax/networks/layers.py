@@ -84,7 +84,7 @@ def group_count(channels: int, num_groups: int) -> int:
 def group_statistics(x: Array, groups: int) -> tuple[Array, Array]:
   """Float32 mean and variance of each channel's group for x [B, H, W, C]: each [B, C].
 
-  Pixels are reduced first and channels after, on a small [B, C] array. Deviations are taken from the channel's own mean,
+  Pixels are reduced first and channels after, on a small [B, C] array. Deviations are from the channel's own mean,
   because the difference of the mean square and the squared mean loses every digit of a small variance.
   """
   x = x.astype(jnp.float32)
@@ -122,7 +122,7 @@ def sinusoidal_embedding(t: Array, features: int, *, endpoint: bool = True) -> A
 
 
 class FourierEmbedding(nn.Module):
-  """Cosines, then sines of t [B] at frozen random frequencies 2 pi N(0, 16^2): [B, features] (Song et al. 2021, C.1)."""
+  """Cosines, then sines of t [B] at frozen frequencies 2 pi N(0, 16^2): [B, features] (Song et al. 2021, C.1)."""
 
   features: int
 

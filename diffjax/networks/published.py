@@ -35,9 +35,7 @@ PUBLISHED = {
     augment_dim=9,
   ),
   # Dhariwal & Nichol 2021, table 11, with 1000 classes.
-  "adm_imagenet64": dict(
-    _ADM, width=192, multipliers=(1, 2, 3, 4), blocks_per_level=3, dropout=0.1, num_classes=1000
-  ),
+  "adm_imagenet64": dict(_ADM, width=192, multipliers=(1, 2, 3, 4), blocks_per_level=3, dropout=0.1, num_classes=1000),
   "adm_imagenet256": dict(_ADM_256, num_classes=1000),
   "adm_imagenet256_unconditional": _ADM_256,
 }

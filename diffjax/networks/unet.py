@@ -27,7 +27,7 @@ def downsample(x: Array) -> Array:
 
 
 class Block(nn.Module):
-  """Residual block, optionally resampling, then optional self- and cross-attention: [B, H, W, C] -> [B, H', W', features].
+  """Residual block, maybe resampling, then maybe self- and cross-attention: [B, H, W, C] -> [B, H', W', features].
 
   number is the block's place in its network: with it each block draws a dropout mask of its own from the shared keys.
   """
@@ -75,8 +75,8 @@ class Block(nn.Module):
 class UNet(nn.Module):
   """U-Net for pictures: `apply(params, x, c_noise, cond, key=key)` -> float32 [B, H, W, out].
 
-  Covers DDPM (Ho et al. 2020), DDPM++ (Song et al. 2021, as configured by Karras et al. 2022) and ADM (Dhariwal & Nichol
-  2021); `PUBLISHED` has their configurations. Parameters, the noise embedding and all norm statistics are float32.
+  Covers DDPM (Ho et al. 2020), DDPM++ (Song et al. 2021, as configured by Karras et al. 2022) and ADM (Dhariwal &
+  Nichol 2021); `PUBLISHED` has their configurations. Parameters, noise embedding and norm statistics are float32.
 
   Attributes:
     out_channels: channels of the prediction; learned_variance doubles them, prediction first.
@@ -86,10 +86,10 @@ class UNet(nn.Module):
     decoder_attention: attend after "all" blocks of an attending level on the way up, or after its "last" only.
     num_heads, head_dim: number of attention heads, or, where head_dim is given, the channels of each.
     scale_shift: the noise embedding scales and shifts the second norm (ADM) instead of being added before it.
-    resample: "convolution" (strided, DDPM), "residual" (in residual blocks, ADM) or "residual_projected" (their shortcut
-      is a 1x1 convolution as well, DDPM++).
+    resample: "convolution" (strided, DDPM), "residual" (in residual blocks, ADM) or "residual_projected" (whose
+      shortcut is a 1x1 convolution, DDPM++).
     skip_scale: factor after each residual sum, 1 or sqrt(1/2).
-    embedding: of c_noise: "sinusoidal" (DDPM's frequencies), "sinusoidal_adm" (ADM's) or "fourier" (random frequencies).
+    embedding: of c_noise: "sinusoidal" (DDPM's frequencies), "sinusoidal_adm" (ADM's) or "fourier" (random ones).
     num_classes: labels 0..num_classes-1 in cond["label"]; 0 for a network without labels.
     null_label: whether num_classes is a label too, the one for "no label", used where cond has none.
     augment_dim: length of cond["augment"] [B, augment_dim], EDM's augmentation label, zero where cond has none.
@@ -223,8 +223,8 @@ class UNet(nn.Module):
     heads = self.num_heads if self.head_dim is None else features // self.head_dim
     if not heads or features % heads or self.head_dim not in (None, features // heads):
       raise ValueError(
-        f"{features} channels do not split into attention heads of num_heads={self.num_heads}, head_dim={self.head_dim}: "
-        "choose a head count or size that divides width times every attending level's multiplier"
+        f"{features} channels do not split into heads with num_heads={self.num_heads}, head_dim={self.head_dim}: "
+        "choose one that divides width times the multiplier of every attending level and of the last"
       )
     return heads
 
@@ -235,13 +235,18 @@ class UNet(nn.Module):
     step = 2 ** (len(self.multipliers) - 1)
     if x.ndim != 4 or x.shape[1] % step or x.shape[2] % step:
       raise ValueError(
-        f"UNet expects x [B, H, W, C] with H and W divisible by {step}, got {x.shape}: pad the pictures or use fewer levels"
+        f"UNet expects x [B, H, W, C] with H and W divisible by {step}, got {x.shape}: "
+        "pad the pictures or use fewer levels"
       )
     B = x.shape[0]
     if jnp.shape(c_noise) not in ((), (B,)):
       raise ValueError(f"UNet expects c_noise of shape () or ({B},) for x {x.shape}, got {jnp.shape(c_noise)}")
     if key is not None and key.shape != (B,):
-      raise ValueError(f"UNet expects one dropout key per example, shape ({B},), got {key.shape}: jax.random.split them")
+      raise ValueError(f"UNet expects one dropout key per example, ({B},), got {key.shape}: use jax.random.split")
+    if "label" in cond and not self.num_classes:
+      raise ValueError("this UNet has no labels: leave label out of cond or give it num_classes")
+    if "label" in cond and jnp.shape(cond["label"]) != (B,):
+      raise ValueError(f"UNet expects cond label of shape ({B},) for x {x.shape}, got {jnp.shape(cond['label'])}")
     if self.num_classes and not self.null_label and "label" not in cond:
       raise ValueError('this UNet has no null label: pass cond={"label": int32 [B]}')
     if self.cross_attention and "context" not in cond:

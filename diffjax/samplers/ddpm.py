@@ -13,8 +13,8 @@ class DDPM:
   """Ancestral sampling from q(x_next | x, x0) with a chosen variance (Ho et al. 2020, algorithm 2). One network call.
 
   `fraction` places the log variance between the posterior's (0, "beta tilde") and the larger one (1, "beta"); with
-  `learned=True` the network's own channels say where (Nichol & Dhariwal 2021, eq. 15), and the denoiser must be one that
-  has them. `scaling` is the schedule's: the larger variance depends on it.
+  `learned=True` the network's own channels say where (Nichol & Dhariwal 2021, eq. 15), and the denoiser must be one
+  that has them. `scaling` is the schedule's: the larger variance depends on it.
   """
 
   fraction: float = 0.0
@@ -36,8 +36,12 @@ class DDPM:
     if not self.learned:
       return denoiser(x, sigma, key=key), self.fraction
     if not hasattr(denoiser, "x0_and_variance"):
-      raise ValueError("this denoiser predicts no variance; use DDPM(fraction=...), or a denoiser with x0_and_variance.")
+      raise ValueError(
+        "this denoiser predicts no variance; use DDPM(fraction=...), or a denoiser with x0_and_variance."
+      )
     x0, fraction = denoiser.x0_and_variance(x, sigma, key=key)
     if fraction is None:
-      raise ValueError("the network has no channels for a variance; train it with model.learned_variance, or set fraction.")
+      raise ValueError(
+        "the network has no channels for a variance; train it with model.learned_variance, or set fraction."
+      )
     return x0, fraction

@@ -9,8 +9,8 @@ from diffjax.typing import NoiseFn
 class Heun:
   """Second-order step with churn (Karras et al. 2022, algorithm 2). Two network calls.
 
-  `s_churn` is the noise added over a whole trajectory of `num_steps` steps, within [s_tmin, s_tmax] and multiplied by
-  s_noise; 0 makes the method deterministic.
+  `s_churn` is the noise added over a whole trajectory of `num_steps` steps (the grid's, to be given with it), within
+  [s_tmin, s_tmax] and multiplied by s_noise; 0 makes the method deterministic. The step to zero adds none.
   """
 
   s_churn: float = 0.0

@@ -36,7 +36,7 @@ def summed(x, kernel, stride, padding):
 
 @pytest.mark.parametrize("case", CASES)
 def test_forward_is_the_definition(case):
-  size, stride, padding, shape = case
+  _, stride, padding, _ = case
   x, kernel, dy = example(*case)
   y = conv2d(x, kernel, stride, padding)
   assert y.shape == dy.shape
@@ -96,7 +96,8 @@ def test_gradient_wrt_input_inside_scan_and_grad_of_grad():
 
   ours, theirs = (jax.jit(lambda x, c=c: descend(c, x))(x) for c in (conv2d, stock))
   np.testing.assert_allclose(ours, theirs, atol=1e-5)
-  penalty = lambda conv: jax.grad(lambda k: jnp.square(jax.grad(lambda x: jnp.square(conv(x, k)).mean())(x)).sum())(kernel)
+  slope = lambda conv, k: jax.grad(lambda x: jnp.square(conv(x, k)).mean())(x)
+  penalty = lambda conv: jax.grad(lambda k: jnp.square(slope(conv, k)).sum())(kernel)
   np.testing.assert_allclose(penalty(conv2d), penalty(stock), rtol=1e-4, atol=1e-6)
 
 

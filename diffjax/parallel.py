@@ -1,0 +1,104 @@
+"""Devices and processes: the only file that knows there is more than one.
+
+A step is a pure function with an `axis_name`; here it is mapped over the local devices. Arrays on the devices have a
+leading [D], one slice a device.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from diffjax.compilation import compiler_options, jit
+from diffjax.typing import PyTree
+
+AXIS = "devices"
+
+
+def pmap(fun: Callable, donate_argnums: tuple[int, ...] = ()) -> Callable:
+  """Maps `fun` over the local devices, each argument along its leading [D]; inside, the axis is named AXIS."""
+  mapped = jax.pmap(fun, axis_name=AXIS, donate_argnums=donate_argnums)
+  # pmap takes no compiler options, an outer jit hands them in; arrays that span processes must not pass through it
+  return jit(mapped, donate_argnums=donate_argnums) if compiler_options() and jax.process_count() == 1 else mapped
+
+
+def mean(tree: PyTree, axis_name: str | None) -> PyTree:
+  """Mean over the devices inside a mapped step; the tree itself where there is no axis."""
+  return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
+
+
+def process() -> dict[str, int]:
+  """{"process_index", "process_count"}, as the data pipeline takes them."""
+  return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def is_main() -> bool:
+  """Whether this process is the one that draws and writes."""
+  return jax.process_index() == 0
+
+
+def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
+  """Raises ValueError unless all devices can share the batch evenly, in `accumulate` parts each."""
+  count = jax.device_count()
+  if batch_size < 1 or batch_size % (count * accumulate):
+    parts = f"{count} devices" + (f" x train.accumulate={accumulate}" if accumulate > 1 else "")
+    raise ValueError(f"batch size {batch_size} does not divide evenly by {parts}; use a multiple of {count * accumulate}.")
+
+
+def local_device_count() -> int:
+  """Devices of this process."""
+  return jax.local_device_count()
+
+
+def _sharding() -> NamedSharding:
+  return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
+
+
+def replicate(tree: PyTree) -> PyTree:
+  """Copies every leaf to each local device: [...] -> [D, ...]."""
+  count = jax.local_device_count()
+  stack = lambda a: jnp.broadcast_to(jnp.asarray(a), (count, *jnp.shape(a)))
+  # a fresh buffer: donating a replica must never free the caller's array
+  return jax.jit(lambda t: jax.tree.map(stack, t), out_shardings=_sharding())(tree)
+
+
+def unreplicate(tree: PyTree) -> PyTree:
+  """The first device's slice of each leaf, copied to NumPy: safe to keep while the original is donated."""
+  return jax.tree.map(lambda a: np.array(a.addressable_data(0))[0], tree)
+
+
+def shard(batch: PyTree, axis: int = 0) -> PyTree:
+  """Splits each array's batch axis among the local devices and sends it there: [..., B, ...] -> [D, ..., B / D, ...]."""
+  count = jax.local_device_count()
+
+  def split(a):
+    shape = (*a.shape[:axis], count, a.shape[axis] // count, *a.shape[axis + 1 :])
+    return jax.device_put(_move_to_front(a.reshape(shape), axis), _sharding())
+
+  return jax.tree.map(split, batch)
+
+
+def unshard(tree: PyTree, axis: int = 0) -> PyTree:
+  """Gathers what `shard` split, as NumPy arrays: [D, ..., B / D, ...] -> [..., B, ...]."""
+
+  def join(a):
+    a = np.moveaxis(np.asarray(a), 0, axis)
+    return a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :])
+
+  return jax.tree.map(join, tree)
+
+
+def _move_to_front(a, axis):
+  return jnp.moveaxis(a, axis, 0) if isinstance(a, jax.Array) else np.moveaxis(a, axis, 0)
+
+
+def prefetch(items: Iterable[PyTree], size: int = 2) -> Iterator[PyTree]:
+  """Stays `size` items ahead, so that the transfers they have started overlap with computation."""
+  items = iter(items)
+  queue = list(islice(items, size))
+  while queue:
+    yield queue.pop(0)
+    queue.extend(islice(items, 1))

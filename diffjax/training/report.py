@@ -1,0 +1,131 @@
+"""What a person sees of a training run: a bar or lines, JSON lines, TensorBoard, a loss curve."""
+
+import json
+import pathlib
+import sys
+import time
+
+import numpy as np
+
+from diffjax import plots
+
+
+class Report:
+  """Gathers each step's metrics and reports their mean every `log_every` steps.
+
+  Writes metrics.jsonl, loss.png and, if tensorboardX is installed, event files into the run's folder. A terminal gets a
+  progress bar, anything else a line a report.
+
+  Args:
+    workdir: the run's folder.
+    start: steps done before.
+    total: steps of the whole run.
+    batch_size: pictures per step.
+    log_every: steps between two reports.
+    learning_rate: step -> rate.
+  """
+
+  def __init__(self, workdir: pathlib.Path, start: int, total: int, batch_size: int, log_every: int, learning_rate):
+    self._batch_size, self._log_every, self._learning_rate = batch_size, log_every, learning_rate
+    self._total, self._begin, self._start = total, time.perf_counter(), start
+    self._curve = workdir / "loss.png"
+    path = workdir / "metrics.jsonl"
+    self._history = [line for line in _read_lines(path) if line["step"] <= start]
+    self._lines = path.open("w")
+    for line in self._history:
+      self._lines.write(json.dumps(line) + "\n")
+    self._events = _event_writer(workdir / "tensorboard")
+    self._bar = None
+    if sys.stderr.isatty():
+      import tqdm
+
+      self._bar = tqdm.tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
+    self._restart(start)
+
+  def _restart(self, step):
+    self._since, self._time, self._paused, self._sums = step, time.perf_counter(), 0.0, {}
+
+  def pause(self, seconds: float) -> None:
+    """Leaves time spent on something else than training out of the images per second."""
+    self._paused += seconds
+
+  def add(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+    """Takes the metrics [n] of the n steps that end at `step`; no report boundary lies inside them."""
+    for name in ("loss", "grad_norm"):
+      values = metrics[name][np.isfinite(metrics[name])]
+      total, count = self._sums.get(name, (0.0, 0))
+      self._sums[name] = total + float(values.sum(dtype=np.float64)), count + len(values)
+    if self._bar is not None:
+      self._bar.update(step - self._bar.n)
+    if step % self._log_every == 0 or step == self._total:
+      self._report(step, int(metrics["skipped"][-1]))
+
+  def _report(self, step, skipped):
+    seconds = max(time.perf_counter() - self._time - self._paused, 1e-9)
+    line = {"step": step}
+    line |= {name: total / count if count else None for name, (total, count) in self._sums.items()}
+    line["learning_rate"] = float(self._learning_rate(step - 1))
+    line["images_per_second"] = (step - self._since) * self._batch_size / seconds
+    line["skipped"] = skipped
+    self._history.append(line)
+    self._lines.write(json.dumps(line) + "\n")
+    self._lines.flush()
+    if self._events:
+      for name, value in line.items():
+        if name != "step" and value is not None:
+          self._events.add_scalar(name, value, step)
+    self._show(line)
+    self._restart(step)
+
+  def _show(self, line):
+    loss = "not finite" if line["loss"] is None else f"{line['loss']:.4f}"
+    rate = f"{line['images_per_second']:.0f} images/s"
+    skipped = f", {line['skipped']} steps skipped" if line["skipped"] else ""
+    if self._bar is not None:
+      self._bar.set_postfix_str(f"loss {loss}, {rate}{skipped}")
+    else:
+      elapsed = time.perf_counter() - self._begin
+      left = elapsed / (line["step"] - self._start) * (self._total - line["step"])
+      print(f"step {line['step']}/{self._total}, loss {loss}, {rate}{skipped}, {left:.0f} s left", flush=True)
+
+  def draw_curve(self) -> None:
+    """Writes loss.png from all reports so far."""
+    finite = [(line["step"], line["loss"]) for line in self._history if line["loss"] is not None]
+    if finite:
+      plots.loss_curve(*zip(*finite), self._curve)
+
+  def held_out(self, step: int, loss: float) -> None:
+    """Records the averaged model's loss on held-out data."""
+    if self._events:
+      self._events.add_scalar("held_out_loss", loss, step)
+    self._lines.write(json.dumps({"step": step, "held_out_loss": loss}) + "\n")
+
+  def say(self, text: str) -> None:
+    """Prints a line without breaking the bar."""
+    self._bar.write(text) if self._bar is not None else print(text, flush=True)
+
+  def close(self) -> None:
+    self._lines.close()
+    if self._events:
+      self._events.close()
+    if self._bar is not None:
+      self._bar.close()
+
+
+def _read_lines(path: pathlib.Path) -> list[dict]:
+  """The whole lines of a JSON lines file; a run that was killed may have left half a line at the end."""
+  lines = []
+  for text in path.read_text().splitlines() if path.exists() else ():
+    try:
+      lines.append(json.loads(text))
+    except ValueError:
+      continue
+  return [line for line in lines if "step" in line]
+
+
+def _event_writer(folder: pathlib.Path):
+  try:
+    from tensorboardX import SummaryWriter
+  except ImportError:
+    return None
+  return SummaryWriter(str(folder))

@@ -1,0 +1,128 @@
+"""One optimiser step, as a pure function."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from diffjax import parallel
+from diffjax.training import ema
+from diffjax.typing import Array, PyTree
+
+
+@struct.dataclass
+class TrainState:
+  """All that a run changes. `skipped` counts updates that were not finite, `skipped_in_row` the latest run of them."""
+
+  step: Array
+  params: PyTree
+  opt_state: PyTree
+  ema: tuple[PyTree, ...]
+  skipped: Array
+  skipped_in_row: Array
+
+
+def init_state(params: PyTree, optimizer: optax.GradientTransformation, num_ema: int) -> TrainState:
+  """The state before the first step."""
+  zero = lambda: jnp.zeros((), jnp.int32)
+  return TrainState(zero(), params, optimizer.init(params), ema.init(params, num_ema), zero(), zero())
+
+
+@struct.dataclass
+class TrainStep:
+  """(state, batch, key) -> (state, metrics): one update from one batch.
+
+  Attributes:
+    objective: (params, batch, key) -> losses [b].
+    optimizer: an optax transformation.
+    ema_decays: one for each average in the state.
+    accumulate: how many parts the batch is worked through in, their gradients averaged.
+  """
+
+  objective: Callable[[PyTree, PyTree, Array], Array]
+  ema_decays: tuple[float, ...]
+  optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+  accumulate: int = struct.field(pytree_node=False, default=1)
+
+  def __call__(
+    self, state: TrainState, batch: PyTree, key: Array, *, axis_name: str | None = None
+  ) -> tuple[TrainState, dict[str, Array]]:
+    """Runs the step.
+
+    Args:
+      state: the state to start from.
+      batch: arrays with leading [b], among them "index", each example's place in the global batch.
+      key: the same on all devices and for all parts; folded with the state's step, then with each example's index.
+      axis_name: of the mapped device axis to average over, if any.
+
+    Returns:
+      The next state, and float32 metrics "loss", "grad_norm" and int32 "skipped", "skipped_in_row". An update whose
+      loss or gradient is not finite changes nothing but the counters, on every device alike.
+    """
+    key = jax.random.fold_in(key, state.step)
+    loss, grads = parallel.mean(self._loss_and_grads(state.params, batch, key), axis_name)
+    grad_norm = optax.global_norm(grads)
+    finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+    updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    averages = ema.update(state.ema, params, self.ema_decays, state.step - state.skipped)
+    kept = (state.params, state.opt_state, state.ema)
+    params, opt_state, averages = jax.tree.map(
+      lambda new, old: jnp.where(finite, new, old), (params, opt_state, averages), kept
+    )
+    state = TrainState(
+      step=state.step + 1,
+      params=params,
+      opt_state=opt_state,
+      ema=averages,
+      skipped=state.skipped + ~finite,
+      skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+    )
+    metrics = {"loss": loss, "grad_norm": grad_norm, "skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
+    return state, metrics
+
+  def _loss_and_grads(self, params, batch, key):
+    value_and_grad = jax.value_and_grad(lambda params, part: self.objective(params, part, key).mean())
+    if self.accumulate == 1:
+      return value_and_grad(params, batch)
+    parts = jax.tree.map(lambda a: a.reshape(self.accumulate, -1, *a.shape[1:]), batch)
+
+    def add(total, part):
+      return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
+
+    zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+    total, _ = jax.lax.scan(add, zeros, parts)
+    return jax.tree.map(lambda a: a / self.accumulate, total)
+
+
+def several_steps(step: TrainStep, state, data, batches, num, key, *, axis_name=None):
+  """Runs `num` steps in one call.
+
+  Args:
+    step: the train step.
+    state: the state to start from.
+    data: arrays with leading [N] that live on the device, or {} where the batches hold the examples themselves.
+    batches: arrays with leading [K, b]; with `data`, "id" [K, b] says which of its examples to take.
+    num: int [], how many of the K batches to use: traced, so that stopping at an exact step compiles nothing new.
+    key: as in `TrainStep`.
+    axis_name: as in `TrainStep`.
+
+  Returns:
+    The state after `num` steps, and the metrics of each, [K]; those beyond `num` are zero.
+  """
+
+  def fetch(i):
+    batch = jax.tree.map(lambda a: a[i], batches)
+    return batch | jax.tree.map(lambda a: a[batch["id"]], data)
+
+  def body(i, carry):
+    state, history = carry
+    state, metrics = step(state, fetch(i), key, axis_name=axis_name)
+    return state, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
+
+  slots = batches["index"].shape[0]
+  shapes = jax.eval_shape(lambda: step(state, fetch(0), key)[1])
+  history = jax.tree.map(lambda m: jnp.zeros((slots, *m.shape), m.dtype), shapes)
+  return jax.lax.fori_loop(0, num, body, (state, history))

@@ -1,0 +1,96 @@
+"""Draws pictures from a trained run.
+
+  python sample.py --workdir=runs/digits --num=64 --steps=5 --sampler=dpmpp_2m --seed=0 --out=out/digits
+  python sample.py --workdir=runs/digits_conditional --label=3 --guidance_scale=2 --filmstrip
+
+Writes samples.npz (array `images`, uint8 [N, H, W, C], and `labels` if asked for), grid.png, and with --filmstrip
+filmstrip.png and denoising.gif. Needs nothing but the run's folder. The same seed draws the same pictures.
+"""
+
+import pathlib
+import sys
+
+import numpy as np
+from absl import flags
+
+from diffjax import compilation, plots
+from diffjax.command_line import run as run_script
+from diffjax.run import load_run
+
+IN_GRID, IN_FILM = 100, 8
+"""How many of the pictures grid.png and the film strip show."""
+
+
+def draw(
+  workdir: str | pathlib.Path,
+  out: str | pathlib.Path,
+  *,
+  num: int = 64,
+  labels: list[int] | None = None,
+  filmstrip: bool = False,
+  **options,
+) -> np.ndarray:
+  """Draws from the run in `workdir`, writes the files to `out`, and returns the pictures, uint8 [num, H, W, C].
+
+  Args:
+    workdir: the run's folder.
+    out: where to write; made if it is missing.
+    num: how many pictures.
+    labels: classes to ask for, taken in turn.
+    filmstrip: also draw the way from noise to picture.
+    **options: as in `diffjax.run.Run.draw`.
+
+  Raises:
+    ValueError: as `Run.draw`.
+    FileNotFoundError: if the folder holds no run or no checkpoint.
+  """
+  run, out = load_run(workdir), pathlib.Path(out)
+  out.mkdir(parents=True, exist_ok=True)
+  arrays = {} if labels is None else {"labels": np.resize(np.asarray(labels, np.int32), num)}
+  drawn = run.draw(num, labels=arrays.get("labels"), trajectory=filmstrip, progress=_progress, **options)
+  images, path = drawn if filmstrip else (drawn, None)
+  with plots.replacing(out / "samples.npz") as part, part.open("wb") as file:
+    np.savez_compressed(file, images=images, **arrays)
+  plots.save(plots.grid(images[:IN_GRID]), out / "grid.png")
+  if filmstrip:
+    plots.save(plots.film_strip(path[:, :IN_FILM]), out / "filmstrip.png")
+    plots.animation(path[:, :IN_GRID], out / "denoising.gif")
+  print(f"{num} pictures from step {run.step} in {out}")
+  return images
+
+
+def _progress(batches):
+  import tqdm
+
+  return tqdm.tqdm(batches, unit="batch", disable=len(batches) < 2 or not sys.stderr.isatty())
+
+
+def main() -> None:
+  given = flags.FLAGS
+  if not given.workdir:
+    raise ValueError("--workdir is missing: give the folder of a run, as in --workdir=runs/digits.")
+  compilation.use_persistent_cache()
+  labels = None
+  if given.label:
+    if not all(label.isdigit() for label in given.label):
+      raise ValueError(f"--label={','.join(given.label)} is no label; give a number, or several as in --label=0,1,2.")
+    labels = [int(label) for label in given.label]
+  names = ("num", "steps", "sampler", "grid", "seed", "guidance_scale", "eta", "s_churn", "batch_size", "filmstrip")
+  draw(given.workdir, given.out, labels=labels, **{name: given[name].value for name in names})
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("workdir", None, "The run's folder.")
+  flags.DEFINE_string("out", "out", "Folder to write to.")
+  flags.DEFINE_integer("num", 64, "How many pictures.")
+  flags.DEFINE_integer("steps", None, "Noise levels above zero; default: the run's.")
+  flags.DEFINE_string("sampler", None, "Name of a sampler; default: the run's.")
+  flags.DEFINE_string("grid", None, "Name of a grid; default: what the run recommends for the number of steps.")
+  flags.DEFINE_integer("seed", 0, "Seed of all randomness.")
+  flags.DEFINE_list("label", None, "Class to draw, or several in turn: --label=0,1,2.")
+  flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance; default: the run's.")
+  flags.DEFINE_float("eta", None, "Share of fresh noise, for samplers that have it.")
+  flags.DEFINE_float("s_churn", None, "EDM's churn, for sampler heun.")
+  flags.DEFINE_integer("batch_size", 256, "Pictures drawn at a time.")
+  flags.DEFINE_bool("filmstrip", False, "Also draw the way from noise to picture.")
+  run_script(main)

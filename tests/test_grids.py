@@ -1,0 +1,105 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax import grids, schedules
+
+DISCRETE = schedules.scaled_linear()
+MAKERS = {
+  "karras": grids.karras,
+  "exponential": grids.exponential,
+  "uniform_log_snr": lambda n: grids.uniform_log_snr(n, schedules.VP()),
+  "uniform_log_snr_flow": lambda n: grids.uniform_log_snr(n, schedules.RectifiedFlow()),
+  **{f"discrete_{s}": lambda n, s=s: grids.uniform_time(n, DISCRETE, s) for s in grids.SPACINGS},
+  **{f"cosine_{s}": lambda n, s=s: grids.uniform_time(n, schedules.Cosine(), s) for s in grids.SPACINGS},
+  **{f"flow_{s}": lambda n, s=s: grids.uniform_time(n, schedules.RectifiedFlow(), s) for s in grids.SPACINGS},
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("num_steps", [1, 2, 5, 50, 333])
+def test_grids_descend_strictly_to_zero(name, num_steps):
+  sigmas = MAKERS[name](num_steps)
+  assert sigmas.shape == (num_steps + 1,)
+  assert np.all(np.diff(sigmas) < 0)
+  assert sigmas[-1] == 0
+
+
+def test_karras_is_edms_equation_5():
+  n, low, high, rho = 18, 0.002, 80, 7
+  expected = [(high ** (1 / rho) + i / (n - 1) * (low ** (1 / rho) - high ** (1 / rho))) ** rho for i in range(n)]
+  np.testing.assert_allclose(grids.karras(n), [*expected, 0], rtol=2e-6)
+
+
+def test_exponential_has_equal_ratios():
+  sigmas = grids.exponential(5, 0.01, 100.0)
+  np.testing.assert_allclose(sigmas, [100, 10, 1, 0.1, 0.01, 0], rtol=1e-5)
+
+
+def test_uniform_log_snr_has_equal_steps_between_the_ends_of_the_schedule():
+  schedule = schedules.VP()
+  log_snr = -2 * np.log(grids.uniform_log_snr(9, schedule)[:-1])
+  np.testing.assert_allclose(np.diff(log_snr), np.diff(log_snr).mean(), rtol=1e-4)
+  np.testing.assert_allclose(log_snr[[0, -1]], [schedule.log_snr(1.0), schedule.log_snr(1e-3)], rtol=1e-5)
+
+
+def test_one_step_starts_at_the_noisiest_level():
+  for name in ("karras", "exponential", "uniform_log_snr", "discrete_trailing", "discrete_linspace", "flow_linspace"):
+    assert MAKERS[name](1)[0] == MAKERS[name](2)[0], name
+
+
+@pytest.mark.parametrize("spacing", grids.SPACINGS)
+@pytest.mark.parametrize("num_steps", [2, 3, 7, 10, 30, 50, 999, 1000])
+def test_times_as_in_diffusers(spacing, num_steps):
+  diffusers = pytest.importorskip("diffusers")
+  scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, beta_schedule="scaled_linear", timestep_spacing=spacing)
+  scheduler.set_timesteps(num_steps)
+  sigmas = grids.uniform_time(num_steps, DISCRETE, spacing)[:-1]
+  np.testing.assert_allclose(DISCRETE.t(sigmas), scheduler.timesteps.numpy(), atol=0.02)
+
+
+def test_leading_offset_as_in_diffusers():
+  diffusers = pytest.importorskip("diffusers")
+  scheduler = diffusers.DDIMScheduler(num_train_timesteps=1000, timestep_spacing="leading", steps_offset=1)
+  scheduler.set_timesteps(20)
+  sigmas = grids.uniform_time(20, schedules.linear(), "leading", offset=1)[:-1]
+  np.testing.assert_allclose(schedules.linear().t(sigmas), scheduler.timesteps.numpy(), atol=0.02)
+
+
+@pytest.mark.parametrize(
+  ("spacing", "times"), [("leading", [0.75, 0.5, 0.25, 0]), ("trailing", [1, 0.75, 0.5, 0.25]), ("linspace", [1, 2 / 3, 1 / 3, 0])]
+)
+def test_continuous_times(spacing, times):
+  schedule = schedules.VE()
+  np.testing.assert_allclose(schedule.t(grids.uniform_time(4, schedule, spacing)[:-1]), times, atol=1e-6)
+
+
+def test_shifted_discrete_schedule_stays_on_its_steps():
+  shifted = schedules.Shifted(DISCRETE, 2.0)
+  np.testing.assert_allclose(grids.uniform_time(7, shifted), 2 * grids.uniform_time(7, DISCRETE), rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_steps", [0, -1, 2.5])
+@pytest.mark.parametrize("name", MAKERS)
+def test_steps_below_one_are_refused(name, num_steps):
+  with pytest.raises(ValueError, match="at least 1"):
+    MAKERS[name](num_steps)
+
+
+@pytest.mark.parametrize(
+  ("make", "message"),
+  [
+    (lambda: grids.uniform_time(5, DISCRETE, "middle"), "leading, trailing, linspace"),
+    (lambda: grids.uniform_time(1001, DISCRETE), "has 1000 steps"),
+    (lambda: grids.uniform_time(1000, DISCRETE, "leading", offset=1), "offset 1 leads to time 1000"),
+    (lambda: grids.uniform_time(10, DISCRETE, "leading", offset=-1), "offset -1"),
+  ],
+)
+def test_impossible_grids_are_refused(make, message):
+  with pytest.raises(ValueError, match=message):
+    make()
+
+
+def test_float64_when_asked_for(x64):
+  assert grids.karras(10).dtype == jnp.float64
+  assert grids.uniform_time(10, schedules.VP()).dtype == jnp.float64
