@@ -7,6 +7,7 @@ Writes samples.npz (array `images`, uint8 [N, H, W, C], and `labels` if asked fo
 filmstrip.png and denoising.gif. Needs nothing but the run's folder. The same seed draws the same pictures.
 """
 
+import os
 import pathlib
 import sys
 
@@ -43,10 +44,11 @@ def draw(
   Raises:
     ValueError: as `Run.draw`.
     FileNotFoundError: if the folder holds no run or no checkpoint.
+    OSError: if nothing can be written to `out`.
   """
   run, out = load_run(workdir), pathlib.Path(out)
-  out.mkdir(parents=True, exist_ok=True)
-  arrays = {} if labels is None else {"labels": np.resize(np.asarray(labels, np.int32), num)}
+  check_writable(out)
+  arrays = {} if labels is None else {"labels": np.array([labels[i % len(labels)] for i in range(num)], np.int32)}
   drawn = run.draw(num, labels=arrays.get("labels"), trajectory=filmstrip, progress=_progress, **options)
   images, path = drawn if filmstrip else (drawn, None)
   with plots.replacing(out / "samples.npz") as part, part.open("wb") as file:
@@ -57,6 +59,13 @@ def draw(
     plots.animation(path[:, :IN_GRID], out / "denoising.gif")
   print(f"{num} pictures from step {run.step} in {out}")
   return images
+
+
+def check_writable(folder: pathlib.Path) -> None:
+  """Raises OSError if files cannot be written there: better before the drawing than after."""
+  there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+  if not (there.is_dir() and os.access(there, os.W_OK)):
+    raise OSError(f"nothing can be written to {folder}; choose another folder with --out.")
 
 
 def _progress(batches):

@@ -5,11 +5,10 @@
 The same command goes on with a run that was stopped. Ctrl-C or SIGTERM saves and exits with 128 + the signal's number.
 """
 
+import contextlib
 import functools
-import itertools
 import pathlib
 import sys
-import time
 
 import jax
 import numpy as np
@@ -22,9 +21,10 @@ from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.loop import StopRequest, calls, stack_batches
 from diffjax.training.report import Report
 from diffjax.training.step import TrainState, several_steps
+from diffjax.typing import PyTree
 
-HELD_OUT, PREVIEW = 512, 64
-"""How many held-out pictures a checkpoint is judged on, and how many a preview draws."""
+HELD_OUT, PART, PREVIEW = 512, 64, 64
+"""How many held-out pictures a checkpoint is judged on, how many of them at a time, and how many a preview draws."""
 
 
 def train(config, workdir: str | pathlib.Path) -> TrainState:
@@ -45,93 +45,99 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   workdir, spec = pathlib.Path(workdir), config.train
 
   # What to train: every error in the config shows here, before anything is written
-  parallel.check_batch_size(spec.batch_size, spec.accumulate)
   build.check(config)
+  parallel.check_batch_size(spec.batch_size, spec.accumulate)
   train_step = build.train_step(config)
-  state = jax.eval_shape(lambda: build.initial_state(config))
+  shapes = jax.eval_shape(lambda: build.initial_state(config))
   source = runs.load_data(config, "train")
-  held_out = held_out_batch(config)
+  held_out = held_out_batches(config)
 
   # The folder, and where the run stands
   runs.claim(workdir, config)
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
-  best = Checkpoints(workdir / runs.BEST, 1, best=True)
-  found = newest.restore_newest(state, discard_damaged=True)
+  best = Checkpoints(workdir / runs.BEST, best=True)
+  found = newest.restore_newest(shapes)
   state, saved = found or (compilation.jit(lambda: build.initial_state(config))(), None)
-  start = int(state.step)
+  step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
-  print(f"{num_params:,} parameters, {len(source):,} pictures, {parallel.local_device_count()} device(s); all goes to {workdir}")
+  devices = parallel.local_device_count()
+  print(f"{num_params:,} parameters, {len(source):,} pictures, {devices} device(s); all goes to {workdir}")
+  if start == spec.steps:
+    print(f"the run is complete: {start} steps are done")
+    return jax.tree.map(np.asarray, state)
   if start:
-    print(f"going on from step {start}" if start < spec.steps else f"the run is complete: {start} steps are done")
+    print(f"going on from step {start}")
 
   # Data: ids of examples that live on the devices, or the examples themselves
   if config.data.in_memory:
     resident = parallel.replicate(data.in_memory(source))
     batches = data.id_batches(len(source), spec.batch_size, spec.seed, **parallel.process())
   else:
-    resident = parallel.replicate({})
+    resident = {}
     batches = data.batches(source, spec.batch_size, spec.seed, **parallel.process())
   if saved:
     batches.set_state(saved["data"])
-  every = (spec.log_every, spec.checkpoint_every, spec.sample_every)
+  boundaries = (spec.log_every, spec.checkpoint_every, spec.sample_every)
 
   def feed():
-    for num in calls(start, spec.steps, spec.steps_per_call, every):
+    for num in calls(start, spec.steps, spec.steps_per_call, boundaries):
       stacked = parallel.shard(stack_batches(batches, num, spec.steps_per_call), axis=1)
-      yield num, stacked, batches.get_state()
+      yield num, parallel.replicate(num), stacked, batches.get_state()
 
   # The loop
-  held_out_loss = compilation.jit(lambda ema: train_step.objective.replace(train=False)(ema, held_out, jax.random.key(0)).mean())
+  objective = train_step.objective.replace(train=False)
+  held_out_loss = compilation.jit(lambda params, batch: objective(params, batch, jax.random.key(0)))
   multi_step = parallel.pmap(functools.partial(several_steps, train_step, axis_name=parallel.AXIS), donate_argnums=(0,))
   key = parallel.replicate(jax.random.key(spec.seed))
   state = parallel.replicate(state)
   report = Report(workdir, start, spec.steps, spec.batch_size, spec.log_every, build.learning_rate(config))
-  step = start
 
   def save(step, state, data_state):
-    began = time.perf_counter()
-    host = parallel.unreplicate(state)
-    loss = float(held_out_loss(host.ema[0] if host.ema else host.params))
+    loss = float(np.concatenate([held_out_loss(averaged(state), batch) for batch in held_out]).mean())
     report.held_out(step, loss)
-    newest.save(step, host, config.to_dict(), data_state, loss)
-    best.save_if_best(step, host, config.to_dict(), data_state, loss)
-    report.pause(time.perf_counter() - began)
+    newest.save(step, state, config.to_dict(), data_state, loss)
+    best.save_if_best(step, state, config.to_dict(), data_state, loss)
 
   def preview(step, state):
-    began = time.perf_counter()
-    host = parallel.unreplicate(state)
-    drawn = runs.Run(config, host.ema[0] if host.ema else host.params, step).draw(PREVIEW, batch_size=PREVIEW)
+    run = runs.Run(config, averaged(state), step)
+    labels = np.arange(PREVIEW) % run.num_classes if run.num_classes else None
+    drawn = run.draw(PREVIEW, labels=labels, batch_size=PREVIEW)
     plots.save(plots.grid(drawn), workdir / "samples" / f"step_{step:07d}.png")
     report.draw_curve()
-    report.pause(time.perf_counter() - began)
 
-  with StopRequest() as stop_request:
+  with contextlib.closing(report), contextlib.closing(newest), contextlib.closing(best), StopRequest() as stop_request:
     pending = None
-    for num, stacked, data_state in parallel.prefetch(feed()):
-      state, metrics = multi_step(state, resident, stacked, parallel.replicate(num), key)
+    for num, traced_num, stacked, data_state in parallel.prefetch(feed()):
+      state, metrics = multi_step(state, resident, stacked, traced_num, key)
       step += num
       if pending:
         take(report, *pending, spec.max_skipped_in_row, newest)
       pending = step, num, metrics
-      due = [bool(every) and step % every == 0 for every in (spec.checkpoint_every, spec.sample_every)]
-      if any(due) or step == spec.steps or stop_request:
-        take(report, *pending, spec.max_skipped_in_row, newest)
-        pending = None
-      if due[0] or step == spec.steps or stop_request:
-        save(step, state, data_state)
-      if due[1] or step == spec.steps:
-        preview(step, state)
-      if stop_request:
+      last = step == spec.steps or bool(stop_request)
+      saving, showing = (last or (every > 0 and step % every == 0) for every in boundaries[1:])
+      if not (saving or showing):
+        continue
+      take(report, *pending, spec.max_skipped_in_row, newest)
+      pending = None
+      with report.paused():
+        host = parallel.unreplicate(state)
+        if saving:
+          save(step, host, data_state)
+        if showing and not stop_request:
+          preview(step, host)
+      if last:
         break
     newest.wait()
     best.wait()
-  report.close()
-  newest.close()
-  best.close()
-  if stop_request and step < spec.steps:
+  if step < spec.steps:
     print(f"stopped at step {step}, all saved; the same command goes on from there")
     sys.exit(128 + stop_request.signum)
   return parallel.unreplicate(state)
+
+
+def averaged(state: TrainState) -> PyTree:
+  """The parameters a state draws with: its first average, or the parameters themselves if it keeps none."""
+  return state.ema[0] if state.ema else state.params
 
 
 def take(report: Report, step: int, num: int, metrics, max_skipped: int, checkpoints: Checkpoints) -> None:
@@ -140,19 +146,22 @@ def take(report: Report, step: int, num: int, metrics, max_skipped: int, checkpo
   report.add(step, metrics)
   if metrics["skipped_in_row"].max() >= max_skipped:
     checkpoints.wait()
-    last = f"step {checkpoints.steps()[-1]}" if checkpoints.steps() else "none"
+    last = f"that of step {checkpoints.steps()[-1]}" if checkpoints.steps() else "none"
     raise FloatingPointError(
-      f"loss or gradient was not finite in {metrics['skipped_in_row'].max()} updates in a row up to step {step}; "
-      f"the last good checkpoint is {last}. Lower train.learning_rate, set train.clip_norm, or check the data."
+      f"loss or gradient was not finite in {metrics['skipped_in_row'].max()} updates in a row up to step {step}; the last "
+      f"good checkpoint is {last}; lower train.learning_rate, set train.clip_norm, or check the data."
     )
 
 
-def held_out_batch(config) -> dict[str, np.ndarray]:
-  """The pictures that checkpoints are compared on."""
+def held_out_batches(config) -> list[dict[str, np.ndarray]]:
+  """The pictures that checkpoints are compared on, in batches of one size."""
   source = runs.load_data(config, "test")
-  examples = list(itertools.islice(source, HELD_OUT))
+  size = min(len(source), PART)
+  num = min(len(source), HELD_OUT) // size * size
+  examples = [source[i] for i in range(num)]
   batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-  return batch | {"index": np.arange(len(examples), dtype=np.int32)}
+  batch["index"] = np.arange(num, dtype=np.int32)
+  return [{name: values[i : i + size] for name, values in batch.items()} for i in range(0, num, size)]
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python benchmarks/unet.py [--cases=8x8x64,8x8x8,32x32x8] [--rounds=3] [--repeats=10] [--sampling_steps=50]
 
-Every measurement runs in a process of its own, the implementations in turn, and each figure is the median over rounds of
+Every measurement runs in a process of its own, the implementations in turn; each figure is the median over rounds of
 a process's median call. The ratio is PyTorch's best over JAX: above 1, JAX is faster. Before anything is timed both
 networks are run on the same weights and must agree. On a GPU it then prints images/s, TFLOP/s (counted by XLA's cost
 model) and the share of the matrix rate measured on the same card, in bfloat16. Without torch only JAX is measured.
@@ -35,7 +35,7 @@ def ratios(sampling_steps):
 def median_ms(run, repeats):
   """Median milliseconds of `run`, which waits for its own result, after two calls to warm up."""
   times = []
-  for i in range(repeats + 2):
+  for _ in range(repeats + 2):
     start = time.perf_counter()
     run()
     times.append(1e3 * (time.perf_counter() - start))

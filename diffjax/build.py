@@ -3,7 +3,7 @@
 import difflib
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -72,10 +72,13 @@ PARALLEL = ("pmap",)
 def lookup(table: Mapping[str, Any], kind: str, name: str) -> Any:
   """table[name]; a ValueError that names the nearest and all names where there is none."""
   if name not in table:
-    near = difflib.get_close_matches(name, table, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"there is no {kind} {name!r}.{hint} Choose one of {', '.join(sorted(table))}.")
+    raise ValueError(f"there is no {kind} {name!r}.{_nearest(name, table)} Choose one of {', '.join(sorted(table))}.")
   return table[name]
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+  near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+  return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any], *args, **context) -> Any:
@@ -85,13 +88,15 @@ def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any],
     ValueError: an unknown name, or a key that the method does not have; names the nearest.
   """
   fields = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in spec.items()}
-  name = fields.pop("name")
+  name = fields.pop("name", "")
   make = lookup(table, kind, name)
   parameters = inspect.signature(make).parameters
   takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
   if not takes_all:
     for key in fields:
-      lookup(parameters, f"parameter of {kind} {name!r}", key)
+      if key not in parameters:
+        known = ", ".join(sorted(set(parameters) - set(context))) or "no parameters"
+        raise ValueError(f"{kind} {name!r} has no parameter {key!r}.{_nearest(key, parameters)} It has {known}.")
   fields = {key: value for key, value in context.items() if key in parameters} | fields
   return make(*args, **fields)
 
@@ -192,6 +197,8 @@ def grid(config, num_steps: int, name: str | None = None) -> Array:
   spec = {"name": name}
   if name is None:
     fitting = [key for key in config.sampler.grids if int(key) <= num_steps]
+    if not fitting:
+      raise ValueError(f"sampler.grids names no grid for {num_steps} steps; add one under the key '1', or name a grid.")
     spec = config.sampler.grids[max(fitting, key=int)]
   return construct(GRIDS, "grid", spec, num_steps, schedule=schedule(config))
 
@@ -213,6 +220,11 @@ def check(config) -> None:
   for key in ("steps", "batch_size", "accumulate", "steps_per_call", "log_every", "max_skipped_in_row", "keep_checkpoints"):
     if train[key] < 1:
       raise ValueError(f"train.{key} is {train[key]}, but must be at least 1.")
+  for key in ("checkpoint_every", "sample_every", "warmup_steps", "clip_norm", "weight_decay", "bound_weight"):
+    if train[key] < 0:
+      raise ValueError(f"train.{key} is {train[key]}, but must not be negative.")
+  if not train.learning_rate > 0:
+    raise ValueError(f"train.learning_rate is {train.learning_rate}, but must be above 0.")
   if not 0 <= train.label_dropout <= 1:
     raise ValueError(f"train.label_dropout is {train.label_dropout}, but must lie in 0..1.")
   if not all(0 <= decay < 1 for decay in config.ema.decays):

@@ -1,40 +1,59 @@
 """What the scripts share: a user's mistake is one sentence and a non-zero exit, a bug of ours stays a traceback."""
 
+import contextlib
 import pathlib
+import signal
 import sys
 import traceback
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 _PACKAGE = pathlib.Path(__file__).parent
 
 
 def run(main: Callable[[], None]) -> None:
-  """Parses absl flags and runs `main`; errors that our own checks raised, and the system's, become one sentence."""
-  from absl import app, logging
+  """Parses absl's flags and runs `main`, reporting errors as `reporting` does."""
+  from absl import app
 
-  logging.set_verbosity(logging.WARNING)  # orbax and TFDS tell of each step they take
-  try:
-    app.run(lambda argv: main(), flags_parser=_parse)
-  except (ValueError, TypeError, AttributeError, KeyError, ImportError, FloatingPointError, OSError) as error:
-    if not (isinstance(error, OSError) or _raised_by_us(error)):
-      raise
-    sys.exit(f"error: {_sentence(error)}")
+  with reporting():
+    app.run(lambda argv: main(), flags_parser=parse)
 
 
-def _parse(argv):
+@contextlib.contextmanager
+def reporting() -> Iterator[None]:
+  """Ends the process with one sentence where our own checks or the system refuse, and silently on Ctrl-C.
+
+  Warnings become a sentence each; what libraries log is left out, for they also raise what they log as an error.
+  """
+  from absl import logging
+
+  logging.set_verbosity(logging.FATAL)
+  with warnings.catch_warnings():
+    warnings.showwarning = lambda message, *where: print(f"warning: {_sentence(message)}", file=sys.stderr)
+    try:
+      yield
+    except (ValueError, ImportError, FloatingPointError, OSError) as error:
+      if not (isinstance(error, OSError) or _raised_by_us(error)):
+        raise
+      sys.exit(f"error: {_sentence(error)}")
+    except KeyboardInterrupt:
+      sys.exit(128 + signal.SIGINT)
+
+
+def parse(argv: list[str], values: Any = None) -> list[str]:
+  """Parses `argv` into absl flags, by default the global ones, or ends the process with one sentence."""
   from absl import flags
 
   try:
-    rest = flags.FLAGS(argv)
+    rest = (flags.FLAGS if values is None else values)(argv)
   except flags.Error as error:
     sys.exit(f"error: {_sentence(error)}")
-  except FileNotFoundError as error:
-    sys.exit(f"error: there is no config file {error.filename}; see the folder configs/.")
-  except (AttributeError, KeyError, TypeError, ValueError) as error:
-    # config_flags applies the overrides while it parses
+  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    # config_flags reads the file and applies the overrides while it parses
     sys.exit(f"error: in the flags for --config: {_sentence(error)}")
   if len(rest) > 1:
-    sys.exit(f"error: {rest[1]!r} is not a flag; flags look like --name=value.")
+    sys.exit(f"error: {rest[1]!r} is no flag; flags look like --name=value.")
   return rest
 
 
@@ -44,6 +63,7 @@ def _raised_by_us(error: BaseException) -> bool:
   return _PACKAGE in last.parents or last.name in ("train.py", "sample.py")
 
 
-def _sentence(error: BaseException) -> str:
-  text = error.args[0] if isinstance(error, KeyError) and error.args else error
-  return " ".join(str(text).split()) or type(error).__name__
+def _sentence(error: Any) -> str:
+  while isinstance(error, KeyError | AttributeError) and error.args:
+    error = error.args[0]  # the text of a KeyError is the repr of its reason
+  return " ".join(str(error).split()) or type(error).__name__

@@ -6,6 +6,7 @@ for every prediction. There is no randomness in here: noise and sigma come in.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,9 @@ from diffjax.denoisers import NetworkDenoiser, Prediction
 from diffjax.schedules import Schedule
 from diffjax.typing import Array, Cond, Denoiser
 
+Weight = Callable[[Array], Array]
+"""sigma [B] -> weight [B] of the squared error of x0."""
+
 
 def mean_flat(values: Array) -> Array:
   """Mean over all but the batch: [B, ...] -> [B]."""
@@ -24,7 +28,14 @@ def mean_flat(values: Array) -> Array:
 
 
 def denoising(
-  denoiser: Denoiser, weight, x0: Array, noise: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None
+  denoiser: Denoiser,
+  weight: Weight,
+  x0: Array,
+  noise: Array,
+  sigma: Array,
+  cond: Cond = None,
+  *,
+  key: Array | None = None,
 ) -> Array:
   """weight(sigma) times the mean squared error of the predicted x0: [B], from x0 and noise [B, ...], sigma [B]."""
   error = denoiser(x0 + expand(sigma, x0) * noise, sigma, cond, key=key) - x0
@@ -97,7 +108,13 @@ class Sigmoid:
 
 
 def variational_bound(
-  x0: Array, x: Array, x0_predicted: Array, fraction: Array, sigma: Array, sigma_next: Array, scaling
+  x0: Array,
+  x: Array,
+  x0_predicted: Array,
+  fraction: Array,
+  sigma: Array,
+  sigma_next: Array,
+  scaling: Callable[[Array], Array],
 ) -> Array:
   """One term of the variational bound in bits per dimension, [B] (Nichol & Dhariwal 2021, eq. 4-6).
 
@@ -125,7 +142,7 @@ def variational_bound(
 
 def hybrid(
   denoiser: NetworkDenoiser,
-  weight,
+  weight: Weight,
   x0: Array,
   noise: Array,
   sigma: Array,

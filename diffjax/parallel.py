@@ -4,6 +4,7 @@ A step is a pure function with an `axis_name`; here it is mapped over the local 
 leading [D], one slice a device.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
@@ -35,17 +36,12 @@ def process() -> dict[str, int]:
   return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
-def is_main() -> bool:
-  """Whether this process is the one that draws and writes."""
-  return jax.process_index() == 0
-
-
 def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
   """Raises ValueError unless all devices can share the batch evenly, in `accumulate` parts each."""
   count = jax.device_count()
   if batch_size < 1 or batch_size % (count * accumulate):
-    parts = f"{count} devices" + (f" x train.accumulate={accumulate}" if accumulate > 1 else "")
-    raise ValueError(f"batch size {batch_size} does not divide evenly by {parts}; use a multiple of {count * accumulate}.")
+    parts = f"{count} device(s)" + (f" x train.accumulate={accumulate}" if accumulate > 1 else "")
+    raise ValueError(f"{parts} cannot share a batch of {batch_size} evenly; use a multiple of {count * accumulate}.")
 
 
 def local_device_count() -> int:
@@ -53,16 +49,21 @@ def local_device_count() -> int:
   return jax.local_device_count()
 
 
+@functools.cache
 def _sharding() -> NamedSharding:
   return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
 
 
 def replicate(tree: PyTree) -> PyTree:
-  """Copies every leaf to each local device: [...] -> [D, ...]."""
-  count = jax.local_device_count()
-  stack = lambda a: jnp.broadcast_to(jnp.asarray(a), (count, *jnp.shape(a)))
-  # a fresh buffer: donating a replica must never free the caller's array
-  return jax.jit(lambda t: jax.tree.map(stack, t), out_shardings=_sharding())(tree)
+  """Copies every leaf to each local device, into fresh buffers: [...] -> [D, ...]."""
+  return _replicate()(tree)
+
+
+@functools.cache
+def _replicate() -> Callable:
+  """One jit for all calls: a fresh one each time would compile again."""
+  stack = lambda a: jnp.broadcast_to(a, (jax.local_device_count(), *jnp.shape(a)))
+  return jax.jit(lambda tree: jax.tree.map(stack, tree), out_shardings=_sharding())
 
 
 def unreplicate(tree: PyTree) -> PyTree:

@@ -7,12 +7,17 @@ In x = x0 + sigma * noise the posterior of x at sigma_next, given x at sigma and
 which is Ho et al. 2020, eq. 6-7, divided by alpha: one formula for every schedule.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
 from diffjax.batching import expand
 from diffjax.schedules import variance_preserving
 from diffjax.typing import Array
+
+Scaling = Callable[[Array], Array]
+"""A schedule's alpha as a function of sigma."""
 
 
 def mean(x0: Array, x: Array, sigma: Array, sigma_next: Array) -> Array:
@@ -25,13 +30,15 @@ def log_variance(sigma: Array, sigma_next: Array) -> Array:
   return 2 * jnp.log(sigma_next) + jnp.log1p(-jnp.square(sigma_next / sigma))
 
 
-def larger_log_variance(sigma: Array, sigma_next: Array, scaling=variance_preserving) -> Array:
+def larger_log_variance(sigma: Array, sigma_next: Array, scaling: Scaling = variance_preserving) -> Array:
   """Log of the variance that the forward step adds: Ho et al.'s "beta", the other extreme of section 3.2."""
   ratio = scaling(sigma) / scaling(sigma_next)
   return 2 * jnp.log(ratio) + 2 * jnp.log(sigma) + jnp.log1p(-jnp.square(sigma_next / sigma))
 
 
-def interpolated_log_variance(fraction: Array, sigma: Array, sigma_next: Array, scaling=variance_preserving) -> Array:
+def interpolated_log_variance(
+  fraction: Array, sigma: Array, sigma_next: Array, scaling: Scaling = variance_preserving
+) -> Array:
   """Log variance between the posterior's (fraction 0) and the larger one (1) (Nichol & Dhariwal 2021, eq. 15)."""
   return fraction * larger_log_variance(sigma, sigma_next, scaling) + (1 - fraction) * log_variance(sigma, sigma_next)
 

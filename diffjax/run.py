@@ -188,7 +188,7 @@ def load_run(workdir: str | pathlib.Path) -> Run:
   folder = workdir / CHECKPOINTS
   if not folder.is_dir():
     raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train until the first is saved.")
-  checkpoints = Checkpoints(folder, keep=1, create=False)
+  checkpoints = Checkpoints(folder, read_only=True)
   found = checkpoints.restore_newest(target)
   checkpoints.close()
   if found is None:

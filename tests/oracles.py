@@ -1,6 +1,7 @@
 """Data whose ideal denoiser is known in closed form, and what theory says about it."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import scipy.integrate
 from diffjax.batching import expand
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
   """x0 ~ N(mean, std^2) in every pixel; the ideal denoiser, the exact flow and the score."""
@@ -27,6 +29,7 @@ class Gaussian:
     return self.mean + scale * (x - self.mean)
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Mixture:
   """x0 is one of `means`, equally likely, plus N(0, std^2), in every pixel independently."""
@@ -36,7 +39,7 @@ class Mixture:
 
   def __call__(self, x, sigma, cond=None, *, key=None):
     means = jnp.asarray(self.means, x.dtype).reshape((1,) * x.ndim + (-1,))
-    variance = expand(jnp.square(sigma), x)
+    variance = jnp.broadcast_to(expand(jnp.square(sigma), x), x.shape)
     weights = jax.nn.softmax(-jnp.square(x[..., None] - means) / (2 * (variance + self.std**2))[..., None], axis=-1)
     mean = (weights * means).sum(-1)
     return (mean * variance + self.std**2 * x) / (variance + self.std**2)
@@ -44,8 +47,10 @@ class Mixture:
   def flow(self, x, sigma, sigma_next):
     """As for `Gaussian`, integrated to 1e-11 in log sigma."""
 
+    denoise = jax.jit(self)
+
     def slope(log_sigma, x):
-      return x - np.asarray(self(jnp.asarray(x), jnp.exp(log_sigma)))
+      return x - np.asarray(denoise(x, np.exp(log_sigma)))
 
     span = np.log(sigma), np.log(sigma_next)
     return scipy.integrate.solve_ivp(slope, span, np.ravel(x), rtol=1e-11, atol=1e-11).y[:, -1].reshape(np.shape(x))
@@ -68,7 +73,7 @@ def gaussian_marginal(make_sampler, denoiser, sigmas, variance):
   start = float(getattr(denoiser, "mean", 0.0))
   x = jnp.full((num, 1), start, jnp.result_type(float)).at[1].add(1.0)
   carry, keys = sampler.init(x), jax.random.split(jax.random.key(0), num)
-  for sigma, sigma_next in zip(sigmas[:-1], sigmas[1:], strict=True):
+  for sigma, sigma_next in itertools.pairwise(sigmas):
     x, carry = sampler.step(denoiser, x, jnp.asarray(sigma), jnp.asarray(sigma_next), carry, keys)
   response = np.asarray(x[1:, 0] - x[0, 0])
   return float(x[0, 0]), response[0] ** 2 * variance + np.sum(response[1:] ** 2)

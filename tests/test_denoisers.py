@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from oracles import Gaussian
 
 from diffjax import denoisers, schedules
 from diffjax.batching import expand
-from oracles import Gaussian
 
 VP, VE, FLOW = schedules.VP(), schedules.VE(), schedules.RectifiedFlow()
 PREDICTIONS = {
@@ -53,7 +53,7 @@ def test_ideal_output_gives_back_x0(name, schedule, scalar):
   np.testing.assert_allclose(predicted, x0, atol=3e-5 if scalar else 2e-4)
 
 
-@pytest.mark.parametrize(("source", "target"), itertools.permutations(PREDICTIONS, 2))
+@pytest.mark.parametrize(("source", "target"), list(itertools.permutations(PREDICTIONS, 2)))
 def test_convert_between_all_pairs(source, target, x64):
   x0, noise = draw(dtype=jnp.float64)
   sigma = jnp.array([0.002, 0.2, 0.7, 2.0, 80.0, 1e5])

@@ -67,7 +67,8 @@ def test_leading_offset_as_in_diffusers():
 
 
 @pytest.mark.parametrize(
-  ("spacing", "times"), [("leading", [0.75, 0.5, 0.25, 0]), ("trailing", [1, 0.75, 0.5, 0.25]), ("linspace", [1, 2 / 3, 1 / 3, 0])]
+  ("spacing", "times"),
+  [("leading", [0.75, 0.5, 0.25, 0]), ("trailing", [1, 0.75, 0.5, 0.25]), ("linspace", [1, 2 / 3, 1 / 3, 0])],
 )
 def test_continuous_times(spacing, times):
   schedule = schedules.VE()

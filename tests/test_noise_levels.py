@@ -18,7 +18,11 @@ DISTRIBUTIONS = {
     lambda sigma: np.log(sigma),  # logit t = log(t / (1 - t)) = log sigma
     scipy.stats.norm(0.3, 0.8).cdf,
   ),
-  "uniform_time": (noise_levels.UniformTime(flow), lambda sigma: sigma / (1 + sigma), scipy.stats.uniform(1e-3, 0.999).cdf),
+  "uniform_time": (
+    noise_levels.UniformTime(flow),
+    lambda sigma: sigma / (1 + sigma),
+    scipy.stats.uniform(1e-3, 0.999).cdf,
+  ),
 }
 
 

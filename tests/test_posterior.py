@@ -64,7 +64,9 @@ def test_bayes_rule_on_a_line(scaling, x64):
   mean = (density * line).sum()
   as_array = [jnp.asarray(value) for value in (x0, x, sigma, sigma_next)]
   np.testing.assert_allclose(posterior.mean(*as_array), mean, rtol=1e-7)
-  np.testing.assert_allclose(np.exp(posterior.log_variance(sigma, sigma_next)), (density * (line - mean) ** 2).sum(), rtol=1e-7)
+  np.testing.assert_allclose(
+    np.exp(posterior.log_variance(sigma, sigma_next)), (density * (line - mean) ** 2).sum(), rtol=1e-7
+  )
   larger = jnp.exp(posterior.larger_log_variance(jnp.asarray(sigma), jnp.asarray(sigma_next), scaling))
   np.testing.assert_allclose(larger * alpha_next**2, forward_std**2, rtol=1e-9)
 
@@ -74,7 +76,9 @@ def test_interpolation_is_geometric():
   ends = [posterior.interpolated_log_variance(f, sigma, below) for f in (0.0, 1.0)]
   np.testing.assert_allclose(ends[0], posterior.log_variance(sigma, below))
   np.testing.assert_allclose(ends[1], posterior.larger_log_variance(sigma, below))
-  np.testing.assert_allclose(posterior.interpolated_log_variance(0.3, sigma, below), 0.7 * ends[0] + 0.3 * ends[1], rtol=1e-6)
+  np.testing.assert_allclose(
+    posterior.interpolated_log_variance(0.3, sigma, below), 0.7 * ends[0] + 0.3 * ends[1], rtol=1e-6
+  )
 
 
 def test_kl_against_integration(x64):

@@ -72,7 +72,12 @@ def test_zero_terminal_snr_as_in_diffusers(name):
 def test_vp_solves_its_sde(x64):
   beta = lambda t: 0.1 + t * 19.9
   moments = scipy.integrate.solve_ivp(
-    lambda t, y: [-beta(t) / 2 * y[0], beta(t) * (1 - y[1])], (0, 1), [1.0, 0.0], rtol=1e-11, atol=1e-13, dense_output=True
+    lambda t, y: [-beta(t) / 2 * y[0], beta(t) * (1 - y[1])],
+    (0, 1),
+    [1.0, 0.0],
+    rtol=1e-11,
+    atol=1e-13,
+    dense_output=True,
   )
   t = np.array([0.001, 0.1, 0.5, 1.0])
   alpha, sigma_t = schedules.VP().alpha_sigma(t)

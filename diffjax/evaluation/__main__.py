@@ -14,27 +14,21 @@ import zipfile
 import numpy as np
 from absl import flags
 
-from diffjax import plots
+from diffjax import command_line, compilation, plots
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
 
 DRAWING = ("num", "steps", "sampler", "seed", "guidance_scale")
 
 
-def main(argv: list[str]) -> int:
-  """Runs the command line; returns the exit status, 0 or, after one sentence on stderr, 1."""
+def main(argv: list[str]) -> None:
+  """Runs the command line; a mistake ends the process with one sentence."""
   options = _options()
-  try:
-    rest = options(argv)[1:]
+  with command_line.reporting():
+    command_line.parse(argv, options)
     if options.help:
       print(__doc__, *(f"  --{name}: {options[name].help}" for name in options), sep="\n")
-      return 0
-    if rest:
-      raise ValueError(f"{rest[0]!r} is no flag: write --name=value.")
+      return
     report_on_run(options)
-  except (flags.Error, ValueError, OSError) as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
-  return 0
 
 
 def report_on_run(options: flags.FlagValues) -> None:
@@ -110,4 +104,5 @@ def _options() -> flags.FlagValues:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  compilation.use_persistent_cache()
+  main(sys.argv)

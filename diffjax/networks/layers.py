@@ -1,5 +1,6 @@
 """The small parts that networks are made of: dense and convolution layers, group norm, embeddings, dropout."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -31,7 +32,7 @@ class Dense(nn.Module):
     if not self.use_bias:
       return y
     bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-    return y + _channels(bias, y.ndim).astype(self.dtype)
+    return add_bias(y, bias.astype(self.dtype))
 
 
 class Conv(nn.Module):
@@ -49,7 +50,22 @@ class Conv(nn.Module):
     # DDPM's strided convolution pads behind only, so that each output sits on the first of its two pixels.
     padding = ((1, 1), (1, 1)) if self.stride == 1 else ((0, 1), (0, 1))
     y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, padding)
-    return y + _channels(bias, 4).astype(self.dtype)
+    return add_bias(y, bias.astype(self.dtype))
+
+
+@jax.custom_vjp
+def add_bias(y: Array, bias: Array) -> Array:
+  """y [..., C] + bias [C]; on CPU the gradient's long sum is a matrix product, which is faster there."""
+  return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
+
+
+def _bias_backward(_, dy):
+  rows = dy.reshape(-1, dy.shape[-1])
+  product = lambda rows: jnp.ones((rows.shape[0],), rows.dtype) @ rows
+  return dy, jax.lax.platform_dependent(rows, cpu=product, default=lambda rows: rows.sum(0))
+
+
+add_bias.defvjp(lambda y, bias: (add_bias(y, bias), None), _bias_backward)
 
 
 class GroupNorm(nn.Module):
@@ -67,13 +83,56 @@ class GroupNorm(nn.Module):
     C = x.shape[-1]
     weight = self.param("scale", nn.initializers.ones, (C,), jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (C,), jnp.float32)
-    mean, variance = group_statistics(x, group_count(C, self.num_groups))
-    gain = jax.lax.rsqrt(variance + self.eps) * weight[None]
-    offset = bias[None] - mean * gain
+    gain, offset = weight[None], bias[None]
     if scale is not None:
       gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
-    y = x.astype(jnp.float32) * gain[:, None, None] + offset[:, None, None]
-    return y.astype(x.dtype)
+    gain, offset = (jnp.broadcast_to(a, (x.shape[0], C)) for a in (gain, offset))
+    return normalise(materialise(x), gain, offset, group_count(C, self.num_groups), self.eps)
+
+
+def materialise(x: Array) -> Array:
+  """x, kept in memory on CPU, forward and backward: XLA would compute it, and all before it, anew for each use."""
+  return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def normalise(x: Array, gain: Array, offset: Array, groups: int, eps: float) -> Array:
+  """(x - mean) / sqrt(variance + eps) * gain + offset over the groups of x [B, H, W, C], gain and offset [B, C].
+
+  Value and gradient each read the picture as sums over its pixels and as one multiply-add with [B, C] coefficients.
+  """
+  return _normalise_forward(x, gain, offset, groups, eps)[0]
+
+
+def _normalise_forward(x, gain, offset, groups, eps):
+  mean, variance = group_statistics(x, groups)
+  inverse = jax.lax.rsqrt(variance + eps)
+  slope = inverse * gain
+  y = x.astype(jnp.float32) * _over_pixels(slope) + _over_pixels(offset - mean * slope)
+  return y.astype(x.dtype), (x, gain, mean, inverse)
+
+
+def _normalise_backward(groups, eps, residuals, dy):
+  x, gain, mean, inverse = residuals
+  z, dz = x.astype(jnp.float32) - _over_pixels(mean), dy.astype(jnp.float32)
+  doffset, dgain = dz.sum((1, 2)), (dz * z).sum((1, 2)) * inverse
+  shared = lambda a: _over_groups(gain * a, groups) / (x.shape[1] * x.shape[2])
+  level, tilt = shared(doffset) * inverse, shared(dgain) * inverse**2
+  dx = dz * _over_pixels(gain * inverse) - z * _over_pixels(tilt) - _over_pixels(level)
+  return materialise(dx.astype(x.dtype)), dgain, doffset
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _over_pixels(a: Array) -> Array:
+  return a[:, None, None]
+
+
+def _over_groups(a: Array, groups: int) -> Array:
+  """Each channel's group mean of a [B, C], as [B, C]."""
+  grouped = a.reshape(a.shape[0], groups, -1)
+  return jnp.broadcast_to(grouped.mean(2, keepdims=True), grouped.shape).reshape(a.shape)
 
 
 def group_count(channels: int, num_groups: int) -> int:
@@ -88,14 +147,10 @@ def group_statistics(x: Array, groups: int) -> tuple[Array, Array]:
   because the difference of the mean square and the squared mean loses every digit of a small variance.
   """
   x = x.astype(jnp.float32)
-  B, C = x.shape[0], x.shape[-1]
   channel_mean = x.mean((1, 2))
-  channel_variance = jnp.square(x - channel_mean[:, None, None]).mean((1, 2))
-  grouped = channel_mean.reshape(B, groups, C // groups)
-  mean = grouped.mean(2, keepdims=True)
-  variance = channel_variance.reshape(grouped.shape).mean(2, keepdims=True)
-  variance += jnp.square(grouped - mean).mean(2, keepdims=True)
-  return tuple(jnp.broadcast_to(a, grouped.shape).reshape(B, C) for a in (mean, variance))
+  channel_variance = jnp.square(x - _over_pixels(channel_mean)).mean((1, 2))
+  mean = _over_groups(channel_mean, groups)
+  return mean, _over_groups(channel_variance + jnp.square(channel_mean - mean), groups)
 
 
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
@@ -132,7 +187,3 @@ class FourierEmbedding(nn.Module):
     frequencies = 2 * math.pi * jax.lax.stop_gradient(frequencies)
     angles = t.astype(jnp.float32)[:, None] * frequencies[None]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-
-
-def _channels(bias: Array, ndim: int) -> Array:
-  return bias.reshape((1,) * (ndim - 1) + (-1,))

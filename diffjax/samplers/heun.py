@@ -1,7 +1,10 @@
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from flax import struct
 
 from diffjax import batching
+from diffjax.schedules import variance_exploding
 from diffjax.typing import NoiseFn
 
 
@@ -11,6 +14,9 @@ class Heun:
 
   `s_churn` is the noise added over a whole trajectory of `num_steps` steps (the grid's, to be given with it), within
   [s_tmin, s_tmax] and multiplied by s_noise; 0 makes the method deterministic. The step to zero adds none.
+
+  `scaling` is the schedule's. EDM averages two slopes in sigma, which fails on a long step from a very large sigma (a
+  flow at t = 1, zero terminal SNR); with `schedules.flow` they are averaged in the flow's own time.
   """
 
   s_churn: float = 0.0
@@ -18,6 +24,7 @@ class Heun:
   s_tmax: float = float("inf")
   s_noise: float = 1.0
   num_steps: int = 1
+  scaling: Callable = struct.field(pytree_node=False, default=variance_exploding)
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
 
   def init(self, x):
@@ -33,4 +40,5 @@ class Heun:
     x = x0 + sigma_next / sigma_hat * (x - x0)
     x0_next = denoiser(x, sigma_next, key=key_second)
     # the average of both slopes, written as a correction: the large parts of the two cancel exactly
-    return x + (sigma_hat / sigma_next - 1) / 2 * (x0_next - x0), carry
+    weight = (sigma_hat / sigma_next - 1) / 2 * self.scaling(sigma_hat) / self.scaling(sigma_next)
+    return x + weight * (x0_next - x0), carry

@@ -1,8 +1,12 @@
 """Checkpoints of a run: written in the background, verified when read."""
 
-import logging
+import contextlib
+import hashlib
+import json
+import os
 import pathlib
-import zlib
+import shutil
+import warnings
 from typing import Any
 
 import jax
@@ -10,33 +14,41 @@ import numpy as np
 
 from diffjax.typing import PyTree
 
+CHECKSUMS = "checksums.json"
+
 
 class DamagedCheckpoint(ValueError):
-  """A checkpoint that cannot be read, or whose contents are not what was written."""
+  """A checkpoint that cannot be read, or whose files are not what was written."""
 
 
 class Checkpoints:
-  """The checkpoints in one folder: `<folder>/<step>/`, the newest `keep` of them, or the one with the least metric.
+  """The checkpoints in one folder: `<folder>/<step>/`, the newest `keep` of them, or those with the least loss.
 
-  Each holds the state, and JSON: the run's config, the state of the data iterator, and shape, dtype and checksum of
-  every leaf. A checkpoint appears under its name only when it is complete.
+  Each holds the state, and JSON: the run's config, the state of the data iterator, shape and dtype of every leaf. It
+  appears under its name only when it is complete, with the checksum of each of its files.
 
   Args:
-    folder: made if it is missing, unless `create` is False.
+    folder: made if it is missing, unless `read_only`.
     keep: how many to keep.
     best: keep those with the least loss instead of the newest.
+    read_only: change nothing on the disk; otherwise damaged checkpoints are renamed to `damaged-<step>` when they are
+      met, so that the run can write that step again.
   """
 
-  def __init__(self, folder: pathlib.Path, keep: int, *, best: bool = False, create: bool = True):
+  def __init__(self, folder: pathlib.Path, keep: int = 1, *, best: bool = False, read_only: bool = False):
     import orbax.checkpoint as ocp
 
-    self._ocp = ocp
+    self._ocp, self._read_only = ocp, read_only
     self.folder = pathlib.Path(folder).absolute()
+    if best and not read_only and self.folder.is_dir():
+      self._set_aside_damaged()  # the manager reads the losses as soon as it is made
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
       best_fn=(lambda metrics: metrics["loss"]) if best else None,
       best_mode="min",
-      create=create,
+      create=not read_only,
+      cleanup_tmp_directories=not read_only,
+      async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
     )
     self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -45,7 +57,7 @@ class Checkpoints:
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, state: PyTree, config: Any, data: Any, loss: float) -> None:
-    """Starts to write a checkpoint of a state of NumPy arrays; returns before it is complete.
+    """Starts to write a checkpoint; returns before it is complete.
 
     A step that has one already is left alone: a resumed run comes by with the same state.
 
@@ -55,19 +67,24 @@ class Checkpoints:
       config: the run's configuration, JSON-able.
       data: the state of the data iterator, JSON-able.
       loss: what `best` compares.
+
+    Raises:
+      OSError: if this or the checkpoint before it could not be written.
     """
     if step in self._manager.all_steps():
       return
     args = self._ocp.args
-    contents = {"config": config, "data": data, "leaves": _describe(state, checksums=True)}
+    contents = {"config": config, "data": data, "leaves": _describe(state)}
+    self._check_room(state)
     items = args.Composite(state=args.StandardSave(state), run=args.JsonSave(contents))
-    self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
+    with self._writing():
+      self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
 
   def save_if_best(self, step: int, state: PyTree, config: Any, data: Any, loss: float) -> None:
-    """Saves if no checkpoint here has a loss as low."""
+    """Saves if no checkpoint here has a loss as low; a loss that is not finite is never the best."""
     self.wait()
     best = self._manager.best_step()
-    if best is None or loss < self._manager.metrics(best)["loss"]:
+    if np.isfinite(loss) and (best is None or loss < self._manager.metrics(best)["loss"]):
       self.save(step, state, config, data, loss)
 
   def restore(self, step: int, target: PyTree) -> tuple[PyTree, dict]:
@@ -79,30 +96,21 @@ class Checkpoints:
 
     Raises:
       ValueError: if the checkpoint holds other leaves than `target`; names the first that differs.
-      DamagedCheckpoint: if it cannot be read or fails its checksums.
+      DamagedCheckpoint: if it cannot be read or a file fails its checksum.
     """
+    path = self.folder / str(step)
+    damage = _damage(path)
+    if damage:
+      raise DamagedCheckpoint(f"checkpoint {path} is damaged: {damage}.")
     args = self._ocp.args
-    try:
-      contents = self._manager.restore(step, args=args.Composite(run=args.JsonRestore())).run
-      saved = contents["leaves"]
-    except Exception as error:
-      raise DamagedCheckpoint(f"checkpoint {self.folder / str(step)} cannot be read ({_first_line(error)}).") from error
-    _compare(saved, _describe(target), self.folder / str(step))
+    contents = self._read(path, run=args.JsonRestore()).run
+    _compare(contents["leaves"], _describe(target), path)
     buffers = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), target)
-    try:
-      state = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(buffers))).state
-    except Exception as error:
-      raise DamagedCheckpoint(f"checkpoint {self.folder / str(step)} cannot be read ({_first_line(error)}).") from error
-    state = jax.tree.map(np.asarray, state)
-    wrong = [name for name, leaf in _describe(state, checksums=True).items() if leaf != saved[name]]
-    if wrong:
-      raise DamagedCheckpoint(f"checkpoint {self.folder / str(step)} fails its checksum at {wrong[0]}.")
-    return state, contents
+    state = self._read(path, state=args.StandardRestore(buffers)).state
+    return jax.tree.map(np.asarray, state), contents
 
-  def restore_newest(self, target: PyTree, *, discard_damaged: bool = False) -> tuple[PyTree, dict] | None:
-    """The newest checkpoint that is whole, or None where there is none; says so when it passes over damaged ones.
-
-    With `discard_damaged` those are renamed to `damaged-<step>`, so that the run can write that step again.
+  def restore_newest(self, target: PyTree) -> tuple[PyTree, dict] | None:
+    """The newest checkpoint that is whole, or None where there is none; warns when it passes over damaged ones.
 
     Raises:
       DamagedCheckpoint: if there are checkpoints and all of them are damaged.
@@ -111,46 +119,120 @@ class Checkpoints:
     steps = self.steps()
     for step in reversed(steps):
       try:
-        found = self.restore(step, target)
+        return self.restore(step, target)
       except DamagedCheckpoint as error:
-        logging.warning("%s Falling back to the one before it.", error)
-        if discard_damaged:
-          (self.folder / str(step)).rename(self.folder / f"damaged-{step}")
-        continue
-      if discard_damaged:
-        self._manager.reload()
-      return found
+        damage = error
+      if step != steps[0]:
+        warnings.warn(f"{damage} Falling back to the one before it.", stacklevel=2)
+        self._set_aside(step)
     if steps:
-      raise DamagedCheckpoint(f"all checkpoints in {self.folder} are damaged (steps {steps}); start in a new workdir.")
+      raise DamagedCheckpoint(f"{damage} There is no whole one before it; start in a new workdir.")
     return None
 
   def wait(self) -> None:
-    """Returns when all that was saved is complete; raises what went wrong on the way (a full disk, for example)."""
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
+    """Returns when all that was saved is complete.
+
+    Raises:
+      OSError: if a checkpoint could not be written.
+    """
+    with self._writing():
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
 
   def close(self) -> None:
-    self._manager.close()
+    """Waits, and ends the threads that write."""
+    with self._writing():
+      self._manager.close()
+
+  def _read(self, path, **items):
+    try:
+      return self._manager.restore(int(path.name), args=self._ocp.args.Composite(**items))
+    except Exception as error:  # orbax, tensorstore and json report damage in many ways
+      raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({_first_line(error)}).") from error
+
+  def _check_room(self, state):
+    """Before it begins: a write that fails in the middle gets a traceback from each of the writing threads."""
+    if not os.access(self.folder, os.W_OK):
+      raise OSError(f"checkpoints cannot be written to {self.folder}; make it writable, then give the same command.")
+    needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**20  # newest and best are written at once
+    free = shutil.disk_usage(self.folder).free
+    if free < needed:
+      raise OSError(
+        f"the disk is full: two checkpoints in {self.folder} need {needed / 2**20:.1f} MiB, and {free / 2**20:.1f} MiB"
+        " are free; make room, then the same command goes on from the last checkpoint."
+      )
+
+  @contextlib.contextmanager
+  def _writing(self):
+    try:
+      yield
+    except Exception as error:  # in the writing threads a full disk is a ValueError, an OSError, or wrapped in another
+      raise OSError(
+        f"cannot write a checkpoint in {self.folder} ({_first_line(error)}); make room or mend the disk,"
+        " then the same command goes on from the last one that is whole."
+      ) from error
+
+  def _write_checksums(self):
+    """Called when all files are written, before the folder gets its final name."""
+    for path in self.folder.iterdir():
+      if path.name.split(".")[0].isdigit() and not (path / CHECKSUMS).exists():
+        (path / CHECKSUMS).write_text(json.dumps({name: _checksum(path / name) for name in _files(path)}))
+
+  def _set_aside_damaged(self):
+    for path in self.folder.iterdir():
+      if path.name.isdigit() and (damage := _damage(path)):
+        warnings.warn(f"checkpoint {path} is damaged: {damage}. The next best takes its place.", stacklevel=3)
+        self._rename(path)
+
+  def _set_aside(self, step):
+    if not self._read_only:
+      self._rename(self.folder / str(step))
+      self._manager.reload()
+
+  def _rename(self, path):
+    aside = self.folder / f"damaged-{path.name}"
+    shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def _files(path: pathlib.Path) -> list[str]:
+  """The files of a checkpoint that matter; orbax still writes its own notes beside the folders at the very end."""
+  return sorted(str(file.relative_to(path)) for file in path.glob("*/**/*") if file.is_file())
+
+
+def _checksum(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damage(path: pathlib.Path) -> str | None:
+  """What is wrong with a checkpoint's files, if anything."""
+  try:
+    checksums = json.loads((path / CHECKSUMS).read_text())
+  except (OSError, ValueError):
+    return f"{CHECKSUMS} cannot be read"
+  for name, checksum in checksums.items():
+    if not (path / name).is_file():
+      return f"{name} is missing"
+    if _checksum(path / name) != checksum:
+      return f"{name} is not what was written"
+  return None
 
 
 def _first_line(error: Exception) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
-def _describe(tree: PyTree, checksums: bool = False) -> dict[str, list]:
-  """{path: [shape, dtype, crc32 if asked for]} of every leaf."""
-
-  def one(leaf):
-    description = [list(leaf.shape), str(leaf.dtype)]
-    return [*description, zlib.crc32(leaf.tobytes())] if checksums else description
-
+def _describe(tree: PyTree) -> dict[str, list]:
+  """{path: [shape, dtype]} of every leaf."""
   leaves = jax.tree_util.tree_leaves_with_path(tree)
-  return {jax.tree_util.keystr(path, simple=True, separator="/"): one(leaf) for path, leaf in leaves}
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+  return {name(path): [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves}
 
 
 def _compare(saved: dict, expected: dict, path: pathlib.Path) -> None:
   for name in sorted(saved.keys() | expected.keys()):
-    have, want = saved.get(name, [None, None])[:2], expected.get(name, [None, None])[:2]
+    have, want = saved.get(name, [None, None]), expected.get(name, [None, None])
     if have != want:
       describe = lambda shape, dtype: "nothing" if dtype is None else f"{dtype}{shape}"
       raise ValueError(

@@ -1,9 +1,11 @@
 """What a person sees of a training run: a bar or lines, JSON lines, TensorBoard, a loss curve."""
 
+import contextlib
 import json
 import pathlib
 import sys
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -30,10 +32,11 @@ class Report:
     self._total, self._begin, self._start = total, time.perf_counter(), start
     self._curve = workdir / "loss.png"
     path = workdir / "metrics.jsonl"
-    self._history = [line for line in _read_lines(path) if line["step"] <= start]
-    self._lines = path.open("w")
-    for line in self._history:
-      self._lines.write(json.dumps(line) + "\n")
+    before = [line for line in _read_lines(path) if line["step"] <= start]
+    with plots.replacing(path) as part:
+      part.write_text("".join(json.dumps(line) + "\n" for line in before))
+    self._history = [line for line in before if "loss" in line]
+    self._lines = path.open("a")
     self._events = _event_writer(workdir / "tensorboard")
     self._bar = None
     if sys.stderr.isatty():
@@ -45,9 +48,12 @@ class Report:
   def _restart(self, step):
     self._since, self._time, self._paused, self._sums = step, time.perf_counter(), 0.0, {}
 
-  def pause(self, seconds: float) -> None:
+  @contextlib.contextmanager
+  def paused(self) -> Iterator[None]:
     """Leaves time spent on something else than training out of the images per second."""
-    self._paused += seconds
+    began = time.perf_counter()
+    yield
+    self._paused += time.perf_counter() - began
 
   def add(self, step: int, metrics: dict[str, np.ndarray]) -> None:
     """Takes the metrics [n] of the n steps that end at `step`; no report boundary lies inside them."""
@@ -64,18 +70,20 @@ class Report:
     seconds = max(time.perf_counter() - self._time - self._paused, 1e-9)
     line = {"step": step}
     line |= {name: total / count if count else None for name, (total, count) in self._sums.items()}
-    line["learning_rate"] = float(self._learning_rate(step - 1))
+    line["learning_rate"] = float(self._learning_rate(step - 1 - skipped))
     line["images_per_second"] = (step - self._since) * self._batch_size / seconds
     line["skipped"] = skipped
     self._history.append(line)
-    self._lines.write(json.dumps(line) + "\n")
-    self._lines.flush()
-    if self._events:
-      for name, value in line.items():
-        if name != "step" and value is not None:
-          self._events.add_scalar(name, value, step)
+    self._write(line)
     self._show(line)
     self._restart(step)
+
+  def _write(self, line):
+    self._lines.write(json.dumps(line) + "\n")
+    self._lines.flush()
+    for name, value in line.items() if self._events else ():
+      if name != "step" and value is not None:
+        self._events.add_scalar(name, value, line["step"])
 
   def _show(self, line):
     loss = "not finite" if line["loss"] is None else f"{line['loss']:.4f}"
@@ -96,13 +104,7 @@ class Report:
 
   def held_out(self, step: int, loss: float) -> None:
     """Records the averaged model's loss on held-out data."""
-    if self._events:
-      self._events.add_scalar("held_out_loss", loss, step)
-    self._lines.write(json.dumps({"step": step, "held_out_loss": loss}) + "\n")
-
-  def say(self, text: str) -> None:
-    """Prints a line without breaking the bar."""
-    self._bar.write(text) if self._bar is not None else print(text, flush=True)
+    self._write({"step": step, "held_out_loss": loss if np.isfinite(loss) else None})
 
   def close(self) -> None:
     self._lines.close()

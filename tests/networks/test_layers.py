@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from diffjax.networks.attention import attend, explicit_attention
-from diffjax.networks.layers import Dense, FourierEmbedding, GroupNorm, dropout, group_count, sinusoidal_embedding
+from diffjax.networks.layers import (
+  Dense,
+  FourierEmbedding,
+  GroupNorm,
+  add_bias,
+  dropout,
+  group_count,
+  normalise,
+  sinusoidal_embedding,
+)
 
 
 def group_norm(x, groups, eps):
@@ -112,3 +121,34 @@ def test_dense_computes_in_its_dtype_with_float32_parameters():
   params = layer.init(jax.random.key(0), jnp.ones((2, 3)))
   assert all(a.dtype == jnp.float32 for a in jax.tree.leaves(params))
   assert layer.apply(params, jnp.ones((2, 3))).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0])
+def test_group_norm_gradient_against_float64_differences(mean):
+  keys = jax.random.split(jax.random.key(6), 4)
+  x = mean + jax.random.normal(keys[0], (2, 4, 3, 8))
+  dy = jax.random.normal(keys[1], x.shape)
+  gain, offset = (jax.random.normal(key, (2, 8)) for key in keys[2:])
+  got = jax.vjp(lambda *args: normalise(*args, 2, 1e-5), x, gain, offset)[1](dy)
+  exact = [np.asarray(a, np.float64) for a in (x, gain, offset)]
+
+  def loss(x, gain, offset):
+    return (np.asarray(dy) * (group_norm(x, 2, 1e-5) * gain[:, None, None] + offset[:, None, None])).sum()
+
+  for i, gradient in enumerate(got):
+    numeric = np.zeros(exact[i].shape)
+    for index in np.ndindex(*exact[i].shape):
+      moved = [[a.copy() for a in exact] for _ in range(2)]
+      moved[0][i][index] += 1e-5
+      moved[1][i][index] -= 1e-5
+      numeric[index] = (loss(*moved[0]) - loss(*moved[1])) / 2e-5
+    np.testing.assert_allclose(gradient, numeric, atol=1e-4)
+
+
+def test_bias_gradient_is_the_sum():
+  y, bias = jax.random.normal(jax.random.key(7), (3, 5, 4, 6)), jnp.arange(6.0)
+  out, vjp = jax.vjp(add_bias, y, bias)
+  np.testing.assert_array_equal(out, np.asarray(y) + np.arange(6, dtype=np.float32))
+  dy, dbias = vjp(y)
+  np.testing.assert_array_equal(dy, y)
+  np.testing.assert_allclose(dbias, np.asarray(y, np.float64).sum((0, 1, 2)), atol=1e-5)

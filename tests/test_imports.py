@@ -1,0 +1,169 @@
+"""The rooms of the library: who may import whom, and how light `import diffjax` is."""
+
+import ast
+import inspect
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+import diffjax
+from diffjax import batching, denoisers, grids, guidance, losses, noise_levels, posterior, samplers, sampling, schedules
+
+ROOT = pathlib.Path(diffjax.__file__).parent
+
+# A room is a file or a folder of diffjax. It may import rooms of the floors below its own, and within itself.
+# A room of a new file goes on the lowest floor that is above all it needs.
+FLOORS = [
+  {"typing"},
+  {"compilation", "batching", "networks", "data", "plots"},
+  {"schedules", "parallel"},
+  {"grids", "noise_levels", "posterior", "denoisers"},
+  {"losses", "sampling", "samplers", "guidance", "evaluation"},
+  {"training"},
+  {"build"},
+  {"run"},
+  {"command_line"},
+]
+FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+# python -m diffjax.evaluation is a script over a run, not part of its room
+SCRIPTS = {"evaluation/__main__.py"}
+
+# Rooms that stand apart from the diffusion mathematics: all of ours they may import.
+ALONE = {"networks": {"typing", "compilation"}, "data": {"typing"}, "plots": {"typing"}}
+DEVICES = {"pmap", "pmean", "psum", "process_index", "process_count", "axis_index", "shard_map"}
+HEAVY = (
+  "tensorflow_datasets",
+  "tensorflow",
+  "ml_collections",
+  "matplotlib",
+  "orbax",
+  "torch",
+  "sklearn",
+  "PIL",
+  "grain",
+)
+
+
+def files():
+  return sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def room(path):
+  return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(path):
+  """Every module a file imports, anywhere in it, with relative imports spelled out and `from a import b` as a.b."""
+  package = ("diffjax", *path.relative_to(ROOT).parent.parts)
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+      module = ".".join(part for part in (base, node.module) if part)
+      yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def rooms_imported(path):
+  for name in imported(path):
+    parts = name.split(".")
+    if parts[0] == "diffjax" and len(parts) > 1:
+      yield parts[1]
+
+
+by_path = pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(ROOT)))
+
+
+@by_path
+def test_imports_point_downward(path):
+  own = room(path)
+  assert own in FLOOR_OF, f"give diffjax/{own} a floor in FLOORS"
+  if str(path.relative_to(ROOT)) in SCRIPTS:
+    return
+  for other in rooms_imported(path):
+    assert other in FLOOR_OF, f"{own} imports diffjax.{other}, which has no floor in FLOORS"
+    assert other == own or FLOOR_OF[other] < FLOOR_OF[own], f"{own} may not import {other}"
+    assert own not in ALONE or other == own or other in ALONE[own], f"{own} may not import {other}"
+
+
+def test_every_room_of_the_table_exists():
+  assert set(FLOOR_OF) == {room(path) for path in files()}
+
+
+@by_path
+def test_data_knows_no_jax(path):
+  if room(path) == "data":
+    assert not [name for name in imported(path) if name.split(".")[0] in ("jax", "flax", "optax")]
+
+
+@by_path
+def test_only_build_reads_configs(path):
+  if room(path) != "build":
+    assert not [name for name in imported(path) if name.split(".")[0] == "ml_collections"]
+
+
+@by_path
+def test_only_parallel_knows_of_devices(path):
+  if room(path) == "parallel":
+    return
+  tree = ast.parse(path.read_text())
+  said = {name.split(".")[-1] for name in imported(path) if name.split(".")[0] == "jax"}
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("jax", "jax.lax", "lax"):
+      said.add(node.attr)
+  assert not said & DEVICES
+
+
+def run(code, *flags):
+  return subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_import_is_light_and_silent():
+  code = f"import sys, diffjax; print([name for name in {HEAVY!r} if name in sys.modules])"
+  done = run(code, "-W", "error")
+  assert done.returncode == 0, done.stderr
+  assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+def test_import_is_quick():
+  seconds = []
+  for _ in range(3):
+    start = time.perf_counter()
+    assert run("import diffjax").returncode == 0
+    seconds.append(time.perf_counter() - start)
+  assert min(seconds) < 1.5
+
+
+MATHEMATICS = (batching, schedules, grids, noise_levels, denoisers, losses, posterior, sampling)
+
+
+def public_functions():
+  for module in (*MATHEMATICS, samplers, guidance):
+    for name, value in vars(module).items():
+      if name.startswith("_") or not getattr(value, "__module__", "").startswith(module.__name__):
+        continue
+      if inspect.isfunction(value):
+        yield f"{module.__name__}.{name}", value
+      elif inspect.isclass(value) and "__call__" in vars(value):
+        yield f"{module.__name__}.{name}.__call__", value.__call__
+
+
+def test_public_functions_are_annotated_and_documented():
+  checked = dict(public_functions())
+  assert len(checked) > 40
+  for name, function in checked.items():
+    signature = inspect.signature(function)
+    untyped = [p.name for p in signature.parameters.values() if p.annotation is p.empty and p.name != "self"]
+    assert not untyped, f"{name} has no type for {untyped}"
+    assert signature.return_annotation is not signature.empty, f"{name} has no return type"
+    assert function.__doc__ or name.endswith("__call__"), f"{name} has no docstring"
+
+
+def test_public_classes_are_documented():
+  for module in (*MATHEMATICS, samplers, guidance):
+    for name, value in vars(module).items():
+      if inspect.isclass(value) and not name.startswith("_") and value.__module__.startswith(module.__name__):
+        assert value.__doc__ and not value.__doc__.startswith(f"{name}("), f"{module.__name__}.{name} has no docstring"
