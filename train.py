@@ -148,8 +148,8 @@ def take(report: Report, step: int, num: int, metrics, max_skipped: int, checkpo
     checkpoints.wait()
     last = f"that of step {checkpoints.steps()[-1]}" if checkpoints.steps() else "none"
     raise FloatingPointError(
-      f"loss or gradient was not finite in {metrics['skipped_in_row'].max()} updates in a row up to step {step}; the last "
-      f"good checkpoint is {last}; lower train.learning_rate, set train.clip_norm, or check the data."
+      f"loss or gradient was not finite in {metrics['skipped_in_row'].max()} updates in a row up to step {step}; the"
+      f" last good checkpoint is {last}; lower train.learning_rate, set train.clip_norm, or check the data."
     )
 
 
@@ -165,8 +165,13 @@ def held_out_batches(config) -> list[dict[str, np.ndarray]]:
 
 
 def main() -> None:
+  from ml_collections import config_flags
+
   if not flags.FLAGS.workdir or flags.FLAGS.config is None:
     raise ValueError("both --config and --workdir are needed: --config=configs/digits.py --workdir=runs/digits.")
+  path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
+  if not path.is_file():
+    raise FileNotFoundError(f"there is no config file {path}; the folder configs/ holds some.")
   compilation.use_persistent_cache()
   train(flags.FLAGS.config, flags.FLAGS.workdir)
 

@@ -3,8 +3,8 @@
   pip install "diffjax[cuda,tensorflow]"   # TFDS prepares CIFAR-10 with TensorFlow, once
   python train.py --config=configs/cifar10.py --workdir=runs/cifar10
 
-Without the paper's non-leaking augmentation, whose labels the network leaves at zero. The average has one decay where the
-paper's half-life is 0.5 M pictures. Hardware, time and result: not run here.
+Without the paper's non-leaking augmentation, whose labels the network leaves at zero. The average has the paper's
+half-life of 0.5 M pictures. Hardware, time and result: not run here.
 """
 
 from diffjax.build import default_config

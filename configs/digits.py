@@ -1,6 +1,6 @@
 """Handwritten digits without labels, on the data set that comes with the library.
 
-  python train.py --config=configs/digits.py --workdir=runs/digits
+python train.py --config=configs/digits.py --workdir=runs/digits
 """
 
 from diffjax.build import default_config

@@ -1,6 +1,6 @@
 """Handwritten digits by label, labels dropped at times, so that one model draws with and without.
 
-  python train.py --config=configs/digits_conditional.py --workdir=runs/digits_conditional
+python train.py --config=configs/digits_conditional.py --workdir=runs/digits_conditional
 """
 
 from configs import digits

@@ -1,6 +1,7 @@
 """From a config to objects: plain tables of names, and the only file that reads a ConfigDict."""
 
 import difflib
+import functools
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +23,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
   "squared_cosine": schedules.squared_cosine,
   "cosine": schedules.Cosine,
   "sigmoid": schedules.Sigmoid,
+  "sigmoid_betas": schedules.sigmoid_betas,
   "vp": schedules.VP,
   "ve": schedules.VE,
   "edm": schedules.EDM,
@@ -63,7 +65,7 @@ NOISE_LEVELS: dict[str, Callable[..., Any]] = {
 }
 NETWORKS: dict[str, Callable[..., Any]] = {
   "unet": networks.UNet,
-  **{name: (lambda base: lambda **fields: networks.UNet(**{**base, **fields}))(base) for name, base in networks.PUBLISHED.items()},
+  **{name: functools.partial(networks.UNet, **fields) for name, fields in networks.PUBLISHED.items()},
 }
 DECAYS = ("constant", "cosine")
 PARALLEL = ("pmap",)
@@ -190,8 +192,8 @@ def initial_state(config) -> TrainState:
 def grid(config, num_steps: int, name: str | None = None) -> Array:
   """The noise levels for `num_steps` network calls of a one-call method.
 
-  The config recommends grids by number of steps: `sampler.grids` maps "from this many steps on" to a grid. A `name` takes
-  that grid with its defaults instead.
+  The config recommends grids by number of steps: `sampler.grids` maps "from this many steps on" to a grid. A `name`
+  takes that grid with its defaults instead.
   """
   grids.check_num_steps(num_steps)
   spec = {"name": name}
@@ -217,7 +219,15 @@ def check(config) -> None:
     ValueError: the first mistake found.
   """
   train = config.train
-  for key in ("steps", "batch_size", "accumulate", "steps_per_call", "log_every", "max_skipped_in_row", "keep_checkpoints"):
+  for key in (
+    "steps",
+    "batch_size",
+    "accumulate",
+    "steps_per_call",
+    "log_every",
+    "max_skipped_in_row",
+    "keep_checkpoints",
+  ):
     if train[key] < 1:
       raise ValueError(f"train.{key} is {train[key]}, but must be at least 1.")
   for key in ("checkpoint_every", "sample_every", "warmup_steps", "clip_norm", "weight_decay", "bound_weight"):
@@ -229,7 +239,9 @@ def check(config) -> None:
     raise ValueError(f"train.label_dropout is {train.label_dropout}, but must lie in 0..1.")
   if not all(0 <= decay < 1 for decay in config.ema.decays):
     raise ValueError(f"ema.decays is {tuple(config.ema.decays)}, but each must lie in 0..1.")
-  if train.bound_weight > 0 and not (module(config).learned_variance and isinstance(schedule(config), schedules.Discrete)):
+  if train.bound_weight > 0 and not (
+    module(config).learned_variance and isinstance(schedule(config), schedules.Discrete)
+  ):
     raise ValueError("train.bound_weight needs model.learned_variance=True and a discrete schedule such as 'linear'.")
   grid(config, config.sampler.steps)
   sampler(config)
@@ -284,8 +296,13 @@ def read_config(text: str):
   return ConfigDict(json.loads(text))
 
 
+def lacking(config) -> list[str]:
+  """Keys of `default_config` that a config does not have."""
+  return sorted(_flat(default_config().to_dict()).keys() - _flat(config.to_dict()).keys())
+
+
 def differences(config, other) -> list[str]:
-  """"key: ours, theirs" for each key in which two configs differ, after a round trip through JSON."""
+  """ "key: ours, theirs" for each key in which two configs differ, after a round trip through JSON."""
   ours, theirs = (_flat(json.loads(c.to_json())) for c in (config, other))
   keys = sorted(ours.keys() | theirs.keys())
   missing = "nothing"

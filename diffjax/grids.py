@@ -6,9 +6,10 @@ Every grid is [num_steps + 1], descends strictly and ends in zero: `num_steps` l
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.schedules import Schedule
+from diffjax.schedules import Schedule, linear
 from diffjax.typing import Array
 
+DDPM = linear()
 SPACINGS = ("leading", "trailing", "linspace")
 
 
@@ -36,12 +37,12 @@ def exponential(num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.
   return end_in_zero(jnp.exp(jnp.linspace(jnp.log(sigma_max), jnp.log(sigma_min), num_steps)))
 
 
-def uniform_log_snr(num_steps: int, schedule: Schedule) -> Array:
+def uniform_log_snr(num_steps: int, schedule: Schedule = DDPM) -> Array:
   """Equal steps in log-SNR between the two ends of a schedule (Lu et al. 2022, section 4.1)."""
   return exponential(num_steps, schedule.sigma(schedule.t_min), schedule.sigma(schedule.t_max))
 
 
-def uniform_time(num_steps: int, schedule: Schedule, spacing: str = "trailing", offset: int = 0) -> Array:
+def uniform_time(num_steps: int, schedule: Schedule = DDPM, spacing: str = "trailing", offset: int = 0) -> Array:
   """Equal steps in a schedule's time (Lin et al. 2023, table 2).
 
   "leading" starts below the noisiest time and reaches the cleanest, "trailing" does the opposite, "linspace" visits

@@ -72,7 +72,7 @@ def unreplicate(tree: PyTree) -> PyTree:
 
 
 def shard(batch: PyTree, axis: int = 0) -> PyTree:
-  """Splits each array's batch axis among the local devices and sends it there: [..., B, ...] -> [D, ..., B / D, ...]."""
+  """Splits each batch axis among the local devices and sends the parts there: [..., B, ...] -> [D, ..., B / D, ...]."""
   count = jax.local_device_count()
 
   def split(a):

@@ -105,7 +105,7 @@ class Run:
     denoiser = build.denoiser(self.config, self.params)
     if labels is None:
       if guidance_scale is not None:
-        raise ValueError("guidance_scale acts on a label, and none was asked for; pass a label, or leave the scale out.")
+        raise ValueError("guidance_scale acts on a label, and none was asked for; pass one, or leave the scale out.")
       return denoiser, None
     labels = np.asarray(labels, np.int32)
     if not self.num_classes:
@@ -154,7 +154,7 @@ def load_data(config, split: str) -> data.Source:
   classes = build.num_classes(config)
   if classes and source.num_classes != classes:
     raise ValueError(
-      f"model.num_classes is {classes}, but {spec.name!r} has {source.num_classes} labels; set model.num_classes to that."
+      f"model.num_classes is {classes}, but {spec.name!r} has {source.num_classes} labels; set it to that."
     )
   return source
 
@@ -168,11 +168,15 @@ def read_config(workdir: pathlib.Path):
   """
   path = pathlib.Path(workdir) / CONFIG
   if not path.is_file():
-    raise FileNotFoundError(f"{workdir} holds no run (there is no {CONFIG} in it); train one there, or check --workdir.")
+    raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG} in it; train one there, or check --workdir.")
   try:
-    return build.read_config(path.read_text())
+    config = build.read_config(path.read_text())
   except ValueError as error:
     raise ValueError(f"{path} is not valid JSON ({error}); restore it, or train in a new workdir.") from error
+  lacking = build.lacking(config)
+  if lacking:
+    raise ValueError(f"{path} lacks {', '.join(lacking)}; restore it, or train in a new workdir.")
+  return config
 
 
 def load_run(workdir: str | pathlib.Path) -> Run:

@@ -38,4 +38,4 @@ class Sampler(Protocol):
 
 
 NoiseFn = Callable[[Array, tuple[int, ...]], Array]
-"""(keys [B], shape [B, ...]) -> standard normal noise of that shape; samplers take one, so that tests can replace it."""
+"""(keys [B], shape [B, ...]) -> standard normal noise; samplers take one as a field, so that tests can replace it."""

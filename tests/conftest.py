@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -13,6 +15,51 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".ca
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+ROOT = pathlib.Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # for the scripts
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+  """A folder with the digits prepared."""
+  from diffjax import data
+
+  folder = tmp_path_factory.mktemp("tfds")
+  data.load("digits", "train", data_dir=folder)
+  return folder
+
+
+@pytest.fixture
+def tiny(tiny_data):
+  """tiny(steps=..., ...) is a config with a very small network and other values in `train`."""
+  import tiny_config
+
+  def tiny(**train):
+    config = tiny_config.get_config()
+    config.data.data_dir = str(tiny_data)
+    config.train.update(train)
+    return config
+
+  return tiny
+
+
+@pytest.fixture(scope="session")
+def script():
+  """script("train.py", "--workdir=...") starts that script in a process; `.communicate()` gives (stdout, stderr)."""
+  environment = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
+
+  def script(name, *arguments):
+    command = [sys.executable, str(ROOT / name), *map(str, arguments)]
+    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+  return script
 
 
 @pytest.fixture

@@ -72,8 +72,7 @@ class Objective:
     cond = self._cond(batch, key_label)
     if not self.hybrid:
       return losses.denoising(denoiser, self.weight, x0, noise, sigma, cond, key=key_network)
-    step = jnp.round(self.schedule.t(sigma))
-    sigma_next = jnp.where(step == 0, 0, self.schedule.sigma(jnp.maximum(step - 1, 0)))
+    sigma_next = self.schedule.sigma_below(sigma)
     return losses.hybrid(
       denoiser, self.weight, x0, noise, sigma, sigma_next, cond, bound_weight=self.bound_weight, key=key_network
     )

@@ -63,7 +63,7 @@ class TrainStep:
     """
     key = jax.random.fold_in(key, state.step)
     loss, grads = parallel.mean(self._loss_and_grads(state.params, batch, key), axis_name)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)

@@ -1,0 +1,66 @@
+"""Run in a process of its own, which alone decides how many devices there are: trains, draws, and saves what came out.
+
+python devices_worker.py DATA_DIR OUT.npz CACHE
+"""
+
+import os
+import sys
+
+os.environ["NPROC"] = "32"  # threads for the devices; with fewer than devices, collectives wait for each other for ever
+
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+import tiny_config
+
+from diffjax import parallel
+from diffjax.run import Run
+from diffjax.training.step import TrainStep, init_state
+from train import train
+
+
+def main(data_dir, out, cache):
+  jax.config.update("jax_compilation_cache_dir", cache)
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  config = tiny_config.get_config()
+  config.data.update(data_dir=data_dir, flip=True)
+  config.model.update(num_classes=10, dropout=0.1)
+  config.train.update(label_dropout=0.2)
+  workdir = pathlib.Path(out).with_suffix("")
+  state = train(config, workdir)
+  found = {f"param{i}": leaf for i, leaf in enumerate(jax.tree.leaves((state.params, state.ema)))}
+  run = Run(config, state.ema[0], 0)
+  for size in (24, 7):
+    drawn, path = run.draw(24, batch_size=size, labels=np.arange(24) % 10, sampler="euler", eta=1.0, trajectory=True)
+    found |= {f"drawn{size}": drawn, f"path{size}": path}
+  found["metrics"] = np.array([len(jax.devices())])
+  np.savez(out, **found, **nan_on_one_device())
+
+
+def nan_on_one_device():
+  """One example of the global batch is NaN: every device must skip that update, and only that."""
+  import optax
+
+  objective = jax.tree_util.Partial(lambda params, batch, key: jnp.square(params["w"] - batch["x"]))
+  step = TrainStep(objective, (0.5,), optax.adam(0.1))
+  state = parallel.replicate(init_state({"w": jnp.ones(())}, step.optimizer, 1))
+  key = parallel.replicate(jax.random.key(0))
+  run = parallel.pmap(lambda state, batch, key: step(state, batch, key, axis_name=parallel.AXIS), donate_argnums=(0,))
+  x = np.linspace(2, 3, 16, dtype=np.float32)
+  bad = x.copy()
+  bad[11] = np.nan
+  seen = {}
+  for i, values in enumerate((x, bad, x)):
+    former = state
+    state, _ = run(state, parallel.shard({"x": values, "index": np.arange(16)}), key)
+    assert former.params["w"].is_deleted()  # its memory was given to the new state
+    seen[f"nan_w{i}"] = np.array(state.params["w"])  # a copy: a view would keep the buffer from being donated
+  return seen | {"nan_skipped": np.asarray(state.skipped)}
+
+
+if __name__ == "__main__":
+  main(*sys.argv[1:])

@@ -1,0 +1,65 @@
+"""Mistakes become one sentence; bugs stay tracebacks."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+from absl import flags
+
+from diffjax import build, command_line
+
+
+def told(error):
+  """What `reporting` makes of an error, or of what a function raises."""
+  with pytest.raises(SystemExit) as stop, command_line.reporting():
+    if isinstance(error, BaseException):
+      raise error
+    error()
+  return stop.value.code
+
+
+def test_our_own_checks_become_a_sentence():
+  assert told(lambda: build.lookup(build.SAMPLERS, "sampler", "huen")).startswith(
+    "error: there is no sampler 'huen'. Did you mean 'heun'?"
+  )
+
+
+def test_what_the_system_refuses_becomes_a_sentence(tmp_path):
+  assert told(lambda: (tmp_path / "no" / "file").write_text("")).startswith("error: [Errno 2] No such file")
+  assert told(OSError("the disk is\n  full")) == "error: the disk is full"
+
+
+@pytest.mark.parametrize("error", [ValueError("from elsewhere"), KeyError("x"), TypeError("y"), ZeroDivisionError()])
+def test_bugs_stay_as_they_are(error):
+  with pytest.raises(type(error)), command_line.reporting():
+    raise error
+
+
+def test_interrupt_is_silent():
+  assert told(KeyboardInterrupt()) == 130
+
+
+def test_warnings_are_a_sentence_each(capsys):
+  with command_line.reporting():
+    warnings.warn("two pictures\n are damaged", stacklevel=1)
+  assert capsys.readouterr() == ("", "warning: two pictures are damaged\n")
+
+
+def test_flags():
+  values = flags.FlagValues()
+  flags.DEFINE_integer("num", 3, "", flag_values=values)
+  command_line.parse(["program", "--num=5"], values)
+  assert values.num == 5
+  for arguments, says in ((["--nun=5"], "nun"), (["--num=x"], "--num=x"), (["5"], "'5' is no flag")):
+    with pytest.raises(SystemExit) as stop:
+      command_line.parse(["program", *arguments], values)
+    assert stop.value.code.startswith("error: ") and says in stop.value.code and "\n" not in stop.value.code
+
+
+def test_import_is_quick_and_quiet():
+  """A script tells of a mistyped flag without waiting for what only a right one needs."""
+  script = (
+    "import sys, diffjax.command_line; assert not {'orbax', 'tensorflow_datasets', 'matplotlib'} & set(sys.modules)"
+  )
+  assert subprocess.run([sys.executable, "-W", "error", "-c", script], check=False).returncode == 0

@@ -1,0 +1,191 @@
+"""Drawing from a run: each picture is its number's, and nothing a person turns compiles again."""
+
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from diffjax import build, plots, sample
+from diffjax import run as runs
+from diffjax.guidance import ClassifierFree
+from diffjax.training.checkpoints import Checkpoints
+
+
+def a_run(config, seed=0):
+  """A network with random weights in all its layers, so that labels and noise show."""
+  params = build.initial_state(config).params
+  leaves, tree = jax.tree.flatten(params)
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  moved = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
+  return runs.Run(config, jax.tree.map(np.asarray, jax.tree.unflatten(tree, moved)), 0)
+
+
+@pytest.fixture
+def run(tiny):
+  return a_run(tiny())
+
+
+@pytest.fixture
+def conditional(tiny):
+  config = tiny()
+  config.model.num_classes = 10
+  return a_run(config)
+
+
+def assert_close(a, b):
+  """Equal up to rounding at the border of two grey levels."""
+  assert np.abs(a.astype(int) - b).max() <= 1
+
+
+def test_same_seed_same_pictures(run):
+  first, again, other = run.draw(6, seed=1), run.draw(6, seed=1), run.draw(6, seed=2)
+  assert first.shape == (6, 8, 8, 1) and first.dtype == np.uint8
+  np.testing.assert_array_equal(first, again)
+  assert not np.array_equal(first, other)
+  assert len(np.unique(first, axis=0)) == 6
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
+def test_batches_do_not_change_pictures(run, sampler):
+  whole = run.draw(10, sampler=sampler, eta=1.0)
+  for size in (4, 10, 256):
+    assert_close(run.draw(10, sampler=sampler, eta=1.0, batch_size=size), whole)
+  assert_close(run.draw(3, sampler=sampler, eta=1.0), whole[:3])
+
+
+def test_trajectory_goes_from_noise_to_the_pictures(run):
+  images, path = run.draw(5, steps=4, trajectory=True, batch_size=2)
+  assert path.shape == (5, 5, 8, 8, 1) and path.dtype == np.uint8
+  np.testing.assert_array_equal(path[-1], images)
+  noise = path[0] / 127.5 - 1  # standard normal, clipped to [-1, 1] when it became grey
+  assert abs(noise.mean()) < 0.15 and 0.7 < noise.std() < 0.9
+  assert_close(run.draw(5, steps=4), images)
+
+
+def test_agrees_with_sampling_by_hand(conditional):
+  """Guidance and grid put together from their parts, one picture at a time."""
+  config, labels = conditional.config, np.array([3, 7])
+  drawn = conditional.draw(2, labels=labels, guidance_scale=2.0, seed=5, sampler="euler", steps=3)
+  denoiser = ClassifierFree(build.denoiser(config, jax.device_put(conditional.params)), {"label": 10}, 2.0)
+  sigmas = build.grid(config, 3)
+  for number, label in enumerate(labels):
+    key_start, key_path = jax.random.split(jax.random.fold_in(jax.random.key(5), number))
+    x = sigmas[0] * jax.random.normal(key_start, (8, 8, 1))[None]
+    cond = {"label": label[None].astype(np.int32)}
+    x0 = sample(denoiser, build.sampler(config, "euler"), x, sigmas, key=key_path[None], cond=cond)
+    expected = np.round(np.clip(np.asarray(x0[0]) * 127.5 + 127.5, 0, 255))
+    assert np.abs(drawn[number].astype(int) - expected).max() <= 1
+
+
+def test_labels_change_pictures_and_no_label_is_the_null_label(conditional):
+  threes, fours = (conditional.draw(4, labels=np.full(4, label)) for label in (3, 4))
+  assert not np.array_equal(threes, fours)
+  without = conditional.draw(4)
+  guided_by_nothing = conditional.draw(4, labels=np.full(4, 3), guidance_scale=0.0)
+  assert_close(without, guided_by_nothing)
+
+
+def test_nothing_a_person_turns_compiles_again(conditional, caplog):
+  draw = lambda seed, label, scale, **options: conditional.draw(
+    4, steps=3, seed=seed, labels=np.full(4, label), guidance_scale=scale, **options
+  )
+  compiled = lambda: sum(record.getMessage().startswith("Compiling") for record in caplog.records)
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    jax.jit(lambda x: x + 41)(1.0)
+    assert compiled() == 1  # compilations do get counted
+    draw(0, 1, 1.0, sampler="euler", eta=0.0)
+    draw(0, 1, 1.0, sampler="heun", s_churn=1.0)
+    before = compiled()
+    assert before > 1
+    draw(9, 4, 2.5, sampler="euler", eta=1.0)
+    draw(9, 4, 2.5, sampler="euler")
+    draw(7, 0, 3.0, sampler="heun", s_churn=5.0)
+    assert compiled() == before
+    draw(0, 1, 1.0, sampler="dpmpp_2m")
+    assert compiled() > before
+
+
+@pytest.mark.parametrize(
+  ("options", "says"),
+  [
+    ({"num": 0}, "num is 0"),
+    ({"batch_size": 0}, "batch_size is 0"),
+    ({"steps": 0}, "num_steps is 0"),
+    ({"sampler": "dpmp_2m"}, "Did you mean 'dpmpp_2m'"),
+    ({"grid": "karas"}, "Did you mean 'karras'"),
+    ({"sampler": "heun", "eta": 1.0}, "sampler 'heun' has no parameter 'eta'"),
+    ({"s_churn": 3.0}, "sampler 'dpmpp_2m' has no parameter 's_churn'"),
+    ({"labels": np.array([3, 10])}, r"labels 3\.\.10 .* each in 0\.\.9"),
+    ({"labels": np.array([-1, 3])}, r"labels -1\.\.3 .* each in 0\.\.9"),
+    ({"labels": np.array([1, 2, 3])}, "expected 2 labels"),
+    ({"guidance_scale": 2.0}, "none was asked for"),
+  ],
+)
+def test_mistakes(conditional, options, says):
+  with pytest.raises(ValueError, match=says):
+    conditional.draw(**{"num": 2, **options})
+
+
+def test_labels_for_a_model_without(run):
+  with pytest.raises(ValueError, match="trained without labels"):
+    run.draw(2, labels=np.zeros(2, int))
+
+
+def saved(workdir, config, step=4):
+  """A run's folder as training leaves it."""
+  runs.claim(workdir, config)
+  state = jax.tree.map(np.asarray, build.initial_state(config))
+  checkpoints = Checkpoints(workdir / runs.CHECKPOINTS)
+  checkpoints.save(step, state.replace(step=np.int32(step)), config.to_dict(), {}, 0.5)
+  checkpoints.close()
+  return state
+
+
+def test_a_run_is_its_folder(tmp_path, tiny):
+  config = tiny()
+  state = saved(tmp_path, config)
+  loaded = runs.load_run(tmp_path)
+  assert loaded.step == 4 and not build.differences(loaded.config, config)
+  jax.tree.map(np.testing.assert_array_equal, loaded.params, state.ema[0])
+  expected = runs.Run(config, state.ema[0], 4)
+  np.testing.assert_array_equal(loaded.draw(3), expected.draw(3))
+  assert loaded.data("test")["image"].shape == (360, 8, 8, 1)
+
+
+def test_folders_that_hold_no_run(tmp_path, tiny):
+  with pytest.raises(FileNotFoundError, match="holds no run"):
+    runs.load_run(tmp_path / "nowhere")
+  runs.claim(tmp_path, tiny())
+  with pytest.raises(FileNotFoundError, match="holds no checkpoint yet"):
+    runs.load_run(tmp_path)
+  (tmp_path / runs.CHECKPOINTS).mkdir()
+  with pytest.raises(FileNotFoundError, match="holds no checkpoint yet"):
+    runs.load_run(tmp_path)
+  (tmp_path / runs.CONFIG).write_text('{"data": {"na')
+  with pytest.raises(ValueError, match="not valid JSON"):
+    runs.load_run(tmp_path)
+  (tmp_path / runs.CONFIG).write_text('{"data": {"name": "digits"}}')
+  with pytest.raises(ValueError, match="lacks"):
+    runs.load_run(tmp_path)
+
+
+def test_a_folder_belongs_to_one_config(tmp_path, tiny):
+  runs.claim(tmp_path, tiny())
+  before = (tmp_path / runs.CONFIG).read_text()
+  runs.claim(tmp_path, tiny())
+  with pytest.raises(ValueError, match=r"train\.batch_size: 16, 32; train\.steps: 8, 9"):
+    runs.claim(tmp_path, tiny(steps=9, batch_size=32))
+  assert (tmp_path / runs.CONFIG).read_text() == before
+
+
+def test_data_that_does_not_fit_the_model(tiny):
+  config = tiny()
+  config.model.num_classes = 7
+  with pytest.raises(ValueError, match=r"model.num_classes is 7, but 'digits' has 10 labels"):
+    runs.load_data(config, "train")
+
+
+def test_pictures_are_ones_that_plots_take(run):
+  images, path = run.draw(3, trajectory=True)
+  assert plots.grid(images).width > 0 and plots.film_strip(path).width > 0

@@ -1,0 +1,93 @@
+"""sample.py on the folder of a run: what it writes, and what it says when it cannot."""
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffjax import build
+from diffjax import run as runs
+from diffjax.training.checkpoints import Checkpoints
+from sample import draw
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory, tiny_data):
+  """A conditional run as training leaves it, with two checkpoints."""
+  import tiny_config
+
+  config = tiny_config.get_config()
+  config.model.num_classes = 10
+  config.data.data_dir = str(tiny_data)
+  workdir = tmp_path_factory.mktemp("run")
+  runs.claim(workdir, config)
+  state = jax.tree.map(np.asarray, build.initial_state(config))
+  checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, 2)
+  for step in (3, 6):
+    checkpoints.save(step, state.replace(step=np.int32(step)), config.to_dict(), {}, 0.5)
+  checkpoints.close()
+  return workdir
+
+
+def test_files_hold_what_is_returned(workdir, tmp_path, capsys):
+  images = draw(workdir, tmp_path, num=7, labels=[3, 5], seed=2, guidance_scale=1.5)
+  with np.load(tmp_path / "samples.npz") as stored:
+    assert sorted(stored) == ["images", "labels"]
+    np.testing.assert_array_equal(stored["images"], images)
+    np.testing.assert_array_equal(stored["labels"], [3, 5, 3, 5, 3, 5, 3])
+  assert images.shape == (7, 8, 8, 1) and images.dtype == np.uint8
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.png", "samples.npz"]
+  assert Image.open(tmp_path / "grid.png").width > 56
+  assert capsys.readouterr() == (f"7 pictures from step 6 in {tmp_path}\n", "")
+
+
+def test_film_strip_of_the_same_pictures(workdir, tmp_path):
+  plain = draw(workdir, tmp_path / "plain", num=3)
+  filmed = draw(workdir, tmp_path / "filmed", num=3, filmstrip=True, steps=4)
+  assert np.abs(plain.astype(int) - filmed).max() <= 1
+  assert Image.open(tmp_path / "filmed" / "filmstrip.png").width > Image.open(tmp_path / "filmed" / "grid.png").width
+  assert Image.open(tmp_path / "filmed" / "denoising.gif").n_frames > 1
+  assert "labels" not in np.load(tmp_path / "plain" / "samples.npz")
+
+
+def test_mistakes_write_nothing(workdir, tmp_path):
+  for options in ({"num": -2, "labels": [3]}, {"labels": [10]}, {"sampler": "huen"}, {"steps": 0}):
+    with pytest.raises(ValueError):
+      draw(workdir, tmp_path / "out", **options)
+  with pytest.raises(FileNotFoundError):
+    draw(tmp_path / "nowhere", tmp_path / "out")
+  assert not list(tmp_path.iterdir())
+  (tmp_path / "file").write_text("")
+  with pytest.raises(OSError, match=r"nothing can be written to .*file/out; choose another"):
+    draw(workdir, tmp_path / "file" / "out")
+
+
+def test_damaged_newest_checkpoint(workdir, tmp_path, capsys):
+  metadata = workdir / "checkpoints" / "6" / "run" / "metadata"
+  whole = metadata.read_bytes()
+  metadata.write_bytes(whole[:100])
+  try:
+    with pytest.warns(UserWarning, match="Falling back to the one before it"):
+      draw(workdir, tmp_path, num=2)
+  finally:
+    metadata.write_bytes(whole)
+  assert "from step 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+  ("arguments", "says"),
+  [
+    ([], "--workdir is missing"),
+    (["--smapler=heun"], "Did you mean: sampler"),
+    (["--sampler=dpmp_2m"], "Did you mean 'dpmpp_2m'"),
+    (["--label=three"], "--label=three is no label"),
+    (["--steps=0"], "num_steps is 0"),
+  ],
+)
+def test_processes_end_with_one_sentence(script, workdir, tmp_path, arguments, says):
+  where = [f"--workdir={workdir}"] if arguments else []
+  process = script("sample.py", *where, f"--out={tmp_path / 'out'}", *arguments)
+  out, err = process.communicate(timeout=120)
+  assert (process.returncode, out) == (1, "")
+  assert err.startswith("error: ") and err.count("\n") == 1 and says in err
+  assert not list(tmp_path.iterdir())

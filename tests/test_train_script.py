@@ -1,0 +1,259 @@
+"""train.py: stopped and resumed runs are the run that never stopped, and mistakes cost nothing."""
+
+import json
+import os
+import pathlib
+import signal
+import time
+import warnings
+
+import jax
+import numpy as np
+import pytest
+
+import train as train_script
+from diffjax import build, data, parallel
+from diffjax import run as runs
+from diffjax.training.checkpoints import Checkpoints
+from train import train
+
+CONFIG = pathlib.Path(__file__).with_name("tiny_config.py")
+
+
+def assert_identical(a, b):
+  assert jax.tree.structure(a) == jax.tree.structure(b)
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def last_checkpoint(workdir, config):
+  checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
+  state, contents = checkpoints.restore_newest(jax.eval_shape(lambda: build.initial_state(config)))
+  checkpoints.close()
+  return state, contents
+
+
+def stop_after(monkeypatch, calls, signum=signal.SIGTERM):
+  """Sends this process a signal once that many calls of the train step have been made."""
+  made, pmap = [], parallel.pmap
+
+  def counting(fun, donate_argnums=()):
+    mapped = pmap(fun, donate_argnums)
+
+    def counted(*args):
+      made.append(1)
+      if len(made) == calls:
+        os.kill(os.getpid(), signum)
+      return mapped(*args)
+
+    return counted if donate_argnums else mapped
+
+  monkeypatch.setattr(parallel, "pmap", counting)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, tiny_data):
+  """A run of eight steps in one go: (config, folder, last state, what it printed)."""
+  import tiny_config
+
+  config = tiny_config.get_config()
+  config.data.data_dir = str(tiny_data)
+  config.train.sample_every = 4
+  workdir = tmp_path_factory.mktemp("whole")
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    return config, workdir, train(config, workdir)
+
+
+def test_what_a_run_leaves(whole):
+  config, workdir, state = whole
+  assert state.step == 8 and state.skipped == 0
+  assert_identical(last_checkpoint(workdir, config)[0], state)
+  assert sorted(os.listdir(workdir / "checkpoints")) == ["3", "6", "8"]
+  assert len(os.listdir(workdir / "best")) == 1
+  assert sorted(os.listdir(workdir / "samples")) == ["step_0000004.png", "step_0000008.png"]
+  lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+  assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8]
+  held_out = {line["step"]: line["held_out_loss"] for line in lines if "held_out_loss" in line}
+  assert list(held_out) == [3, 6, 8]
+  assert os.listdir(workdir / "best") == [str(min(held_out, key=held_out.get))]
+  assert (workdir / "loss.png").exists()
+  contents = last_checkpoint(workdir, config)[1]
+  assert contents["config"] == json.loads((workdir / "config.json").read_text())
+
+
+def test_training_learns(whole):
+  config, _, state = whole
+  batch = train_script.held_out_batches(config)[0]
+  loss = jax.jit(lambda params: build.objective(config)(params, batch, jax.random.key(0)).mean())
+  assert loss(state.params) < 0.97 * loss(build.initial_state(config).params)
+
+
+def test_equals_single_steps_by_hand(whole):
+  """The loop, its prefetching, calls of several steps and pmap come to the pure step applied eight times."""
+  config, _, state = whole
+  batches = data.batches(runs.load_data(config, "train"), 16, 0)
+  step = jax.jit(build.train_step(config))
+  by_hand = build.initial_state(config)
+  for _ in range(8):
+    by_hand, _ = step(by_hand, next(batches), jax.random.key(0))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), by_hand, state)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("after", [1, 3])
+def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, monkeypatch, capsys, signum, after):
+  config, _, state = whole
+  with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+    stop_after(patch, after, signum)
+    train(config, tmp_path)
+  assert stop.value.code == 128 + signum
+  step = {1: 2, 3: 4}[after]  # calls end at multiples of 2, 3 and 4
+  assert f"stopped at step {step}, all saved" in capsys.readouterr().out
+  assert last_checkpoint(tmp_path, config)[0].step == step
+  assert_identical(train(config, tmp_path), state)
+  assert f"going on from step {step}" in capsys.readouterr().out
+  steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+  assert steps == sorted(steps) and steps[-1] == 8
+
+
+def test_damaged_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp_path, monkeypatch):
+  config, _, state = whole
+  with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    stop_after(patch, 4)
+    train(config, tmp_path)
+  checkpoint = max((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
+  (checkpoint / "run" / "metadata").write_text("{")
+  with pytest.warns(UserWarning, match="Falling back to the one before it"):
+    assert_identical(train(config, tmp_path), state)
+  assert (tmp_path / "checkpoints" / f"damaged-{checkpoint.name}").exists()
+
+
+def test_complete_run_stays_as_it_is(whole, capsys):
+  config, workdir, state = whole
+  before = {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+  assert_identical(train(config, workdir), state)
+  assert "the run is complete" in capsys.readouterr().out
+  assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
+
+
+def test_streaming_and_memory_feed_the_same_batches(whole, tmp_path, monkeypatch):
+  config, _, state = whole
+  config = config.copy_and_resolve_references()
+  config.data.in_memory = False
+  with monkeypatch.context() as patch, pytest.raises(SystemExit):
+    stop_after(patch, 2)
+    train(config, tmp_path)
+  streamed = train(config, tmp_path)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), streamed, state)
+
+
+def test_other_config_is_refused_and_nothing_changes(whole):
+  config, workdir, _ = whole
+  other = config.copy_and_resolve_references()
+  other.train.learning_rate = 0.1
+  with pytest.raises(ValueError, match=r"another config; .* train.learning_rate: 0.005, 0.1"):
+    train(other, workdir)
+
+
+def test_run_that_is_not_finite_any_more_stops(tiny, tmp_path):
+  """The second step sends the parameters beyond what a loss can hold; none is finite from there on."""
+  config = tiny(steps=40, max_skipped_in_row=5, learning_rate=1e37, warmup_steps=0)
+  with pytest.raises(
+    FloatingPointError, match=r"not finite in [5-9] updates in a row .* checkpoint is that of step (3|6);"
+  ):
+    train(config, tmp_path)
+  state, _ = last_checkpoint(tmp_path, config)
+  assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params)) and state.skipped > 0
+  assert not os.listdir(tmp_path / "best")  # a loss that is not finite is never the best
+  with pytest.raises(FloatingPointError):
+    train(config, tmp_path)  # and it does not heal by itself
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "says"),
+  [
+    ("train.steps", 0, "train.steps is 0"),
+    ("train.accumulate", 0, "train.accumulate is 0"),
+    ("train.accumulate", 3, "cannot share a batch of 16 evenly; use a multiple of 3"),
+    ("train.checkpoint_every", -1, "train.checkpoint_every is -1"),
+    ("train.learning_rate", 0.0, "train.learning_rate is 0"),
+    ("train.decay", "cosin", "Did you mean 'cosine'"),
+    ("schedule.name", "edn", "Did you mean 'edm'"),
+    ("loss.name", "simpel", "Did you mean 'simple'"),
+    ("prediction.sigma_dat", 1.0, "has no parameter 'sigma_dat'. Did you mean 'sigma_data'"),
+    ("model.widht", 8, "Did you mean 'width'"),
+    ("sampler.name", "dpmp_2m", "Did you mean 'dpmpp_2m'"),
+    ("sampler.grids", {}, "names no grid for 4 steps"),
+    ("data.name", "digitz", "'digits'"),
+    ("data.folder", "/nowhere", "folder"),
+    ("ema.decays", (1.5,), "ema.decays"),
+    ("model.num_classes", 3, "has 10 labels"),
+    ("parallel", "pmpa", "Did you mean 'pmap'"),
+  ],
+)
+def test_mistakes_in_a_config_show_before_anything_is_written(tiny, tmp_path, key, value, says):
+  config = tiny()
+  with config.unlocked():
+    parent = config
+    for name in key.split(".")[:-1]:
+      parent = parent[name]
+    parent[key.split(".")[-1]] = value
+  with pytest.raises(ValueError, match=says):
+    train(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_empty_picture_folder(tiny, tmp_path):
+  config = tiny()
+  (tmp_path / "pictures").mkdir()
+  config.data.update(name="image_folder", folder=str(tmp_path / "pictures"))
+  with pytest.raises(ValueError, match="holds no pictures"):
+    train(config, tmp_path / "run")
+  assert not (tmp_path / "run").exists()
+
+
+def test_killed_and_interrupted_processes_resume_exactly(script, tmp_path, tiny):
+  """Real processes: one killed between two checkpoints, one interrupted, a third that ends."""
+  changes = dict(steps=1500, checkpoint_every=500, log_every=100, steps_per_call=10)
+  config = tiny(**changes)
+  arguments = [f"--config={CONFIG}", f"--config.data.data_dir={config.data.data_dir}", f"--workdir={tmp_path / 'run'}"]
+  arguments += [f"--config.train.{name}={value}" for name, value in changes.items()]
+
+  def wait_for(process, done):
+    limit = time.monotonic() + 120
+    while not done() and process.poll() is None and time.monotonic() < limit:
+      time.sleep(0.005)
+    assert process.poll() is None, process.communicate()
+
+  first = script("train.py", *arguments)
+  wait_for(first, (tmp_path / "run" / "checkpoints" / "500").exists)
+  first.kill()
+  first.communicate()
+  second = script("train.py", *arguments)
+  line = second.stdout.readline() + second.stdout.readline()
+  assert "going on from step 500" in line
+  assert "step 600/" in second.stdout.readline()
+  second.send_signal(signal.SIGINT)
+  out, err = second.communicate(timeout=120)
+  assert second.returncode == 130 and "all saved; the same command goes on" in out and not err
+  third = script("train.py", *arguments)
+  out, err = third.communicate(timeout=120)
+  assert third.returncode == 0 and "going on from step" in out and not err
+  assert_identical(last_checkpoint(tmp_path / "run", config)[0], train(config, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+  ("arguments", "says"),
+  [
+    ([f"--config={CONFIG}"], "both --config and --workdir are needed"),
+    (["--config=nowhere.py", "--workdir={}"], "there is no config file nowhere.py"),
+    ([f"--config={CONFIG}", "--workdir={}", "--config.train.stepz=3"], 'Did you mean "steps"'),
+    ([f"--config={CONFIG}", "--workdir={}", "--config.train.steps=many"], "--config.train.steps=many"),
+  ],
+)
+def test_processes_end_with_one_sentence(script, tmp_path, arguments, says):
+  process = script("train.py", *(argument.format(tmp_path / "run") for argument in arguments))
+  out, err = process.communicate(timeout=120)
+  assert (process.returncode, out) == (1, "")
+  assert err.startswith("error: ") and err.count("\n") == 1 and says in err
+  assert not list(tmp_path.iterdir())

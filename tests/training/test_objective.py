@@ -1,0 +1,148 @@
+"""What the network is shown, and that each example's randomness is its own."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax import batching, build, denoisers, losses, noise_levels, schedules
+from diffjax.training.objective import Objective, to_float, to_uint8
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorder:
+  """A network that keeps what it is given and answers with zeros."""
+
+  seen: list
+
+  def apply(self, params, x, c_noise, cond, key=None):
+    self.seen.append({"x": x, "c_noise": c_noise, "cond": cond, "key": key})
+    return jnp.zeros_like(x)
+
+  def __hash__(self):
+    return id(self)
+
+
+def show(batch_size=256, sigma=1e-6, std=0.0, **fields):
+  """What a network sees of one batch of pictures with a dark left and a bright right half, and the losses."""
+  recorder, schedule, prediction = Recorder([]), schedules.EDM(), denoisers.X0()
+  levels = noise_levels.LogNormal(mean=float(np.log(sigma)), std=std)
+  weight = losses.Simple(prediction, schedule)
+  objective = Objective(prediction, schedule, levels, weight, module=recorder, batch_size=batch_size, **fields)
+  images = np.full((batch_size, 4, 4, 1), 51, np.uint8)
+  images[:, :, 2:] = 255
+  batch = {
+    "image": jnp.asarray(images),
+    "label": jnp.arange(batch_size) % 10,
+    "index": jnp.arange(batch_size, dtype=jnp.int32),
+  }
+  loss = objective(None, batch, jax.random.key(0))
+  return recorder.seen[0], loss
+
+
+def test_pixels_and_back():
+  pixels = jnp.arange(256, dtype=jnp.uint8)
+  np.testing.assert_array_equal(to_uint8(to_float(pixels)), pixels)
+  np.testing.assert_allclose(to_float(pixels)[jnp.array([0, 255])], [-1, 1])
+  np.testing.assert_array_equal(to_uint8(jnp.array([-3.0, 3.0])), [0, 255])
+
+
+def test_loss_of_a_network_that_answers_zero():
+  seen, loss = show()
+  np.testing.assert_allclose(seen["x"][:, 0, :, 0], np.tile([-0.6, -0.6, 1, 1], (256, 1)), atol=1e-4)
+  np.testing.assert_allclose(loss, np.full(256, (0.36 + 1) / 2), rtol=1e-4)
+
+
+def test_noise_has_the_level_it_is_said_to_have():
+  clean, _ = show()
+  noisy, _ = show(sigma=0.5)
+  np.testing.assert_allclose((noisy["x"] - clean["x"]).std(), 0.5, rtol=0.05)
+
+
+def test_half_of_the_pictures_are_mirrored():
+  seen, _ = show(flip=True)
+  mirrored = np.asarray(seen["x"][:, 0, 0, 0] > 0)
+  assert 0.4 < mirrored.mean() < 0.6
+  np.testing.assert_allclose(seen["x"][mirrored, :, ::-1].mean(0), seen["x"][~mirrored].mean(0), atol=1e-4)
+
+
+def test_share_of_labels_is_dropped():
+  seen, _ = show(batch_size=2000, num_classes=10, label_dropout=0.2)
+  label = np.asarray(seen["cond"]["label"])
+  dropped = label == 10
+  assert abs(dropped.mean() - 0.2) < 0.03
+  np.testing.assert_array_equal(label[~dropped], (np.arange(2000) % 10)[~dropped])
+  for share, expected in ((0.0, np.arange(256) % 10), (1.0, np.full(256, 10))):
+    seen, _ = show(num_classes=10, label_dropout=share)
+    np.testing.assert_array_equal(seen["cond"]["label"], expected)
+
+
+def test_network_without_labels_gets_none():
+  assert show()[0]["cond"] is None
+
+
+def test_stratified_levels_share_the_distribution_evenly():
+  schedule = schedules.EDM()
+  quantiles = {}
+  for stratified in (True, False):
+    seen, _ = show(batch_size=64, sigma=1.0, std=1.0, stratified=stratified)
+    quantiles[stratified] = np.sort(jax.scipy.stats.norm.cdf(jnp.log(schedule.sigma(seen["c_noise"]))))
+  np.testing.assert_allclose(np.diff(quantiles[True]), np.full(63, 1 / 64), atol=1e-4)
+  assert np.diff(quantiles[False]).max() > 2 / 64
+
+
+def test_dropout_is_each_examples_own(tiny):
+  """Any part of a batch has the losses it has within the whole, dropout, flips and dropped labels included."""
+  config = tiny(label_dropout=0.5)
+  config.model.update(dropout=0.5, num_classes=10)
+  config.data.flip = True
+  objective = build.objective(config)
+  params = jax.tree.map(
+    lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), build.initial_state(config).params
+  )
+  images = jax.random.randint(jax.random.key(2), (16, 8, 8, 1), 0, 256).astype(jnp.uint8)
+  batch = {"image": images, "label": jnp.arange(16) % 10, "index": jnp.arange(16)}
+  whole = objective(params, batch, jax.random.key(0))
+  part = objective(params, jax.tree.map(lambda a: a[5:9], batch), jax.random.key(0))
+  np.testing.assert_allclose(part, whole[5:9], rtol=2e-5)
+  off = objective.replace(train=False)(params, batch, jax.random.key(0))
+  assert not np.allclose(off, whole, rtol=1e-2)
+
+
+def test_same_index_same_noise_whatever_the_batch_mates():
+  numbers = batching.normal(batching.fold_in_each(jax.random.key(0), jnp.array([3, 7])), (2, 5))
+  alone = batching.normal(batching.fold_in_each(jax.random.key(0), jnp.array([7])), (1, 5))
+  np.testing.assert_array_equal(numbers[1:], alone)
+
+
+@pytest.mark.parametrize("loss", ["simple", "snr", "min_snr", "edm", "p2", "sigmoid"])
+def test_every_loss_gives_finite_gradients(tiny, loss):
+  config = tiny()
+  config.loss.name = loss
+  batch = {"image": jnp.zeros((4, 8, 8, 1), jnp.uint8), "index": jnp.arange(4)}
+  state = build.initial_state(config)
+  mean = lambda params: build.objective(config)(params, batch, jax.random.key(0)).mean()
+  value, grads = jax.value_and_grad(mean)(state.params)
+  assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+def test_hybrid_teaches_the_variance(tiny):
+  config = tiny(bound_weight=1.0)
+  config.model.learned_variance = True
+  config.prediction = {"name": "eps"}
+  config.schedule.name = "linear"
+  config.noise_levels = {"name": "uniform_time"}
+  build.check(config)
+  batch = {"image": jnp.full((8, 8, 8, 1), 77, jnp.uint8), "index": jnp.arange(8)}
+  params = build.initial_state(config).params
+  grads = {}
+  for weight in (0.0, 1.0):
+    config.train.bound_weight = weight
+    mean = lambda p: build.objective(config)(p, batch, jax.random.key(0)).mean()
+    grads[weight] = jax.grad(mean)(params)["params"]["conv_out"]
+  for before, after in zip(jax.tree.leaves(grads[0.0]), jax.tree.leaves(grads[1.0])):
+    np.testing.assert_array_equal(before[..., 1:], 0)
+    assert np.abs(after[..., 1:]).max() > 0
+    np.testing.assert_allclose(before[..., :1], after[..., :1], rtol=1e-5, atol=1e-7)
