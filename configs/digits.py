@@ -10,21 +10,21 @@ def get_config():
   config = default_config()
   config.data.update(name="digits", image_size=8, channels=1)
   config.model.update(
-    name="unet", width=32, multipliers=(1, 2), blocks_per_level=2, attention_resolutions=(4,), head_dim=32,
-    scale_shift=True, num_groups=8, embedding="fourier",
+    name="unet", width=32, multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(4,), head_dim=32,
+    num_groups=8,
   )  # fmt: skip
   config.schedule.name = "edm"
   config.prediction.update(name="edm", sigma_data=0.75)
   config.noise_levels.update(name="log_normal", mean=-1.0, std=1.2)
   config.loss.name = "simple"
   config.train.update(
-    steps=4000, batch_size=128, learning_rate=2e-3, warmup_steps=200, decay="cosine", stratified=True,
+    steps=6000, batch_size=64, learning_rate=2e-3, warmup_steps=200, decay="cosine", stratified=True,
     steps_per_call=50, checkpoint_every=1000, sample_every=1000,
   )  # fmt: skip
   config.ema.decays = (0.998,)
   config.sampler.update(name="dpmpp_2m", steps=10)
   config.sampler.grids = {
-    "1": dict(name="karras", sigma_min=0.1, sigma_max=8.0, rho=7.0),
-    "8": dict(name="karras", sigma_min=0.02, sigma_max=20.0, rho=5.0),
+    "1": dict(name="karras", sigma_min=0.1, sigma_max=6.0, rho=7.0),
+    "8": dict(name="karras", sigma_min=0.03, sigma_max=16.0, rho=6.0),
   }
   return config

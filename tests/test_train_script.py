@@ -99,8 +99,7 @@ def test_equals_single_steps_by_hand(whole):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), by_hand, state)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize(("signum", "after"), [(signal.SIGINT, 1), (signal.SIGTERM, 3)])
 def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, monkeypatch, capsys, signum, after):
   config, _, state = whole
   with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
@@ -212,9 +211,10 @@ def test_empty_picture_folder(tiny, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_processes_resume_exactly(script, tmp_path, tiny):
   """Real processes: one killed between two checkpoints, one interrupted, a third that ends."""
-  changes = dict(steps=1500, checkpoint_every=500, log_every=100, steps_per_call=10)
+  changes = dict(steps=600, checkpoint_every=200, log_every=100, steps_per_call=10)
   config = tiny(**changes)
   arguments = [f"--config={CONFIG}", f"--config.data.data_dir={config.data.data_dir}", f"--workdir={tmp_path / 'run'}"]
   arguments += [f"--config.train.{name}={value}" for name, value in changes.items()]
@@ -226,13 +226,13 @@ def test_killed_and_interrupted_processes_resume_exactly(script, tmp_path, tiny)
     assert process.poll() is None, process.communicate()
 
   first = script("train.py", *arguments)
-  wait_for(first, (tmp_path / "run" / "checkpoints" / "500").exists)
+  wait_for(first, (tmp_path / "run" / "checkpoints" / "200").exists)
   first.kill()
   first.communicate()
   second = script("train.py", *arguments)
   line = second.stdout.readline() + second.stdout.readline()
-  assert "going on from step 500" in line
-  assert "step 600/" in second.stdout.readline()
+  assert "going on from step 200" in line
+  assert "step 300/" in second.stdout.readline()
   second.send_signal(signal.SIGINT)
   out, err = second.communicate(timeout=120)
   assert second.returncode == 130 and "all saved; the same command goes on" in out and not err

@@ -12,6 +12,9 @@ from diffjax.training import ema
 from diffjax.typing import Array, PyTree
 
 
+METRICS = {"loss": jnp.float32, "grad_norm": jnp.float32, "skipped": jnp.int32, "skipped_in_row": jnp.int32}
+
+
 @struct.dataclass
 class TrainState:
   """All that a run changes. `skipped` counts updates that were not finite, `skipped_in_row` the latest run of them."""
@@ -58,8 +61,8 @@ class TrainStep:
       axis_name: of the mapped device axis to average over, if any.
 
     Returns:
-      The next state, and float32 metrics "loss", "grad_norm" and int32 "skipped", "skipped_in_row". An update whose
-      loss or gradient is not finite changes nothing but the counters, on every device alike.
+      The next state, and the numbers that METRICS names. An update whose loss or gradient is not finite changes nothing
+      but the counters, on every device alike.
     """
     key = jax.random.fold_in(key, state.step)
     loss, grads = parallel.mean(self._loss_and_grads(state.params, batch, key), axis_name)
@@ -123,6 +126,5 @@ def several_steps(step: TrainStep, state, data, batches, num, key, *, axis_name=
     return state, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
 
   slots = batches["index"].shape[0]
-  shapes = jax.eval_shape(lambda: step(state, fetch(0), key)[1])
-  history = jax.tree.map(lambda m: jnp.zeros((slots, *m.shape), m.dtype), shapes)
+  history = {name: jnp.zeros(slots, dtype) for name, dtype in METRICS.items()}
   return jax.lax.fori_loop(0, num, body, (state, history))
