@@ -5,7 +5,6 @@ import pathlib
 import subprocess
 import sys
 
-import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,7 +23,7 @@ def outcomes(tiny_data, tmp_path_factory):
   for count in (1, 8):
     environment = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={count}", "JAX_PLATFORMS": "cpu"}
     out = folder / f"{count}.npz"
-    command = [sys.executable, WORKER, tiny_data, out, conftest.CACHE]
+    command = [sys.executable, WORKER, tiny_data, out, jax.config.jax_compilation_cache_dir]
     subprocess.run(command, env=environment, check=True, timeout=300)
     outcomes[count] = dict(np.load(out))
     assert outcomes[count]["metrics"] == count

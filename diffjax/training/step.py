@@ -11,7 +11,6 @@ from diffjax import parallel
 from diffjax.training import ema
 from diffjax.typing import Array, PyTree
 
-
 METRICS = {"loss": jnp.float32, "grad_norm": jnp.float32, "skipped": jnp.int32, "skipped_in_row": jnp.int32}
 
 

@@ -42,6 +42,11 @@ def show(batch_size=256, sigma=1e-6, std=0.0, **fields):
   return recorder.seen[0], loss
 
 
+def moved(params):
+  """Away from the zeros that a network's outputs start with."""
+  return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
+
+
 def test_pixels_and_back():
   pixels = jnp.arange(256, dtype=jnp.uint8)
   np.testing.assert_array_equal(to_uint8(to_float(pixels)), pixels)
@@ -99,9 +104,7 @@ def test_dropout_is_each_examples_own(tiny):
   config.model.update(dropout=0.5, num_classes=10)
   config.data.flip = True
   objective = build.objective(config)
-  params = jax.tree.map(
-    lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), build.initial_state(config).params
-  )
+  params = moved(build.initial_state(config).params)
   images = jax.random.randint(jax.random.key(2), (16, 8, 8, 1), 0, 256).astype(jnp.uint8)
   batch = {"image": images, "label": jnp.arange(16) % 10, "index": jnp.arange(16)}
   whole = objective(params, batch, jax.random.key(0))
@@ -146,3 +149,17 @@ def test_hybrid_teaches_the_variance(tiny):
     np.testing.assert_array_equal(before[..., 1:], 0)
     assert np.abs(after[..., 1:]).max() > 0
     np.testing.assert_allclose(before[..., :1], after[..., :1], rtol=1e-5, atol=1e-7)
+
+
+def test_bfloat16_computes_but_parameters_and_loss_stay_float32(tiny):
+  config = tiny()
+  batch = {"image": jax.random.randint(jax.random.key(1), (8, 8, 8, 1), 0, 256, jnp.uint8), "index": jnp.arange(8)}
+  params = moved(build.initial_state(config).params)
+  values = {}
+  for dtype in ("float32", "bfloat16"):
+    config.model.dtype = dtype
+    value, grads = jax.value_and_grad(lambda p: build.objective(config)(p, batch, jax.random.key(0)).mean())(params)
+    assert value.dtype == jnp.float32 and {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
+    values[dtype] = value, jax.tree.leaves(grads)[-1]
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02), *values.values())
+  assert not np.array_equal(values["float32"][1], values["bfloat16"][1])
