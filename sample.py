@@ -28,6 +28,7 @@ def draw(
   *,
   num: int = 64,
   labels: list[int] | None = None,
+  best: bool = False,
   filmstrip: bool = False,
   **options,
 ) -> np.ndarray:
@@ -38,6 +39,7 @@ def draw(
     out: where to write; made if it is missing.
     num: how many pictures.
     labels: classes to ask for, taken in turn.
+    best: draw from the checkpoint with the least held-out loss instead of the newest.
     filmstrip: also draw the way from noise to picture.
     **options: as in `diffjax.run.Run.draw`.
 
@@ -46,7 +48,7 @@ def draw(
     FileNotFoundError: if the folder holds no run or no checkpoint.
     OSError: if nothing can be written to `out`.
   """
-  run, out = load_run(workdir), pathlib.Path(out)
+  run, out = load_run(workdir, best=best), pathlib.Path(out)
   check_writable(out)
   arrays = {} if labels is None else {"labels": np.array([labels[i % len(labels)] for i in range(num)], np.int32)}
   drawn = run.draw(num, labels=arrays.get("labels"), trajectory=filmstrip, progress=_progress, **options)
@@ -84,7 +86,19 @@ def main() -> None:
     if not all(label.isdigit() for label in given.label):
       raise ValueError(f"--label={','.join(given.label)} is no label; give a number, or several as in --label=0,1,2.")
     labels = [int(label) for label in given.label]
-  names = ("num", "steps", "sampler", "grid", "seed", "guidance_scale", "eta", "s_churn", "batch_size", "filmstrip")
+  names = (
+    "num",
+    "steps",
+    "sampler",
+    "grid",
+    "seed",
+    "guidance_scale",
+    "eta",
+    "s_churn",
+    "batch_size",
+    "best",
+    "filmstrip",
+  )
   draw(given.workdir, given.out, labels=labels, **{name: given[name].value for name in names})
 
 
@@ -101,5 +115,6 @@ if __name__ == "__main__":
   flags.DEFINE_float("eta", None, "Share of fresh noise, for samplers that have it.")
   flags.DEFINE_float("s_churn", None, "EDM's churn, for sampler heun.")
   flags.DEFINE_integer("batch_size", 256, "Pictures drawn at a time.")
+  flags.DEFINE_bool("best", False, "Draw from the checkpoint with the least held-out loss, not from the newest.")
   flags.DEFINE_bool("filmstrip", False, "Also draw the way from noise to picture.")
   run_script(main)

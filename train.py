@@ -85,7 +85,7 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
       yield num, parallel.replicate(num), stacked, batches.get_state()
 
   # The loop
-  objective = train_step.objective.replace(train=False)
+  objective = train_step.objective.replace(train=False, batch_size=sum(len(batch["index"]) for batch in held_out))
   held_out_loss = compilation.jit(lambda params, batch: objective(params, batch, jax.random.key(0)))
   multi_step = parallel.pmap(functools.partial(several_steps, train_step, axis_name=parallel.AXIS), donate_argnums=(0,))
   key = parallel.replicate(jax.random.key(spec.seed))
@@ -93,6 +93,9 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   report = Report(workdir, start, spec.steps, spec.batch_size, spec.log_every, build.learning_rate(config))
 
   def save(step, state, data_state):
+    if stop_request:  # whoever takes the machine away does not wait for an evaluation
+      newest.save(step, state, config.to_dict(), data_state, float("inf"))
+      return
     loss = float(np.concatenate([held_out_loss(averaged(state), batch) for batch in held_out]).mean())
     report.held_out(step, loss)
     newest.save(step, state, config.to_dict(), data_state, loss)
@@ -149,7 +152,8 @@ def take(report: Report, step: int, num: int, metrics, max_skipped: int, checkpo
     last = f"that of step {checkpoints.steps()[-1]}" if checkpoints.steps() else "none"
     raise FloatingPointError(
       f"loss or gradient was not finite in {metrics['skipped_in_row'].max()} updates in a row up to step {step}; the"
-      f" last good checkpoint is {last}; lower train.learning_rate, set train.clip_norm, or check the data."
+      f" last good checkpoint is {last}; check the data, or start in a new workdir with"
+      " a lower train.learning_rate or with train.clip_norm."
     )
 
 
@@ -158,7 +162,7 @@ def held_out_batches(config) -> list[dict[str, np.ndarray]]:
   source = runs.load_data(config, "test")
   size = min(len(source), PART)
   num = min(len(source), HELD_OUT) // size * size
-  examples = [source[i] for i in range(num)]
+  examples = [source[i] for i in np.linspace(0, len(source) - 1, num).astype(int)]
   batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
   batch["index"] = np.arange(num, dtype=np.int32)
   return [{name: values[i : i + size] for name, values in batch.items()} for i in range(0, num, size)]

@@ -13,7 +13,7 @@ from diffjax.build import default_config
 def get_config():
   config = default_config()
   config.data.update(name="cifar10", image_size=32, channels=3, flip=True)
-  config.model.update(name="ddpmpp_cifar10", dtype="bfloat16")
+  config.model.update(name="ddpmpp_cifar10", width=128, num_classes=0, dropout=0.13, dtype="bfloat16")
   config.schedule.name = "edm"
   config.prediction.update(name="edm", sigma_data=0.5)
   config.noise_levels.update(name="log_normal", mean=-1.2, std=1.2)

@@ -92,13 +92,11 @@ def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any],
   fields = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in spec.items()}
   name = fields.pop("name", "")
   make = lookup(table, kind, name)
-  parameters = inspect.signature(make).parameters
-  takes_all = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
-  if not takes_all:
-    for key in fields:
-      if key not in parameters:
-        known = ", ".join(sorted(set(parameters) - set(context))) or "no parameters"
-        raise ValueError(f"{kind} {name!r} has no parameter {key!r}.{_nearest(key, parameters)} It has {known}.")
+  parameters = list(inspect.signature(make).parameters)[len(args) :]
+  for key in fields:
+    if key not in parameters:
+      known = ", ".join(sorted(set(parameters) - set(context))) or "no parameters"
+      raise ValueError(f"{kind} {name!r} has no parameter {key!r}.{_nearest(key, parameters)} It has {known}.")
   fields = {key: value for key, value in context.items() if key in parameters} | fields
   return make(*args, **fields)
 
@@ -120,7 +118,19 @@ def image_shape(config) -> tuple[int, int, int]:
 
 
 def schedule(config) -> Schedule:
-  return construct(SCHEDULES, "schedule", config.schedule)
+  """A config's schedule; the keys `zero_terminal_snr` and `shift` beside its own rescale and shift it.
+
+  Raises:
+    ValueError: an unknown name or key, or zero_terminal_snr for a schedule that is not discrete.
+  """
+  spec = dict(config.schedule)
+  shift, rescale = spec.pop("shift", 1.0), spec.pop("zero_terminal_snr", False)
+  made = construct(SCHEDULES, "schedule", spec)
+  if rescale:
+    if not isinstance(made, schedules.Discrete):
+      raise ValueError(f"schedule.zero_terminal_snr needs a discrete schedule such as 'linear', not {spec['name']!r}.")
+    made = schedules.zero_terminal_snr(made)
+  return made if shift == 1.0 else schedules.Shifted(made, shift)
 
 
 def prediction(config) -> denoisers.Prediction:
@@ -171,8 +181,13 @@ def optimizer(config) -> optax.GradientTransformation:
   """Adam, with global-norm clipping and decoupled weight decay where the config asks for them."""
   train = config.train
   clip = [optax.clip_by_global_norm(train.clip_norm)] if train.clip_norm else []
-  adam = optax.adamw(learning_rate(config), b1=train.b1, b2=train.b2, weight_decay=train.weight_decay)
+  adam = optax.adamw(learning_rate(config), b1=train.b1, b2=train.b2, weight_decay=train.weight_decay, mask=_kernels)
   return optax.chain(*clip, adam)
+
+
+def _kernels(params: PyTree) -> PyTree:
+  """Weight decay is for kernels: it would shrink norms and biases for nothing, and move frozen frequencies."""
+  return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
 def train_step(config) -> TrainStep:
@@ -206,9 +221,18 @@ def grid(config, num_steps: int, name: str | None = None) -> Array:
 
 
 def sampler(config, name: str | None = None, **options: float) -> Sampler:
-  """A sampler by name (default: the config's own), with those of `options` it has; unknown ones are an error."""
-  name = name or config.sampler.name
+  """A sampler by name (default: the config's own, with `sampler.options`), and those of `options` that are not None.
+
+  A network with a learned variance draws with it by "ddpm".
+
+  Raises:
+    ValueError: an unknown name, or an option that the sampler does not have.
+  """
   given = {key: value for key, value in options.items() if value is not None}
+  if name is None or name == config.sampler.name:
+    name, given = config.sampler.name, dict(config.sampler.options) | given
+  if name == "ddpm":
+    given = {"learned": module(config).learned_variance} | given
   return construct(SAMPLERS, "sampler", {"name": name, **given}, scaling=schedule(config).scaling)
 
 
@@ -235,6 +259,11 @@ def check(config) -> None:
       raise ValueError(f"train.{key} is {train[key]}, but must not be negative.")
   if not train.learning_rate > 0:
     raise ValueError(f"train.learning_rate is {train.learning_rate}, but must be above 0.")
+  if not 0 <= train.seed < 2**32:
+    raise ValueError(f"train.seed is {train.seed}, but must lie in 0..2**32 - 1.")
+  net = module(config)
+  if train.label_dropout > 0 and net.num_classes and not net.null_label:
+    raise ValueError("train.label_dropout needs a network with a null label; set model.null_label=True, or drop none.")
   if not 0 <= train.label_dropout <= 1:
     raise ValueError(f"train.label_dropout is {train.label_dropout}, but must lie in 0..1.")
   if not all(0 <= decay < 1 for decay in config.ema.decays):
@@ -284,7 +313,9 @@ def default_config():
     )
   )
   config.ema = ConfigDict(dict(decays=(0.999,)))
-  config.sampler = ConfigDict(dict(name="dpmpp_2m", steps=20, guidance_scale=1.0, grids=ConfigDict()))
+  config.sampler = ConfigDict(
+    dict(name="dpmpp_2m", steps=20, guidance_scale=1.0, options=ConfigDict(), grids=ConfigDict())
+  )
   config.parallel = "pmap"
   return config
 

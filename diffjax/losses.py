@@ -98,7 +98,7 @@ class P2:
 
 @struct.dataclass
 class Sigmoid:
-  """SNR * sigmoid(bias - log SNR): falls to a constant at the clean end (Hoogeboom et al. 2024, eq. 9)."""
+  """SNR * sigmoid(bias - log SNR): levels off at the clean end (Hoogeboom et al. 2024, eq. 9)."""
 
   bias: float = -1.0
 

@@ -108,13 +108,17 @@ class Run:
         raise ValueError("guidance_scale acts on a label, and none was asked for; pass one, or leave the scale out.")
       return denoiser, None
     labels = np.asarray(labels, np.int32)
+    network = build.module(self.config)
     if not self.num_classes:
       raise ValueError("this model was trained without labels; leave the label out, or train a conditional config.")
-    if labels.shape != (num,) or labels.min() < 0 or labels.max() >= self.num_classes:
-      raise ValueError(
-        f"labels {labels.min()}..{labels.max()} of shape {labels.shape} do not fit: "
-        f"expected {num} labels, each in 0..{self.num_classes - 1}."
-      )
+    if labels.shape != (num,):
+      raise ValueError(f"labels have shape {labels.shape}, but there must be one for each of the {num} pictures.")
+    if labels.min() < 0 or labels.max() >= self.num_classes:
+      raise ValueError(f"labels {labels.min()}..{labels.max()} do not fit; each must lie in 0..{self.num_classes - 1}.")
+    if not network.null_label:
+      if guidance_scale is not None:
+        raise ValueError("this network has no null label to guide away from; leave guidance_scale out.")
+      return denoiser, labels
     scale = self.config.sampler.guidance_scale if guidance_scale is None else guidance_scale
     return ClassifierFree(denoiser, {"label": self.num_classes}, float(scale)), labels
 
@@ -179,8 +183,8 @@ def read_config(workdir: pathlib.Path):
   return config
 
 
-def load_run(workdir: str | pathlib.Path) -> Run:
-  """The run in a folder, at its newest whole checkpoint.
+def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
+  """The run in a folder, at its newest whole checkpoint, or at the one with the least held-out loss.
 
   Raises:
     FileNotFoundError: if the folder holds no run, or no checkpoint yet.
@@ -189,7 +193,7 @@ def load_run(workdir: str | pathlib.Path) -> Run:
   workdir = pathlib.Path(workdir)
   config = read_config(workdir)
   target = jax.eval_shape(lambda: build.initial_state(config))
-  folder = workdir / CHECKPOINTS
+  folder = workdir / (BEST if best else CHECKPOINTS)
   if not folder.is_dir():
     raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train until the first is saved.")
   checkpoints = Checkpoints(folder, read_only=True)

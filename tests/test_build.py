@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import build, denoisers, samplers
+from diffjax import build, denoisers, samplers, schedules
 
 CONFIGS = pathlib.Path(build.__file__).parents[1] / "configs"
 
@@ -129,3 +129,49 @@ def test_every_config_is_sound(path):
   }
   state = jax.eval_shape(lambda: build.initial_state(config))
   assert jax.eval_shape(objective, state.params, batch, jax.eval_shape(lambda: jax.random.key(0))).shape == (b,)
+
+
+def test_a_schedule_is_rescaled_and_shifted_by_its_config(tiny):
+  config = tiny()
+  config.schedule = {"name": "linear", "shift": 2.0, "zero_terminal_snr": True}
+  plain, made = schedules.linear(), build.schedule(config)
+  np.testing.assert_allclose(made.sigma(0.0), 2 * plain.sigma(0.0), rtol=1e-5)
+  np.testing.assert_allclose(made.sigma(999.0), schedules.MAX_SIGMA, rtol=1e-4)
+  config.schedule = {"name": "vp", "zero_terminal_snr": True}
+  with pytest.raises(ValueError, match="discrete"):
+    build.schedule(config)
+
+
+def test_a_network_with_learned_variance_draws_with_it(tiny):
+  config = tiny()
+  assert not build.sampler(config, "ddpm").learned
+  config.model.learned_variance = True
+  assert build.sampler(config, "ddpm").learned
+
+
+def test_options_of_the_configs_own_sampler(tiny):
+  config = tiny()
+  config.sampler.name, config.sampler.options = "euler", {"eta": 0.5}
+  assert build.sampler(config).eta == 0.5
+  assert build.sampler(config, eta=0.25).eta == 0.25
+  assert build.sampler(config, "heun").s_churn == 0
+
+
+@pytest.mark.parametrize("fields", [dict(seed=-1), dict(label_dropout=0.1)])
+def test_check_refuses_what_would_fail_later(tiny, fields):
+  config = tiny()
+  config.model.num_classes, config.model.null_label = 10, False
+  config.train.update(fields)
+  with pytest.raises(ValueError, match=next(iter(fields))):
+    build.check(config)
+
+
+def test_weight_decay_is_for_kernels(tiny):
+  config = tiny()
+  config.train.weight_decay = 0.1
+  state = jax.eval_shape(lambda: build.initial_state(config))
+  params = jax.tree.map(lambda p: jnp.ones(p.shape), state.params)
+  optimizer = build.optimizer(config)
+  updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
+  for p, u in zip(jax.tree.leaves(params), jax.tree.leaves(updates)):
+    assert bool((u != 0).all()) == (p.ndim > 1)

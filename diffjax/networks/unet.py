@@ -217,7 +217,7 @@ class UNet(nn.Module):
     rows = self.num_classes + self.null_label
     table = self.param("embed_label", nn.initializers.normal(1.0), (rows, 4 * self.width), jnp.float32)
     label = cond.get("label", jnp.full(emb.shape[:1], self.num_classes))
-    return emb + table.at[label].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    return emb + jnp.asarray(table).at[label].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
   def _heads(self, features):
     heads = self.num_heads if self.head_dim is None else features // self.head_dim

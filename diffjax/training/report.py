@@ -37,16 +37,16 @@ class Report:
       part.write_text("".join(json.dumps(line) + "\n" for line in before))
     self._history = [line for line in before if "loss" in line]
     self._lines = path.open("a")
-    self._events = _event_writer(workdir / "tensorboard")
+    self._events = _event_writer(workdir / "tensorboard", start)
     self._bar = None
     if sys.stderr.isatty():
       import tqdm
 
       self._bar = tqdm.tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
-    self._restart(start)
+    self._restart(start, self._begin)
 
-  def _restart(self, step):
-    self._since, self._time, self._paused, self._sums = step, time.perf_counter(), 0.0, {}
+  def _restart(self, step, now):
+    self._since, self._time, self._paused, self._sums = step, now, 0.0, {}
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
@@ -67,7 +67,8 @@ class Report:
       self._report(step, int(metrics["skipped"][-1]))
 
   def _report(self, step, skipped):
-    seconds = max(time.perf_counter() - self._time - self._paused, 1e-9)
+    now = time.perf_counter()  # before anything below that may wait for the device
+    seconds = max(now - self._time - self._paused, 1e-9)
     line = {"step": step}
     line |= {name: total / count if count else None for name, (total, count) in self._sums.items()}
     line["learning_rate"] = float(self._learning_rate(step - 1 - skipped))
@@ -76,7 +77,7 @@ class Report:
     self._history.append(line)
     self._write(line)
     self._show(line)
-    self._restart(step)
+    self._restart(step, now)
 
   def _write(self, line):
     self._lines.write(json.dumps(line) + "\n")
@@ -125,9 +126,9 @@ def _read_lines(path: pathlib.Path) -> list[dict]:
   return [line for line in lines if "step" in line]
 
 
-def _event_writer(folder: pathlib.Path):
+def _event_writer(folder: pathlib.Path, start: int):
   try:
     from tensorboardX import SummaryWriter
   except ImportError:
     return None
-  return SummaryWriter(str(folder))
+  return SummaryWriter(str(folder), purge_step=start + 1 if start else None)

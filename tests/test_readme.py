@@ -1,0 +1,17 @@
+"""README's Python runs as it stands."""
+
+import pathlib
+import re
+
+import numpy as np
+
+README = pathlib.Path(__file__).parent.parent / "README.md"
+
+
+def test_python_example_draws_from_a_standard_normal():
+  (block,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+  names = {}
+  exec(block, names)
+  drawn = np.asarray(names["x0"])
+  assert drawn.shape == (16, 8, 8, 1)
+  assert abs(drawn.mean()) < 0.15
