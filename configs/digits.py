@@ -11,7 +11,7 @@ def get_config():
   config.data.update(name="digits", image_size=8, channels=1)
   config.model.update(
     name="unet", width=32, multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(4,), head_dim=32,
-    num_groups=8, dropout=0.0, num_classes=0, dtype="float32",
+    resample="convolution", num_groups=8, dropout=0.0, num_classes=0, dtype="float32",
   )  # fmt: skip
   config.schedule.name = "edm"
   config.prediction.update(name="edm", sigma_data=0.75)

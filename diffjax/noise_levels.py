@@ -43,12 +43,11 @@ class LogNormal:
 
 @struct.dataclass
 class LogitNormal:
-  """logit t ~ N(mean, std^2) for t as a fraction of the schedule's times (Esser et al. 2024, eq. 19)."""
+  """logit t ~ N(mean, std^2) for t as a fraction of the schedule's last time (Esser et al. 2024, eq. 19)."""
 
   schedule: Schedule
   mean: float = 0.0
   std: float = 1.0
 
   def __call__(self, u: Array) -> Array:
-    fraction = jax.nn.sigmoid(self.mean + self.std * _normal(u))
-    return self.schedule.sigma(self.schedule.t_min + fraction * (self.schedule.t_max - self.schedule.t_min))
+    return self.schedule.sigma(self.schedule.t_max * jax.nn.sigmoid(self.mean + self.std * _normal(u)))

@@ -116,9 +116,9 @@ def test_nothing_a_person_turns_compiles_again(conditional, caplog):
     ({"grid": "karas"}, "Did you mean 'karras'"),
     ({"sampler": "heun", "eta": 1.0}, "sampler 'heun' has no parameter 'eta'"),
     ({"s_churn": 3.0}, "sampler 'dpmpp_2m' has no parameter 's_churn'"),
-    ({"labels": np.array([3, 10])}, r"labels 3\.\.10 .* each in 0\.\.9"),
-    ({"labels": np.array([-1, 3])}, r"labels -1\.\.3 .* each in 0\.\.9"),
-    ({"labels": np.array([1, 2, 3])}, "expected 2 labels"),
+    ({"labels": np.array([3, 10])}, r"labels 3\.\.10 .* each must lie in 0\.\.9"),
+    ({"labels": np.array([-1, 3])}, r"labels -1\.\.3 .* each must lie in 0\.\.9"),
+    ({"labels": np.array([1, 2, 3])}, "one for each of the 2 pictures"),
     ({"guidance_scale": 2.0}, "none was asked for"),
   ],
 )
