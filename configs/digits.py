@@ -1,6 +1,10 @@
 """Handwritten digits without labels, on the data set that comes with the library.
 
 python train.py --config=configs/digits.py --workdir=runs/digits
+python -m diffjax.evaluation --workdir=runs/digits --steps=5
+
+Hardware: 2 CPU cores. Time: about 7 minutes on a busy machine. Result, 1000 pictures: 5 steps Frechet 0.214, precision 0.920, recall 0.900; 10 steps
+0.164, 0.926, 0.908; distance to the nearest training digit 0.94 of a held-out digit's at both.
 """
 
 from diffjax.build import default_config
@@ -11,7 +15,7 @@ def get_config():
   config.data.update(name="digits", image_size=8, channels=1)
   config.model.update(
     name="unet", width=32, multipliers=(1, 2), blocks_per_level=1, attention_resolutions=(4,), head_dim=32,
-    resample="convolution", num_groups=8, dropout=0.0, num_classes=0, dtype="float32",
+    resample="residual", num_groups=8, dropout=0.0, num_classes=0, dtype="float32",
   )  # fmt: skip
   config.schedule.name = "edm"
   config.prediction.update(name="edm", sigma_data=0.75)
@@ -19,7 +23,7 @@ def get_config():
   config.loss.name = "simple"
   config.train.update(
     steps=6000, batch_size=64, learning_rate=2e-3, warmup_steps=200, decay="cosine", stratified=True,
-    steps_per_call=50, checkpoint_every=1000, sample_every=1000,
+    steps_per_call=50, checkpoint_every=2000, sample_every=2000,
   )  # fmt: skip
   config.ema.decays = (0.998,)
   config.sampler.update(name="dpmpp_2m", steps=10)
