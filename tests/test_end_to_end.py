@@ -45,8 +45,8 @@ def test_published_configs_start(script, tiny_data, tmp_path, name):
   """The real networks, for a few steps."""
   run = tmp_path / "run"
   few = {"steps": 4, "batch_size": 16, "steps_per_call": 2, "warmup_steps": 1, "checkpoint_every": 4, "sample_every": 0}
-  arguments = [f"--config.train.{key}={value}" for key, value in few.items()]
-  arguments += [f"--config={CONFIGS / name}.py", f"--config.data.data_dir={tiny_data}", f"--workdir={run}"]
+  arguments = [f"--config={CONFIGS / name}.py", f"--config.data.data_dir={tiny_data}", f"--workdir={run}"]
+  arguments += [f"--config.train.{key}={value}" for key, value in few.items()]
   assert "step 4/4" in ended_well(script("train.py", *arguments))
   label = ["--label=3,4"] if "conditional" in name else []
   assert "9 pictures from step 4" in ended_well(
