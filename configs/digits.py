@@ -3,7 +3,7 @@
 python train.py --config=configs/digits.py --workdir=runs/digits
 python -m diffjax.evaluation --workdir=runs/digits --steps=5
 
-Hardware: 2 CPU cores. Time: about 7 minutes on a busy machine.
+Hardware: 2 CPU cores, shared with a test run. Time: 7 min 33 s, compiling included.
 Result, 1000 pictures: 5 steps Frechet 0.214, precision 0.920, recall 0.900; 10 steps 0.164, 0.926, 0.908; distance to
 the nearest training digit 0.94 of a held-out digit's at both.
 """
