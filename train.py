@@ -21,7 +21,6 @@ from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.loop import StopRequest, calls, stack_batches
 from diffjax.training.report import Report
 from diffjax.training.step import TrainState, several_steps
-from diffjax.typing import PyTree
 
 HELD_OUT, PART, PREVIEW = 512, 64, 64
 """How many held-out pictures a checkpoint is judged on, how many of them at a time, and how many a preview draws."""
@@ -96,13 +95,13 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
     if stop_request:  # whoever takes the machine away does not wait for an evaluation
       newest.save(step, state, config.to_dict(), data_state, float("inf"))
       return
-    loss = float(np.concatenate([held_out_loss(averaged(state), batch) for batch in held_out]).mean())
+    loss = float(np.concatenate([held_out_loss(state.averaged, batch) for batch in held_out]).mean())
     report.held_out(step, loss)
     newest.save(step, state, config.to_dict(), data_state, loss)
     best.save_if_best(step, state, config.to_dict(), data_state, loss)
 
   def preview(step, state):
-    run = runs.Run(config, averaged(state), step)
+    run = runs.Run(config, state.averaged, step)
     labels = np.arange(PREVIEW) % run.num_classes if run.num_classes else None
     drawn = run.draw(PREVIEW, labels=labels, batch_size=PREVIEW)
     plots.save(plots.grid(drawn), workdir / "samples" / f"step_{step:07d}.png")
@@ -136,11 +135,6 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
     print(f"stopped at step {step}, all saved; the same command goes on from there")
     sys.exit(128 + stop_request.signum)
   return parallel.unreplicate(state)
-
-
-def averaged(state: TrainState) -> PyTree:
-  """The parameters a state draws with: its first average, or the parameters themselves if it keeps none."""
-  return state.ema[0] if state.ema else state.params
 
 
 def take(report: Report, step: int, num: int, metrics, max_skipped: int, checkpoints: Checkpoints) -> None:

@@ -202,8 +202,7 @@ def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
   if found is None:
     raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train until the first is saved.")
   state, _ = found
-  params = state.ema[0] if state.ema else state.params
-  return Run(config, params, int(state.step))
+  return Run(config, state.averaged, int(state.step))
 
 
 def claim(workdir: pathlib.Path, config) -> None:

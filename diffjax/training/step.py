@@ -25,6 +25,11 @@ class TrainState:
   skipped: Array
   skipped_in_row: Array
 
+  @property
+  def averaged(self) -> PyTree:
+    """The parameters to draw with: the first average, or the parameters themselves if there is none."""
+    return self.ema[0] if self.ema else self.params
+
 
 def init_state(params: PyTree, optimizer: optax.GradientTransformation, num_ema: int) -> TrainState:
   """The state before the first step."""

@@ -4,14 +4,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax import data
-
 
 @pytest.fixture(scope="session")
-def digits_dir(tmp_path_factory):
-  folder = tmp_path_factory.mktemp("tfds")
-  data.load("digits", "train", data_dir=folder)
-  return folder
+def digits_dir(tiny_data):
+  return tiny_data
 
 
 @pytest.fixture
