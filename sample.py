@@ -2,12 +2,15 @@
 
   python sample.py --workdir=runs/digits --num=64 --steps=5 --sampler=dpmpp_2m --seed=0 --out=out/digits
   python sample.py --workdir=runs/digits_conditional --label=3 --guidance_scale=2 --filmstrip
+  python sample.py --workdir=runs/digits_conditional --label=3 --guidance_scale=0.8 --cfgpp --sampler=euler
+  python sample.py --workdir=runs/digits --init_image=eight.png --strength=0.6
+  python sample.py --workdir=runs/digits --init_image=eight.png --mask=upper_half.png
+  python sample.py --list_samplers
 
 Writes samples.npz (array `images`, uint8 [N, H, W, C], and `labels` if asked for), grid.png, and with --filmstrip
 filmstrip.png and denoising.gif. Needs nothing but the run's folder. The same seed draws the same pictures.
 """
 
-import os
 import pathlib
 import sys
 
@@ -15,8 +18,11 @@ import numpy as np
 from absl import flags
 
 from diffjax import compilation, plots
+from diffjax.build import SAMPLERS
 from diffjax.command_line import run as run_script
-from diffjax.run import load_run
+from diffjax.data.pictures import load_picture
+from diffjax.run import Run, load_run
+from diffjax.samplers.methods import table
 
 IN_GRID, IN_FILM = 100, 8
 """How many of the pictures grid.png and the film strip show."""
@@ -28,6 +34,8 @@ def draw(
   *,
   num: int = 64,
   labels: list[int] | None = None,
+  init_image: str | pathlib.Path | None = None,
+  mask: str | pathlib.Path | None = None,
   best: bool = False,
   filmstrip: bool = False,
   **options,
@@ -39,18 +47,21 @@ def draw(
     out: where to write; made if it is missing.
     num: how many pictures.
     labels: classes to ask for, taken in turn.
+    init_image: a picture file to start from, cropped and resized to what the model draws.
+    mask: a picture file of the same proportions, white where to draw the init image anew, black where to keep it.
     best: draw from the checkpoint with the least held-out loss instead of the newest.
     filmstrip: also draw the way from noise to picture.
     **options: as in `diffjax.run.Run.draw`.
 
   Raises:
-    ValueError: as `Run.draw`.
+    ValueError: as `Run.draw`, or if a picture file cannot be read.
     FileNotFoundError: if the folder holds no run or no checkpoint.
     OSError: if nothing can be written to `out`.
   """
   run, out = load_run(workdir, best=best), pathlib.Path(out)
-  check_writable(out)
-  arrays = {} if labels is None else {"labels": np.array([labels[i % len(labels)] for i in range(num)], np.int32)}
+  plots.check_writable(out)
+  options |= read_pictures(run, init_image, mask)
+  arrays = {} if labels is None else {"labels": np.array([labels[i % len(labels)] for i in range(num)])}
   drawn = run.draw(num, labels=arrays.get("labels"), trajectory=filmstrip, progress=_progress, **options)
   images, path = drawn if filmstrip else (drawn, None)
   with plots.replacing(out / "samples.npz") as part, part.open("wb") as file:
@@ -63,11 +74,15 @@ def draw(
   return images
 
 
-def check_writable(folder: pathlib.Path) -> None:
-  """Raises OSError if files cannot be written there: better before the drawing than after."""
-  there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-  if not (there.is_dir() and os.access(there, os.W_OK)):
-    raise OSError(f"nothing can be written to {folder}; choose another folder with --out.")
+def read_pictures(run: Run, init_image: str | pathlib.Path | None, mask: str | pathlib.Path | None) -> dict:
+  """The picture files that are given, as `Run.draw` takes them."""
+  size, _, channels = run.image_shape
+  pictures = {}
+  if init_image:
+    pictures["init_image"] = load_picture(init_image, size, channels)
+  if mask:
+    pictures["mask"] = load_picture(mask, size, 1, like=init_image)[..., 0] > 127
+  return pictures
 
 
 def _progress(batches):
@@ -78,12 +93,15 @@ def _progress(batches):
 
 def main() -> None:
   given = flags.FLAGS
+  if given.list_samplers:
+    print(table(SAMPLERS))
+    return
   if not given.workdir:
     raise ValueError("--workdir is missing: give the folder of a run, as in --workdir=runs/digits.")
   compilation.use_persistent_cache()
   labels = None
-  if given.label:
-    if not all(label.isdigit() for label in given.label):
+  if given.label is not None:
+    if not (given.label and all(label.isdecimal() for label in given.label)):
       raise ValueError(f"--label={','.join(given.label)} is no label; give a number, or several as in --label=0,1,2.")
     labels = [int(label) for label in given.label]
   names = (
@@ -93,6 +111,11 @@ def main() -> None:
     "grid",
     "seed",
     "guidance_scale",
+    "cfgpp",
+    "repeats",
+    "init_image",
+    "mask",
+    "strength",
     "eta",
     "s_churn",
     "batch_size",
@@ -112,9 +135,15 @@ if __name__ == "__main__":
   flags.DEFINE_integer("seed", 0, "Seed of all randomness.")
   flags.DEFINE_list("label", None, "Class to draw, or several in turn: --label=0,1,2.")
   flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance; default: the run's.")
+  flags.DEFINE_bool("cfgpp", False, "CFG++: keep the unguided model's noise; with a guidance_scale of 0 to 1.")
+  flags.DEFINE_integer("repeats", 1, "Time travel: go each step so many times, back by fresh noise in between.")
+  flags.DEFINE_string("init_image", None, "Picture file to start from instead of noise.")
+  flags.DEFINE_string("mask", None, "Picture file: white where to draw the init image anew, black where to keep it.")
+  flags.DEFINE_float("strength", None, "Share of the steps to do from the init image on, in (0, 1].")
   flags.DEFINE_float("eta", None, "Share of fresh noise, for samplers that have it.")
   flags.DEFINE_float("s_churn", None, "EDM's churn, for sampler heun.")
   flags.DEFINE_integer("batch_size", 256, "Pictures drawn at a time.")
   flags.DEFINE_bool("best", False, "Draw from the checkpoint with the least held-out loss, not from the newest.")
   flags.DEFINE_bool("filmstrip", False, "Also draw the way from noise to picture.")
+  flags.DEFINE_bool("list_samplers", False, "Print every sampler with its order, network calls and paper; draw none.")
   run_script(main)

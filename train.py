@@ -20,7 +20,7 @@ from diffjax.command_line import run as run_script
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.loop import StopRequest, calls, stack_batches
 from diffjax.training.report import Report
-from diffjax.training.step import TrainState, several_steps
+from diffjax.training.step import TrainState, TrainStep, several_steps
 
 HELD_OUT, PART, PREVIEW = 512, 64, 64
 """How many held-out pictures a checkpoint is judged on, how many of them at a time, and how many a preview draws."""
@@ -30,33 +30,39 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   """Trains what a config says, in a folder, or goes on with the run that is there.
 
   Args:
-    config: a ConfigDict, `build.default_config()` filled in.
-    workdir: gets config.json, metrics.jsonl, loss.png, checkpoints/, best/ and samples/.
+    config: a ConfigDict, `configuration.default_config()` filled in.
+    workdir: gets config.json, metrics.jsonl, loss.png, checkpoints/, best/ and samples/, and a lock.
 
   Returns:
     The last state, as NumPy arrays.
 
   Raises:
-    ValueError: a config that cannot work, or differs from the run's in the folder.
+    ValueError: a config that cannot work, or differs from the run's in the folder; another process trains there.
+    OSError: no room for a checkpoint.
     FloatingPointError: when train.max_skipped_in_row updates in a row were not finite.
     SystemExit: after a stop by signal, when all is saved.
   """
-  workdir, spec = pathlib.Path(workdir), config.train
-
-  # What to train: every error in the config shows here, before anything is written
+  workdir = pathlib.Path(workdir)
+  # Every error in the config shows here, before anything is written
   build.check(config)
-  parallel.check_batch_size(spec.batch_size, spec.accumulate)
+  parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
   train_step = build.train_step(config)
   shapes = jax.eval_shape(lambda: build.initial_state(config))
   source = runs.load_data(config, "train")
   held_out = held_out_batches(config)
+  with runs.claimed(workdir, config):
+    return continue_run(config, workdir, train_step, shapes, source, held_out)
 
-  # The folder, and where the run stands
-  runs.claim(workdir, config)
+
+def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, shapes, source, held_out) -> TrainState:
+  """The rest of `train`, in a folder that is this process's own."""
+  spec = config.train
+
+  # Where the run stands
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
   best = Checkpoints(workdir / runs.BEST, best=True)
   found = newest.restore_newest(shapes)
-  state, saved = found or (compilation.jit(lambda: build.initial_state(config))(), None)
+  state, saved = found or (compilation.jit(lambda: build.initial_state(config), once=True)(), None)
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
   devices = parallel.local_device_count()
@@ -64,6 +70,7 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   if start == spec.steps:
     print(f"the run is complete: {start} steps are done")
     return jax.tree.map(np.asarray, state)
+  newest.check_room(state)  # now, not after hours
   if start:
     print(f"going on from step {start}")
 

@@ -7,7 +7,7 @@ Without the paper's non-leaking augmentation, whose labels the network leaves at
 half-life of 0.5 M pictures. Hardware, time and result: not run here.
 """
 
-from diffjax.build import default_config
+from diffjax.configuration import default_config
 
 
 def get_config():

@@ -6,7 +6,7 @@ Sub-folders are searched; pictures that cannot be read are named and skipped. Ha
 pictures: not run here beyond a few steps.
 """
 
-from diffjax.build import default_config
+from diffjax.configuration import default_config
 
 
 def get_config():
@@ -14,7 +14,7 @@ def get_config():
   config.data.update(name="image_folder", folder="", image_size=64, channels=3, flip=True, in_memory=False)
   config.model.update(
     name="unet", width=128, multipliers=(1, 2, 2, 2), blocks_per_level=2, attention_resolutions=(16, 8), head_dim=64,
-    scale_shift=True, dropout=0.1, dtype="bfloat16", remat=False,
+    resample="residual", num_groups=32, scale_shift=True, dropout=0.1, num_classes=0, dtype="bfloat16", remat=False,
   )  # fmt: skip
   config.schedule.name = "edm"
   config.prediction.update(name="edm", sigma_data=0.5)

@@ -6,7 +6,7 @@
 Hardware, time and result: not run here (needs a download).
 """
 
-from diffjax.build import default_config
+from diffjax.configuration import default_config
 
 
 def get_config():
@@ -14,7 +14,7 @@ def get_config():
   config.data.update(name="mnist", image_size=28, channels=1)
   config.model.update(
     name="unet", width=64, multipliers=(1, 2, 2), blocks_per_level=2, attention_resolutions=(7,), head_dim=64,
-    scale_shift=True, dropout=0.1, dtype="bfloat16",
+    resample="residual", num_groups=32, scale_shift=True, dropout=0.1, num_classes=0, dtype="bfloat16",
   )  # fmt: skip
   config.schedule.name = "edm"
   config.prediction.update(name="edm", sigma_data=0.6)

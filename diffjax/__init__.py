@@ -2,8 +2,10 @@
 
 from diffjax import (
   denoisers,
+  editing,
   grids,
   guidance,
+  likelihood,
   losses,
   networks,
   noise_levels,
@@ -17,8 +19,10 @@ __version__ = "0.1.0"
 
 __all__ = [
   "denoisers",
+  "editing",
   "grids",
   "guidance",
+  "likelihood",
   "losses",
   "networks",
   "noise_levels",

@@ -10,17 +10,49 @@ from diffjax.typing import Array
 
 
 def expand(level: Array, x: Array) -> Array:
-  """Reshapes `level` [] or [B] so that it multiplies x [B, ...]; a scalar stays as it is."""
+  """Reshapes `level` [] or [B] so that it multiplies x [B, ...]; a scalar stays as it is.
+
+  Raises:
+    ValueError: if there is not one level for each of x's samples.
+  """
   level = jnp.asarray(level)
+  if any(a != b and 1 not in (a, b) for a, b in zip(level.shape, x.shape)):
+    raise ValueError(f"expected one number, or one for each of x's {x.shape[0]} samples, got shape {level.shape}.")
   return level if level.ndim == 0 else level.reshape(level.shape + (1,) * (x.ndim - level.ndim))
+
+
+def within(sigma: Array, interval: tuple[float, float]) -> Array:
+  """Whether sigma lies within interval = (lowest, highest), both included.
+
+  Raises:
+    ValueError: if interval is not two levels.
+  """
+  if not isinstance(interval, tuple | list) or len(interval) != 2:
+    raise ValueError(f"interval is {interval}, but must be (lowest, highest) sigma; (0, inf) holds all.")
+  low, high = interval
+  return (low <= sigma) & (sigma <= high)
+
+
+def root(square: Array) -> Array:
+  """The square root, whose slope at 0 is taken as 0: of noise that is left out, a gradient sees nothing."""
+  zero = square == 0
+  return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
+
+
+def squared_norm(x: Array) -> Array:
+  """The squared Euclidean norm of each sample of x [B, ...], as [B, 1, ...]."""
+  return jnp.square(x).sum(tuple(range(1, x.ndim)), keepdims=True)
 
 
 def sample_keys(key: Array, num: int) -> Array:
   """One key per sample, [num]: folds the sample's number into a single key; keys that are [num] already stay.
 
   Raises:
-    ValueError: if `key` holds several keys, but not one per sample.
+    ValueError: if `key` is no key, or holds several keys, but not one per sample.
   """
+  dtype = getattr(key, "dtype", None)
+  if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
+    raise ValueError(f"key is {key!r}, but must be one such as jax.random.key(0), or one for each sample.")
   key = jnp.asarray(key)
   if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     key = jax.random.wrap_key_data(key)

@@ -1,21 +1,21 @@
 """From a config to objects: plain tables of names, and the only file that reads a ConfigDict."""
 
-import difflib
 import functools
-import inspect
-import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from diffjax import denoisers, grids, losses, networks, noise_levels, samplers, schedules
+from diffjax import denoisers, grids, guidance, losses, networks, noise_levels, samplers, schedules
+from diffjax.configuration import flat
+from diffjax.construction import check_numbers, construct, lookup
 from diffjax.schedules import Schedule
 from diffjax.training.objective import Objective
+from diffjax.training.optimizers import adam, muon
 from diffjax.training.step import TrainState, TrainStep, init_state
-from diffjax.typing import Array, PyTree, Sampler
+from diffjax.typing import Array, Denoiser, PyTree, Sampler
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
   "linear": schedules.linear,
@@ -32,15 +32,49 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 GRIDS: dict[str, Callable[..., Array]] = {
   "karras": grids.karras,
   "exponential": grids.exponential,
+  "polyexponential": grids.polyexponential,
   "uniform_time": grids.uniform_time,
   "uniform_log_snr": grids.uniform_log_snr,
+  "beta_quantiles": grids.beta_quantiles,
+  "align_your_steps": grids.align_your_steps,
 }
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
   "euler": samplers.Euler,
   "ddpm": samplers.DDPM,
   "heun": samplers.Heun,
+  "dpm2": samplers.DPM2,
+  "dpm_solver_1": functools.partial(samplers.DPMSolver, 1),
+  "dpm_solver_2": functools.partial(samplers.DPMSolver, 2),
+  "dpm_solver_3": functools.partial(samplers.DPMSolver, 3),
+  "dpmpp_1s": functools.partial(samplers.DPMppS, 1),
+  "dpmpp_2s": functools.partial(samplers.DPMppS, 2),
+  "dpmpp_3s": functools.partial(samplers.DPMppS, 3),
+  "rk4": samplers.RK4,
+  "restart": samplers.Restart.of_heun,
+  "adaptive": samplers.Adaptive,
   "dpmpp_2m": samplers.DPMpp2M,
   "dpmpp_2m_sde": lambda eta=1.0: samplers.DPMpp2M(eta),
+  "dpmpp_3m": samplers.DPMpp3M,
+  "unipc": samplers.UniPC,
+  "deis": samplers.DEIS,
+  "lms": samplers.LMS,
+  "pndm": samplers.PNDM,
+  "ipndm": samplers.IPNDM,
+  "dpm2_ancestral": samplers.DPM2Ancestral,
+  "dpmpp_2s_ancestral": samplers.DPMpp2SAncestral,
+  "dpmpp_sde": samplers.DPMppSDE,
+  "dpmpp_3m_sde": lambda eta=1.0: samplers.DPMpp3M(eta),
+  "sa_solver": samplers.SASolver,
+  "er_sde": samplers.ERSDE,
+  "predictor_corrector": samplers.PredictorCorrector,
+  "consistency": samplers.Consistency,
+  "lcm": lambda: samplers.Consistency(0.0),
+  "tcd": samplers.TCD,
+}
+THRESHOLDS: dict[str, Callable[..., Denoiser]] = {
+  "none": lambda denoiser: denoiser,
+  "static": guidance.StaticThreshold,
+  "dynamic": guidance.DynamicThreshold,
 }
 PREDICTIONS: dict[str, Callable[..., denoisers.Prediction]] = {
   "eps": denoisers.Eps,
@@ -49,6 +83,7 @@ PREDICTIONS: dict[str, Callable[..., denoisers.Prediction]] = {
   "flow": denoisers.Flow,
   "score": denoisers.Score,
   "edm": denoisers.EDM,
+  "consistency": denoisers.Consistency,
 }
 LOSSES: dict[str, Callable[..., Any]] = {
   "simple": losses.Simple,
@@ -67,44 +102,19 @@ NETWORKS: dict[str, Callable[..., Any]] = {
   "unet": networks.UNet,
   **{name: functools.partial(networks.UNet, **fields) for name, fields in networks.PUBLISHED.items()},
 }
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": adam, "muon": muon}
+DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
 DECAYS = ("constant", "cosine")
+NO_STEP = 2**32 - 1
+"""A number that no step has: steps fold theirs into the same key."""
 PARALLEL = ("pmap",)
-
-
-def lookup(table: Mapping[str, Any], kind: str, name: str) -> Any:
-  """table[name]; a ValueError that names the nearest and all names where there is none."""
-  if name not in table:
-    raise ValueError(f"there is no {kind} {name!r}.{_nearest(name, table)} Choose one of {', '.join(sorted(table))}.")
-  return table[name]
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-  near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-  return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any], *args, **context) -> Any:
-  """Calls table[spec["name"]] with the rest of `spec`, and with those of `context` that it has parameters for.
-
-  Raises:
-    ValueError: an unknown name, or a key that the method does not have; names the nearest.
-  """
-  fields = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in spec.items()}
-  name = fields.pop("name", "")
-  make = lookup(table, kind, name)
-  parameters = list(inspect.signature(make).parameters)[len(args) :]
-  for key in fields:
-    if key not in parameters:
-      known = ", ".join(sorted(set(parameters) - set(context))) or "no parameters"
-      raise ValueError(f"{kind} {name!r} has no parameter {key!r}.{_nearest(key, parameters)} It has {known}.")
-  fields = {key: value for key, value in context.items() if key in parameters} | fields
-  return make(*args, **fields)
 
 
 def module(config) -> Any:
   """The Linen network of a config."""
   fields = dict(config.model, out_channels=config.data.channels)
-  return construct(NETWORKS, "network", fields | {"dtype": jnp.dtype(fields.get("dtype", "float32"))})
+  dtype = lookup(DTYPES, "dtype", fields.get("dtype", "float32"))
+  return construct(NETWORKS, "network", fields | {"dtype": dtype})
 
 
 def num_classes(config) -> int:
@@ -127,8 +137,6 @@ def schedule(config) -> Schedule:
   shift, rescale = spec.pop("shift", 1.0), spec.pop("zero_terminal_snr", False)
   made = construct(SCHEDULES, "schedule", spec)
   if rescale:
-    if not isinstance(made, schedules.Discrete):
-      raise ValueError(f"schedule.zero_terminal_snr needs a discrete schedule such as 'linear', not {spec['name']!r}.")
     made = schedules.zero_terminal_snr(made)
   return made if shift == 1.0 else schedules.Shifted(made, shift)
 
@@ -141,6 +149,17 @@ def denoiser(config, params: PyTree) -> denoisers.NetworkDenoiser:
   """A config's network, with its parameters, as a denoiser."""
   network = denoisers.BoundNetwork(params, module(config))
   return denoisers.NetworkDenoiser(network, prediction(config), schedule(config), config.time_scale)
+
+
+def guided(config, denoiser: Denoiser, scale: float | None = None) -> Denoiser:
+  """A denoiser with what a config's `sampler` says: classifier-free guidance, where there is a scale; a threshold."""
+  if scale is not None:
+    check_numbers({"guidance_scale": scale})
+    null_cond = {"label": num_classes(config)}
+    interval = tuple(float(end) for end in config.sampler.guidance_interval)
+    rescale = float(config.sampler.guidance_rescale)
+    denoiser = guidance.ClassifierFree(denoiser, null_cond, float(scale), interval, rescale)
+  return construct(THRESHOLDS, "threshold", config.sampler.threshold, denoiser)
 
 
 def objective(config) -> Objective:
@@ -178,16 +197,11 @@ def learning_rate(config) -> optax.Schedule:
 
 
 def optimizer(config) -> optax.GradientTransformation:
-  """Adam, with global-norm clipping and decoupled weight decay where the config asks for them."""
+  """The optimiser that train.optimizer names, behind clipping by the global norm where the config asks for it."""
   train = config.train
   clip = [optax.clip_by_global_norm(train.clip_norm)] if train.clip_norm else []
-  adam = optax.adamw(learning_rate(config), b1=train.b1, b2=train.b2, weight_decay=train.weight_decay, mask=_kernels)
-  return optax.chain(*clip, adam)
-
-
-def _kernels(params: PyTree) -> PyTree:
-  """Weight decay is for kernels: it would shrink norms and biases for nothing, and move frozen frequencies."""
-  return jax.tree.map(lambda p: p.ndim > 1, params)
+  make = lookup(OPTIMIZERS, "optimizer", train.optimizer)
+  return optax.chain(*clip, make(learning_rate(config), train.b1, train.b2, train.weight_decay))
 
 
 def train_step(config) -> TrainStep:
@@ -200,7 +214,8 @@ def initial_state(config) -> TrainState:
   net = module(config)
   labels = {"label": jnp.zeros((1,), jnp.int32)} if net.num_classes else None
   x = jnp.zeros((1, *image_shape(config)))
-  params = net.init(jax.random.fold_in(jax.random.key(config.train.seed), 0), x, jnp.zeros(()), labels)
+  key_init = jax.random.fold_in(jax.random.key(config.train.seed), NO_STEP)
+  params = net.init(key_init, x, jnp.zeros(()), labels)
   return init_state(params, optimizer(config), len(config.ema.decays))
 
 
@@ -209,6 +224,9 @@ def grid(config, num_steps: int, name: str | None = None) -> Array:
 
   The config recommends grids by number of steps: `sampler.grids` maps "from this many steps on" to a grid. A `name`
   takes that grid with its defaults instead.
+
+  Raises:
+    ValueError: an unknown name or key, or levels that do not descend strictly.
   """
   grids.check_num_steps(num_steps)
   spec = {"name": name}
@@ -217,7 +235,14 @@ def grid(config, num_steps: int, name: str | None = None) -> Array:
     if not fitting:
       raise ValueError(f"sampler.grids names no grid for {num_steps} steps; add one under the key '1', or name a grid.")
     spec = config.sampler.grids[max(fitting, key=int)]
-  return construct(GRIDS, "grid", spec, num_steps, schedule=schedule(config))
+  return _grid(config, spec, num_steps)
+
+
+def _grid(config, spec, num_steps):
+  try:
+    return construct(GRIDS, "grid", spec, num_steps, schedule=schedule(config))
+  except ValueError as error:
+    raise ValueError(f"the grid {dict(spec)} in {num_steps} steps cannot be used: {error}") from None
 
 
 def sampler(config, name: str | None = None, **options: float) -> Sampler:
@@ -226,14 +251,15 @@ def sampler(config, name: str | None = None, **options: float) -> Sampler:
   A network with a learned variance draws with it by "ddpm".
 
   Raises:
-    ValueError: an unknown name, or an option that the sampler does not have.
+    ValueError: an unknown name, or an option that the sampler does not have or that is out of range.
   """
   given = {key: value for key, value in options.items() if value is not None}
   if name is None or name == config.sampler.name:
     name, given = config.sampler.name, dict(config.sampler.options) | given
   if name == "ddpm":
     given = {"learned": module(config).learned_variance} | given
-  return construct(SAMPLERS, "sampler", {"name": name, **given}, scaling=schedule(config).scaling)
+  made = schedule(config)
+  return construct(SAMPLERS, "sampler", {"name": name, **given}, scaling=made.scaling, schedule=made)
 
 
 def check(config) -> None:
@@ -243,105 +269,32 @@ def check(config) -> None:
     ValueError: the first mistake found.
   """
   train = config.train
-  for key in (
-    "steps",
-    "batch_size",
-    "accumulate",
-    "steps_per_call",
-    "log_every",
-    "max_skipped_in_row",
-    "keep_checkpoints",
-  ):
-    if train[key] < 1:
-      raise ValueError(f"train.{key} is {train[key]}, but must be at least 1.")
-  for key in ("checkpoint_every", "sample_every", "warmup_steps", "clip_norm", "weight_decay", "bound_weight"):
-    if train[key] < 0:
-      raise ValueError(f"train.{key} is {train[key]}, but must not be negative.")
-  if not train.learning_rate > 0:
-    raise ValueError(f"train.learning_rate is {train.learning_rate}, but must be above 0.")
-  if not 0 <= train.seed < 2**32:
-    raise ValueError(f"train.seed is {train.seed}, but must lie in 0..2**32 - 1.")
+  check_numbers(flat(config.to_dict()))
+  if not config.model.get("multipliers", True):
+    raise ValueError("model.multipliers is empty; give one for each level, such as (1, 2, 2).")
+  made = schedule(config)
+  low, high = made.sigma(made.t_min), made.sigma(made.t_max)
+  if not 0 < low < high:
+    raise ValueError(
+      f"schedule goes from sigma {low:.3g} to {high:.3g}, but must rise from above 0; check its numbers."
+    )
+  if isinstance(prediction(config), denoisers.Eps | denoisers.Score) and high > schedules.MAX_SIGMA / 2:
+    raise ValueError(
+      f"prediction {config.prediction.name!r} says nothing about the data where the schedule ends in pure noise; "
+      "take 'v', 'x0' or 'flow', or a schedule that ends before."
+    )
   net = module(config)
   if train.label_dropout > 0 and net.num_classes and not net.null_label:
     raise ValueError("train.label_dropout needs a network with a null label; set model.null_label=True, or drop none.")
-  if not 0 <= train.label_dropout <= 1:
-    raise ValueError(f"train.label_dropout is {train.label_dropout}, but must lie in 0..1.")
-  if not all(0 <= decay < 1 for decay in config.ema.decays):
-    raise ValueError(f"ema.decays is {tuple(config.ema.decays)}, but each must lie in 0..1.")
-  if train.bound_weight > 0 and not (
-    module(config).learned_variance and isinstance(schedule(config), schedules.Discrete)
-  ):
+  if train.bound_weight > 0 and not (net.learned_variance and isinstance(made, schedules.Discrete)):
     raise ValueError("train.bound_weight needs model.learned_variance=True and a discrete schedule such as 'linear'.")
+  interval = tuple(config.sampler.guidance_interval)
+  if len(interval) != 2 or not interval[0] < interval[1]:
+    raise ValueError(f"sampler.guidance_interval is {interval}, but must be two noise levels, the lower one first.")
+  for steps, spec in config.sampler.grids.items():
+    if not (steps.isdecimal() and int(steps)):
+      raise ValueError(f"sampler.grids has a key {steps!r}; expected a number of steps such as '8'.")
+    _grid(config, spec, max(int(steps), 2))  # a single step would show no more than the first level
   grid(config, config.sampler.steps)
   sampler(config)
-
-
-def default_config():
-  """A ConfigDict with every key that train.py and sample.py read; the files in configs/ fill it in."""
-  from ml_collections import ConfigDict
-
-  config = ConfigDict()
-  config.data = ConfigDict(dict(name="", folder="", data_dir="", image_size=0, channels=0, flip=False, in_memory=True))
-  config.model = ConfigDict()
-  config.schedule = ConfigDict()
-  config.prediction = ConfigDict()
-  config.time_scale = 1.0
-  config.noise_levels = ConfigDict()
-  config.loss = ConfigDict()
-  config.train = ConfigDict(
-    dict(
-      steps=0,
-      batch_size=128,
-      seed=0,
-      learning_rate=1e-3,
-      warmup_steps=0,
-      decay="constant",
-      b1=0.9,
-      b2=0.999,
-      weight_decay=0.0,
-      clip_norm=0.0,
-      accumulate=1,
-      label_dropout=0.0,
-      stratified=False,
-      bound_weight=0.0,
-      steps_per_call=1,
-      log_every=100,
-      checkpoint_every=1000,
-      sample_every=1000,
-      keep_checkpoints=3,
-      max_skipped_in_row=50,
-    )
-  )
-  config.ema = ConfigDict(dict(decays=(0.999,)))
-  config.sampler = ConfigDict(
-    dict(name="dpmpp_2m", steps=20, guidance_scale=1.0, options=ConfigDict(), grids=ConfigDict())
-  )
-  config.parallel = "pmap"
-  return config
-
-
-def read_config(text: str):
-  """A ConfigDict from the JSON that a run's folder holds; nothing in it is executed."""
-  from ml_collections import ConfigDict
-
-  return ConfigDict(json.loads(text))
-
-
-def lacking(config) -> list[str]:
-  """Keys of `default_config` that a config does not have."""
-  return sorted(_flat(default_config().to_dict()).keys() - _flat(config.to_dict()).keys())
-
-
-def differences(config, other) -> list[str]:
-  """ "key: ours, theirs" for each key in which two configs differ, after a round trip through JSON."""
-  ours, theirs = (_flat(json.loads(c.to_json())) for c in (config, other))
-  keys = sorted(ours.keys() | theirs.keys())
-  missing = "nothing"
-  return [f"{k}: {ours.get(k, missing)}, {theirs.get(k, missing)}" for k in keys if ours.get(k) != theirs.get(k)]
-
-
-def _flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for key, value in tree.items():
-    flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-  return flat
+  guided(config, None)

@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import re
 import signal
 import sys
 import traceback
@@ -10,6 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 _PACKAGE = pathlib.Path(__file__).parent
+_EXPECTED = {
+  r"invalid literal for int\(\).*": "expected a whole number",
+  "could not convert string to float.*": "expected a number",
+  r"\('Non-boolean argument.*": "expected true or false",
+}
+"""What was expected, for what Python says of text that it cannot convert."""
 
 
 def run(main: Callable[[], None]) -> None:
@@ -48,10 +55,15 @@ def parse(argv: list[str], values: Any = None) -> list[str]:
   try:
     rest = (flags.FLAGS if values is None else values)(argv)
   except flags.Error as error:
-    sys.exit(f"error: {_sentence(error)}")
+    reason = _sentence(error)
+    for python, expected in _EXPECTED.items():
+      reason = re.sub(python, expected, reason)
+    sys.exit(f"error: {reason}")
   except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     # config_flags reads the file and applies the overrides while it parses
-    sys.exit(f"error: in the flags for --config: {_sentence(error)}")
+    reason = _sentence(error)  # of a missing key it is the key in quotes, and maybe the nearest
+    what = "the config has no key" if reason.startswith("'") else "in the flags for --config:"
+    sys.exit(f"error: {what} {reason}")
   if len(rest) > 1:
     sys.exit(f"error: {rest[1]!r} is no flag; flags look like --name=value.")
   return rest

@@ -14,15 +14,17 @@ import jax.numpy as jnp
 
 # XLA's older convolutions are faster on CPU than those of YNNPACK, which this keeps to lone matrix products.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+_ONCE = {"xla_backend_optimization_level": 0}
 
 
-def compiler_options(platform: str | None = None) -> dict[str, Any]:
+def compiler_options(platform: str | None = None, *, once: bool = False) -> dict[str, Any]:
   """The XLA options for diffjax's programs on "cpu", "gpu", "tpu", or None for JAX's default: {} but on CPU.
 
   For `jax.jit(..., compiler_options=)`, and for `jax.pmap(f).lower(*args).compile(options)`, as `jax.pmap` takes none.
-  An option that this jaxlib does not know is left out.
+  An option that this jaxlib does not know is left out. `once` is for programs that run once: they are compiled quickly,
+  and not to be quick.
   """
-  return dict(_known_cpu_options()) if (platform or jax.default_backend()) == "cpu" else {}
+  return _known_cpu_options() | (_ONCE if once else {}) if (platform or jax.default_backend()) == "cpu" else {}
 
 
 @functools.cache
@@ -41,19 +43,20 @@ def _is_known(lowered, options) -> bool:
 
 
 class jit:
-  """`jax.jit` with `compiler_options` of the default backend, asked for at the first call.
+  """`jax.jit` with `compiler_options` of the default backend, asked for at the first call; `once` as there.
 
   Inside another jit or a gradient, where JAX allows no options, it is the plain `jax.jit`: the outermost decides.
   """
 
-  def __init__(self, fun: Callable, **jit_kwargs):
+  def __init__(self, fun: Callable, *, once: bool = False, **jit_kwargs):
     functools.update_wrapper(self, fun)
     self._nested = jax.jit(fun, **jit_kwargs)
     self._make = functools.partial(jax.jit, fun, **jit_kwargs)
+    self._once = once
 
   @functools.cached_property
   def _outermost(self):
-    options = compiler_options()
+    options = compiler_options(once=self._once)
     return self._make(compiler_options=options) if options else self._nested
 
   def __call__(self, *args, **kwargs):

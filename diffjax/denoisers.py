@@ -13,8 +13,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
+from diffjax import struct
 from diffjax.batching import expand
 from diffjax.schedules import Schedule
 from diffjax.typing import Array, Cond, Network, PyTree
@@ -100,6 +100,22 @@ class EDM(Prediction):
 
   def in_noise(self, sigma, schedule):
     return jax.lax.rsqrt(jnp.square(sigma) + self.sigma_data**2), jnp.log(sigma) / 4
+
+
+@struct.dataclass
+class Consistency(Prediction):
+  """A consistency model in EDM's terms, the identity at sigma_min (Song et al. 2023, appendix C)."""
+
+  sigma_data: float = 0.5
+  sigma_min: float = 0.002
+
+  def skip_out(self, sigma, schedule):
+    above = sigma - self.sigma_min
+    c_skip = self.sigma_data**2 / (jnp.square(above) + self.sigma_data**2)
+    return c_skip, above * self.sigma_data * jax.lax.rsqrt(jnp.square(sigma) + self.sigma_data**2)
+
+  def in_noise(self, sigma, schedule):
+    return EDM(self.sigma_data).in_noise(sigma, schedule)
 
 
 def _at_least_float32(x: Array, sigma: Array) -> tuple[Array, Array]:

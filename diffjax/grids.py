@@ -1,33 +1,58 @@
 """Grids: the noise levels a trajectory visits.
 
-Every grid is [num_steps + 1], descends strictly and ends in zero: `num_steps` levels above zero, then the data.
+Every grid is [num_steps + 1], descends strictly and ends in zero: `num_steps` levels above zero, then the data. One
+that would not, as for sigma_min above sigma_max, is a ValueError; under jit the levels are unknown, and not checked.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.schedules import Schedule, linear
+from diffjax.schedules import Schedule, check_num_steps, linear
 from diffjax.typing import Array
 
 DDPM = linear()
 SPACINGS = ("leading", "trailing", "linspace")
+ALIGN_YOUR_STEPS = {
+  "sd15": (
+    *(14.6146412293, 6.4745760956, 3.8636745985, 2.6946151520, 1.8841921177, 1.3943805092),
+    *(0.9642583904, 0.6523686016, 0.3977456272, 0.1515232662, 0.0291671582),
+  ),
+  "sdxl": (
+    *(14.6146412293, 6.3184485287, 3.7681790315, 2.1811480769, 1.3405244945, 0.8620721141),
+    *(0.5550693289, 0.3798540708, 0.2332364134, 0.1114188177, 0.0291671582),
+  ),
+  "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+"""The levels between which Sabour et al. 2024 take ten steps of three published models."""
 
 
-def check_num_steps(num_steps: int) -> None:
-  """Raises ValueError unless num_steps is a whole number of at least 1."""
-  if int(num_steps) != num_steps or num_steps < 1:
-    raise ValueError(f"num_steps is {num_steps}, but must be a whole number of at least 1.")
+def check_grid(sigmas: Array) -> None:
+  """Raises ValueError unless sigmas are one list that descends to zero; its values are known only outside of jit."""
+  if np.ndim(sigmas) != 1 or len(sigmas) < 2:
+    raise ValueError(f"sigmas must be a list of at least two levels, got shape {np.shape(sigmas)}; see diffjax.grids.")
+  if isinstance(sigmas, jax.core.Tracer):
+    return
+  values = np.asarray(sigmas)
+  if not np.all(np.isfinite(values)) or not np.all(np.diff(values) < 0) or values[-1] != 0:
+    raise ValueError(
+      f"sigmas must be finite, descend strictly and end in 0, got {values}; give 0 < sigma_min < sigma_max, and "
+      "schedules.MAX_SIGMA for an infinite one."
+    )
 
 
 def end_in_zero(sigmas: Array) -> Array:
-  """Appends the data's noise level: the step to zero is handled here once for all grids."""
-  return jnp.append(sigmas, 0.0)
+  """Appends the data's noise level: the step to zero is handled, and the grid checked, here once for all grids."""
+  sigmas = jnp.append(sigmas, 0.0)
+  check_grid(sigmas)
+  return sigmas
 
 
 def karras(num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Array:
   """Equal steps in sigma^(1/rho) (Karras et al. 2022, eq. 5)."""
   check_num_steps(num_steps)
-  ends = jnp.asarray(sigma_max) ** (1 / rho), jnp.asarray(sigma_min) ** (1 / rho)
+  power = jnp.divide(1, rho)
+  ends = jnp.asarray(sigma_max) ** power, jnp.asarray(sigma_min) ** power
   return end_in_zero(jnp.linspace(*ends, num_steps) ** rho)
 
 
@@ -37,9 +62,51 @@ def exponential(num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.
   return end_in_zero(jnp.exp(jnp.linspace(jnp.log(sigma_max), jnp.log(sigma_min), num_steps)))
 
 
+def polyexponential(num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 1.0) -> Array:
+  """Steps in log sigma along a power: equal at rho = 1, shorter near sigma_min above it (Crowson's k-diffusion)."""
+  check_num_steps(num_steps)
+  low, high = jnp.log(sigma_min), jnp.log(sigma_max)
+  return end_in_zero(jnp.exp(low + jnp.linspace(1, 0, num_steps) ** rho * (high - low)))
+
+
 def uniform_log_snr(num_steps: int, schedule: Schedule = DDPM) -> Array:
-  """Equal steps in log-SNR between the two ends of a schedule (Lu et al. 2022, section 4.1)."""
+  """Equal steps in log-SNR between the two ends of a schedule (Lu et al. 2022, DPM-Solver)."""
   return exponential(num_steps, schedule.sigma(schedule.t_min), schedule.sigma(schedule.t_max))
+
+
+def beta_quantiles(num_steps: int, schedule: Schedule = DDPM, alpha: float = 0.6, beta: float = 0.6) -> Array:
+  """Times at equal quantiles of a Beta(alpha, beta) distribution over a schedule's time (Lee et al. 2024).
+
+  Below 1 alpha makes the steps near the data short, and beta those near the noise. Both must be numbers, known outside
+  of jit. Times fall between the steps of a discrete schedule.
+
+  Raises:
+    ValueError: if alpha or beta is not above 0.
+  """
+  from scipy.special import betaincinv  # here, for it is slow to import
+
+  check_num_steps(num_steps)
+  if not (alpha > 0 and beta > 0):
+    raise ValueError(f"alpha and beta are {alpha} and {beta}, but must both be above 0.")
+  fractions = betaincinv(alpha, beta, np.linspace(1, 0, num_steps))
+  return end_in_zero(schedule.sigma(schedule.t_min + fractions * (schedule.t_max - schedule.t_min)))
+
+
+def align_your_steps(num_steps: int, model: str = "sd15") -> Array:
+  """The optimised levels of Stable Diffusion 1.5, SDXL or Stable Video Diffusion (Sabour et al. 2024).
+
+  `model` is "sd15", "sdxl" or "svd". Their tables are for ten steps; other numbers interpolate log sigma linearly, as
+  the authors do. The last level gives its place to the data's, zero.
+
+  Raises:
+    ValueError: if there is no table for the model.
+  """
+  check_num_steps(num_steps)
+  if model not in ALIGN_YOUR_STEPS:
+    raise ValueError(f"model is {model!r}, but must be one of {', '.join(ALIGN_YOUR_STEPS)}.")
+  table = ALIGN_YOUR_STEPS[model]
+  places = np.linspace(0, 1, num_steps + 1)[:-1]
+  return end_in_zero(np.exp(np.interp(places, np.linspace(0, 1, len(table)), np.log(table))))
 
 
 def uniform_time(num_steps: int, schedule: Schedule = DDPM, spacing: str = "trailing", offset: int = 0) -> Array:

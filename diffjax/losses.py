@@ -10,9 +10,8 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from diffjax import posterior
+from diffjax import posterior, struct
 from diffjax.batching import expand
 from diffjax.denoisers import NetworkDenoiser, Prediction
 from diffjax.schedules import Schedule

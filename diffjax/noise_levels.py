@@ -6,9 +6,9 @@ Each turns u [B] in (0, 1) into sigma [B]. Where the uniform numbers come from (
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax.scipy.special import ndtri
 
+from diffjax import struct
 from diffjax.schedules import Schedule
 from diffjax.typing import Array
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffjax.batching import expand
+from diffjax.batching import expand, root
 from diffjax.schedules import variance_preserving
 from diffjax.typing import Array
 
@@ -28,6 +28,19 @@ def mean(x0: Array, x: Array, sigma: Array, sigma_next: Array) -> Array:
 def log_variance(sigma: Array, sigma_next: Array) -> Array:
   """Log variance of q(x_next | x, x0): Ho et al.'s "beta tilde"; -inf at sigma_next = 0."""
   return 2 * jnp.log(sigma_next) + jnp.log1p(-jnp.square(sigma_next / sigma))
+
+
+def ancestral(sigma: Array, sigma_next: Array, eta: Array) -> tuple[Array, Array]:
+  """(sigma_down, sigma_up): an ODE solver goes down to sigma_down, and fresh noise sigma_up leads back to sigma_next.
+
+  sigma_down^2 + sigma_up^2 = sigma_next^2, for sigma > sigma_next of one shape and eta in [0, 1]; at eta = 1 sigma_up^2
+  is the posterior's variance, at 0 there is no noise (Song et al. 2020, Denoising Diffusion Implicit Models, eq. 16).
+  """
+  ratio = sigma_next / sigma
+  sigma_up = sigma_next * eta * root(1 - ratio**2)
+  # sqrt(sigma_next^2 - sigma_up^2), which cancels as it stands when eta = 1 and the step is long
+  sigma_down = sigma_next * root((1 - eta) * (1 + eta) + (eta * ratio) ** 2)
+  return sigma_down, sigma_up
 
 
 def larger_log_variance(sigma: Array, sigma_next: Array, scaling: Scaling = variance_preserving) -> Array:

@@ -1,20 +1,23 @@
 """A run's folder: the config, the checkpoints, and the pictures drawn from them."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
+import warnings
+from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from diffjax import batching, build, data, parallel, plots
-from diffjax.guidance import ClassifierFree
+from diffjax import batching, build, configuration, construction, data, editing, parallel, plots, samplers
 from diffjax.sampling import sample
 from diffjax.training.checkpoints import Checkpoints
-from diffjax.training.objective import to_uint8
+from diffjax.training.objective import to_float, to_uint8
 from diffjax.typing import Array, PyTree
 
-CONFIG, CHECKPOINTS, BEST = "config.json", "checkpoints", "best"
+CONFIG, CHECKPOINTS, BEST, LOCK = "config.json", "checkpoints", "best", "lock"
 
 
 @dataclasses.dataclass
@@ -36,6 +39,11 @@ class Run:
     """How many labels the model knows; 0 for one without labels."""
     return build.num_classes(self.config)
 
+  @property
+  def image_shape(self) -> tuple[int, int, int]:
+    """(H, W, C) of the pictures the model draws."""
+    return build.image_shape(self.config)
+
   def data(self, split: str) -> dict[str, np.ndarray]:
     """{"image": uint8 [N, H, W, C], "label": int32 [N] if any} of "train" or "test", as the model is trained on it."""
     return data.in_memory(load_data(self.config, split))
@@ -50,6 +58,11 @@ class Run:
     seed: int = 0,
     labels: np.ndarray | None = None,
     guidance_scale: float | None = None,
+    cfgpp: bool = False,
+    repeats: int = 1,
+    init_image: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
+    strength: float | None = None,
     batch_size: int = 256,
     trajectory: bool = False,
     progress=lambda batches: batches,
@@ -65,6 +78,12 @@ class Run:
       seed: of all randomness.
       labels: int [num] in 0..num_classes-1 for a conditional model; without them it draws unconditionally.
       guidance_scale: of classifier-free guidance, for pictures with labels; default: the config's.
+      cfgpp: CFG++ in its place, `samplers.MeanGuided`: the noise that stays is the unguided model's; a scale in [0, 1].
+      repeats: time travel, `samplers.Recurrent`: how often each step is gone, with so many times the network calls.
+      init_image: uint8 [H, W, C], a picture to start from (SDEdit) instead of noise.
+      mask: bool [H, W], True where the init image is drawn anew (inpainting); elsewhere it is kept as it is.
+      strength: in (0, 1], the share of the steps that are done; default: 1 with a mask, 0.5 without. Below 1 what is
+        drawn anew starts from the init image, too.
       batch_size: pictures drawn at a time.
       trajectory: also return the way there.
       progress: wraps the list of batches, `tqdm` for example.
@@ -74,40 +93,75 @@ class Run:
       uint8 [num, H, W, C]; with `trajectory` also uint8 [steps + 1, num, H, W, C], scaled to unit variance.
 
     Raises:
-      ValueError: a number out of range, an unknown name, labels for a model that has none.
+      ValueError: a number out of range, an unknown name, labels for a model that has none, an init image or mask
+        that does not fit it, cfgpp without guidance.
+      FloatingPointError: a picture is NaN or infinite.
     """
     if num < 1:
       raise ValueError(f"num is {num}, but at least one picture must be drawn.")
     if batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}, but at least one picture must be drawn at a time.")
+    construction.check_numbers({"seed": seed})
     sigmas = build.grid(self.config, steps if steps is not None else self.config.sampler.steps, grid)
     options = self._churn(options, sigmas)
     method = build.sampler(self.config, sampler, **options)
+    method = samplers.MeanGuided(method) if cfgpp else method
+    method = samplers.Recurrent(method, repeats) if repeats != 1 else method
     denoiser, labels = self._condition(num, labels, guidance_scale)
+    if cfgpp and not hasattr(denoiser, "x0_and_shift"):
+      raise ValueError("cfgpp acts on guidance by a label; ask for one, of a model with a null label, or leave it out.")
+    denoiser, sigmas, start = self._edit(denoiser, sigmas, init_image, mask, strength)
     count = parallel.local_device_count()
     batch_size = -(-min(batch_size, num) // count) * count
-    fixed = parallel.replicate((denoiser, method, sigmas, jax.random.key(seed)))
-    draw_batch = _draw(build.image_shape(self.config), trajectory)
-    pictures, paths = [], []
+    fixed = parallel.replicate((denoiser, method, sigmas, jax.random.key(seed), start))
+    draw_batch = _draw(self.image_shape, trajectory)
+    pictures, finite, paths = [], [], []
     for first in progress(range(0, num, batch_size)):
       numbers = np.arange(first, first + batch_size)
       cond = None if labels is None else {"label": labels[np.minimum(numbers, num - 1)]}
-      drawn, path = draw_batch(*fixed, *parallel.shard((numbers, cond)))
+      drawn, is_finite, path = draw_batch(*fixed, *parallel.shard((numbers, cond)))
       pictures.append(parallel.unshard(drawn))
+      finite.append(parallel.unshard(is_finite))
       paths.append(parallel.unshard(path, axis=1) if trajectory else None)
+    failed = num - np.concatenate(finite)[:num].sum()
+    if failed:
+      raise FloatingPointError(
+        f"{failed} of {num} pictures are not finite numbers; take a smaller guidance scale, another sampler or grid, or"
+        " an earlier checkpoint."
+      )
     images = np.concatenate(pictures)[:num]
     return (images, np.concatenate(paths, axis=1)[:, :num]) if trajectory else images
 
   def _churn(self, options, sigmas):
     return options | {"num_steps": len(sigmas) - 1} if options.get("s_churn") is not None else options
 
+  def _edit(self, denoiser, sigmas, init_image, mask, strength):
+    """(denoiser, sigmas, start) of pictures that start at start + sigmas[0] * noise."""
+    shape = self.image_shape
+    if init_image is None:
+      if mask is not None or strength is not None:
+        given = "a mask marks" if mask is not None else "strength says"
+        raise ValueError(f"{given} what to draw anew of an init image, and there is none; give one, or leave it out.")
+      return denoiser, sigmas, np.zeros((1, *shape), np.float32)
+    if init_image.shape != shape or init_image.dtype != np.uint8:
+      raise ValueError(f"init_image is {init_image.dtype} {init_image.shape}, but this model draws uint8 {shape}.")
+    known = np.asarray(to_float(init_image))[None]
+    if mask is None:
+      return denoiser, editing.shorten(sigmas, 0.5 if strength is None else strength), known
+    if mask.shape != shape[:2] or mask.dtype != bool:
+      raise ValueError(f"mask is {mask.dtype} {mask.shape}, but must be bool {shape[:2]}, as the init image.")
+    mask = mask[None, :, :, None].astype(np.float32)
+    sigmas = editing.shorten(sigmas, 1.0 if strength is None else strength)
+    start = known if strength is not None and strength < 1 else editing.hole(known, mask)
+    return editing.Inpaint(denoiser, known, mask), sigmas, start
+
   def _condition(self, num, labels, guidance_scale):
     denoiser = build.denoiser(self.config, self.params)
     if labels is None:
       if guidance_scale is not None:
         raise ValueError("guidance_scale acts on a label, and none was asked for; pass one, or leave the scale out.")
-      return denoiser, None
-    labels = np.asarray(labels, np.int32)
+      return build.guided(self.config, denoiser), None
+    labels = np.asarray(labels)
     network = build.module(self.config)
     if not self.num_classes:
       raise ValueError("this model was trained without labels; leave the label out, or train a conditional config.")
@@ -115,27 +169,31 @@ class Run:
       raise ValueError(f"labels have shape {labels.shape}, but there must be one for each of the {num} pictures.")
     if labels.min() < 0 or labels.max() >= self.num_classes:
       raise ValueError(f"labels {labels.min()}..{labels.max()} do not fit; each must lie in 0..{self.num_classes - 1}.")
+    labels = labels.astype(np.int32)
     if not network.null_label:
       if guidance_scale is not None:
         raise ValueError("this network has no null label to guide away from; leave guidance_scale out.")
-      return denoiser, labels
+      return build.guided(self.config, denoiser), labels
     scale = self.config.sampler.guidance_scale if guidance_scale is None else guidance_scale
-    return ClassifierFree(denoiser, {"label": self.num_classes}, float(scale)), labels
+    return build.guided(self.config, denoiser, scale), labels
 
 
 @functools.cache
 def _draw(shape: tuple[int, ...], trajectory: bool):
   """The whole trajectory of a batch as one compiled program, over all devices."""
 
-  def draw(denoiser, sampler, sigmas, key: Array, numbers: Array, cond):
+  def draw(denoiser, sampler, sigmas, key: Array, start: Array, numbers: Array, cond):
     key_start, key_path = batching.split(batching.fold_in_each(key, numbers))
-    x = sigmas[0] * batching.normal(key_start, (numbers.shape[0], *shape))
+    x = start + sigmas[0] * batching.normal(key_start, (numbers.shape[0], *shape))
     drawn = sample(denoiser, sampler, x, sigmas, key=key_path, cond=cond, trajectory=trajectory)
     if not trajectory:
-      return to_uint8(drawn), ()
+      return to_uint8(drawn), is_finite(drawn), ()
     x0, path = drawn
     scale = jax.lax.rsqrt(1 + sigmas**2).reshape(-1, *([1] * (path.ndim - 1)))
-    return to_uint8(x0), to_uint8(path * scale)
+    return to_uint8(x0), is_finite(x0), to_uint8(path * scale)
+
+  def is_finite(x0):
+    return jnp.isfinite(x0).all((1, 2, 3))
 
   return parallel.pmap(draw)
 
@@ -168,19 +226,22 @@ def read_config(workdir: pathlib.Path):
 
   Raises:
     FileNotFoundError: if the folder holds no run.
-    ValueError: if its config cannot be read.
+    ValueError: if it is a file, or its config cannot be read.
   """
+  check_folder(workdir)
   path = pathlib.Path(workdir) / CONFIG
   if not path.is_file():
     raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG} in it; train one there, or check --workdir.")
   try:
-    config = build.read_config(path.read_text())
+    return configuration.from_json(path.read_text())
   except ValueError as error:
-    raise ValueError(f"{path} is not valid JSON ({error}); restore it, or train in a new workdir.") from error
-  lacking = build.lacking(config)
-  if lacking:
-    raise ValueError(f"{path} lacks {', '.join(lacking)}; restore it, or train in a new workdir.")
-  return config
+    raise ValueError(f"{path} is no run's config ({error}); restore it, or train in a new workdir.") from error
+
+
+def check_folder(workdir: pathlib.Path) -> None:
+  """Raises ValueError if a run's folder is a file."""
+  if pathlib.Path(workdir).is_file():
+    raise ValueError(f"{workdir} is a file; give the folder of a run as --workdir.")
 
 
 def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
@@ -194,32 +255,60 @@ def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
   config = read_config(workdir)
   target = jax.eval_shape(lambda: build.initial_state(config))
   folder = workdir / (BEST if best else CHECKPOINTS)
-  if not folder.is_dir():
-    raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train until the first is saved.")
-  checkpoints = Checkpoints(folder, read_only=True)
-  found = checkpoints.restore_newest(target)
-  checkpoints.close()
+  found = None
+  if folder.is_dir():
+    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+      found = checkpoints.restore_newest(target)
   if found is None:
     raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train until the first is saved.")
   state, _ = found
   return Run(config, state.averaged, int(state.step))
 
 
+@contextlib.contextmanager
+def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
+  """Keeps every other process from training in a run's folder, which is made, and `claim`s it.
+
+  The system gives the lock back when the process ends, however it ends. Of a run's processes the first holds it.
+
+  Raises:
+    ValueError: if the folder is a file, if another process trains in it, or as `claim`.
+  """
+  import fcntl  # here, for not every system has it, and drawing needs none
+
+  check_folder(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  with (workdir / LOCK).open("a") as lock:
+    try:
+      if parallel.process()["process_index"] == 0:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise ValueError(f"another process trains in {workdir}; stop it, or take another --workdir.") from None
+    except OSError as error:  # some file systems of clusters have no locks
+      warnings.warn(f"{workdir} cannot be locked ({error.strerror}); let no other process train in it.", stacklevel=3)
+    claim(workdir, config)
+    yield
+
+
 def claim(workdir: pathlib.Path, config) -> None:
   """Makes the folder of a run and writes its config, or checks that the run which is there has the same.
+
+  A run that has no checkpoint yet gives way to another config.
 
   Raises:
     ValueError: if the run in the folder has another config; names the keys that differ.
   """
   path = workdir / CONFIG
   if path.exists():
-    differing = build.differences(read_config(workdir), config)
-    if differing:
+    differing = configuration.differences(read_config(workdir), config)
+    begun = any(step.name.isdigit() for folder in (CHECKPOINTS, BEST) for step in (workdir / folder).glob("*"))
+    if not differing:
+      return
+    if begun:
       raise ValueError(
         f"{workdir} holds a run with another config; (key: there, here) {'; '.join(differing)}. "
         "Take the same config to go on with that run, or another --workdir to start a new one."
       )
-    return
   workdir.mkdir(parents=True, exist_ok=True)
   with plots.replacing(path) as part:
     part.write_text(config.to_json(indent=2) + "\n")

@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from diffjax import batching
+from diffjax.grids import check_grid
 from diffjax.typing import Array, Cond, Denoiser, PyTree, Sampler
 
 
@@ -40,7 +40,8 @@ def sample(
     x0 [B, ...]; with `trajectory` also [N + 1, B, ...] that starts with x and ends with x0.
 
   Raises:
-    ValueError: if the grid is not one list that descends to zero (known only outside of jit).
+    ValueError: if the grid is not one list of finite levels that descend to zero (known only outside of jit), or
+      another argument, or what the denoiser returns, is not as above.
 
   Example:
     >>> import jax, diffjax
@@ -50,17 +51,30 @@ def sample(
     >>> diffjax.sample(prior, diffjax.samplers.Heun(), x, sigmas, key=jax.random.key(1)).shape
     (4, 8, 8, 1)
   """
-  _check_grid(sigmas)
+  check_grid(sigmas)
+  if not hasattr(x, "dtype") or x.ndim == 0:
+    given = getattr(x, "shape", type(x).__name__)
+    raise ValueError(f"x must be an array [B, ...], such as sigmas[0] * jax.random.normal(key, shape), got {given}.")
+  if isinstance(sampler, type):
+    raise ValueError(f"sampler is the class {sampler.__name__}; make a sampler of it: {sampler.__name__}().")
   keys = batching.sample_keys(key, x.shape[0])
   dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
   x, sigmas = jnp.asarray(x, dtype), jnp.asarray(sigmas, dtype)
   num_steps = sigmas.shape[0] - 1
 
   def conditioned(x, sigma, *, key=None):
-    return denoiser(x, sigma, cond, key=key).astype(dtype)
+    x0 = denoiser(x, sigma, cond, key=key)
+    shape = getattr(x0, "shape", type(x0).__name__)
+    if shape != x.shape:
+      raise ValueError(f"the denoiser gives x0 {shape} for x {x.shape}, but must give an array of x's shape.")
+    return x0.astype(dtype)
 
-  if hasattr(denoiser, "x0_and_variance"):
-    conditioned.x0_and_variance = lambda x, sigma, *, key=None: denoiser.x0_and_variance(x, sigma, cond, key=key)
+  def also(predict):
+    return lambda x, sigma, *past, key=None: predict(x, sigma, cond, *past, key=key)
+
+  for name in ("x0_and_variance", "x0_and_shift", "x0_and_difference"):
+    if hasattr(denoiser, name):
+      setattr(conditioned, name, also(getattr(denoiser, name)))
 
   def body(state, levels):
     x, carry = state
@@ -77,13 +91,3 @@ def sample(
   if callback is not None:
     jax.debug.callback(callback, num_steps)
   return (x0, jnp.concatenate([x[None], path, x0[None]])) if trajectory else x0
-
-
-def _check_grid(sigmas: Array) -> None:
-  if jnp.ndim(sigmas) != 1 or jnp.shape(sigmas)[0] < 2:
-    raise ValueError(f"sigmas must be a list of at least two levels, got shape {jnp.shape(sigmas)}; see diffjax.grids.")
-  if isinstance(sigmas, jax.core.Tracer):
-    return
-  values = np.asarray(sigmas)
-  if not np.all(np.diff(values) < 0) or values[-1] != 0:
-    raise ValueError(f"sigmas must descend strictly and end in 0, got {values}; see diffjax.grids.")

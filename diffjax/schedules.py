@@ -9,13 +9,15 @@ so that x = x_t / alpha is what denoisers and samplers see, whatever family a mo
 
 import abc
 import math
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
+from diffjax import struct
 from diffjax.batching import expand
 from diffjax.typing import Array
 
@@ -23,6 +25,12 @@ MAX_SIGMA = 1e5
 """Stands for an infinite noise-to-signal ratio (a flow at t = 1, zero terminal SNR): float32 still resolves x0."""
 
 MIN_LOG_SNR = -2 * math.log(MAX_SIGMA)
+
+
+def check_num_steps(num_steps: int) -> None:
+  """Raises ValueError unless num_steps is a whole number of at least 1."""
+  if not isinstance(num_steps, numbers.Integral) or num_steps < 1:
+    raise ValueError(f"num_steps is {num_steps!r}, but must be a whole number of at least 1.")
 
 
 def variance_preserving(sigma: Array) -> Array:
@@ -130,7 +138,7 @@ def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Discrete:
   if (
     alphas_cumprod.ndim != 1
     or alphas_cumprod.size == 0
-    or np.any(np.diff(alphas_cumprod) >= 0)
+    or not np.all(np.diff(alphas_cumprod) < 0)
     or not 0 <= alphas_cumprod[-1] <= alphas_cumprod[0] < 1
   ):
     raise ValueError(
@@ -144,7 +152,7 @@ def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Discrete:
 def from_betas(betas: np.ndarray) -> Discrete:
   """Discrete schedule from the variance that each step adds, [T] in (0, 1] (Ho et al. 2020, eq. 2)."""
   betas = np.asarray(betas, np.float64)
-  if betas.ndim != 1 or betas.size == 0 or np.any(betas <= 0) or np.any(betas > 1):
+  if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas <= 1)):
     raise ValueError(
       f"betas must be one list of numbers in (0, 1], got shape {betas.shape}; check beta_start and beta_end."
     )
@@ -153,27 +161,34 @@ def from_betas(betas: np.ndarray) -> Discrete:
 
 def linear(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Discrete:
   """Betas in equal steps (Ho et al. 2020, section 4)."""
+  check_num_steps(num_steps)
   return from_betas(np.linspace(beta_start, beta_end, num_steps))
 
 
 def scaled_linear(num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Discrete:
   """Square roots of betas in equal steps (Rombach et al. 2022, latent diffusion)."""
+  check_num_steps(num_steps)
   return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
 
 
 def sigmoid_betas(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Discrete:
   """Betas along a sigmoid over [-6, 6] (Xu et al. 2022, GeoDiff); not the sigmoid of later papers, `Sigmoid`."""
+  check_num_steps(num_steps)
   return from_betas(beta_start + (beta_end - beta_start) / (1 + np.exp(-np.linspace(-6, 6, num_steps))))
 
 
 def squared_cosine(num_steps: int = 1000, s: float = 0.008, max_beta: float = 0.999) -> Discrete:
   """The cosine schedule in T steps, betas capped (Nichol & Dhariwal 2021, eq. 17)."""
+  check_num_steps(num_steps)
+  if not s >= 0:
+    raise ValueError(f"s is {s}, but must not be negative; 0.008 is usual.")
   signal = np.cos((np.arange(num_steps + 1) / num_steps + s) / (1 + s) * np.pi / 2) ** 2
   return from_betas(np.minimum(1 - signal[1:] / signal[:-1], max_beta))
 
 
 def discretize(schedule: Schedule, num_steps: int) -> Discrete:
   """T steps of a continuous schedule: step i stands at the fraction (i + 1) / T of its times."""
+  check_num_steps(num_steps)
   fractions = np.arange(1, num_steps + 1) / num_steps
   log_snrs = schedule.log_snr(schedule.t_min + fractions * (schedule.t_max - schedule.t_min))
   return Discrete(jnp.maximum(log_snrs, MIN_LOG_SNR), schedule.scaling)
@@ -183,7 +198,12 @@ def zero_terminal_snr(schedule: Discrete) -> Discrete:
   """Shifts and scales alpha so that the last step holds no signal, the first as before (Lin et al. 2023, algorithm 1).
 
   The last step's sigma is MAX_SIGMA, for infinity.
+
+  Raises:
+    ValueError: if the schedule is not discrete, or has one step only.
   """
+  if not isinstance(schedule, Discrete) or schedule.num_steps < 2:
+    raise ValueError(f"zero_terminal_snr needs a discrete schedule of several steps, such as linear(), got {schedule}.")
   alpha = np.sqrt(1 / (1 + np.exp(-np.asarray(schedule.log_snrs, np.float64))))
   alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
   return from_alphas_cumprod(alpha**2)
@@ -331,7 +351,7 @@ class RectifiedFlow(Schedule):
 class Shifted(Schedule):
   """A schedule with its noise-to-signal ratio multiplied by `shift`, for larger pictures than it was made for.
 
-  For variance-preserving models shift = resolution / base resolution (Hoogeboom et al. 2023, eq. 7); for flows it
+  For variance-preserving models shift = resolution / base resolution (Hoogeboom et al. 2023); for flows it
   is t -> shift * t / (1 + (shift - 1) * t) (Esser et al. 2024, eq. 23).
   """
 
@@ -359,3 +379,24 @@ class Shifted(Schedule):
 
   def time(self, log_snr):
     return self.schedule.time(log_snr + 2 * jnp.log(self.shift))
+
+
+def from_diffusers(config: Mapping[str, Any]) -> Any:
+  """The schedule, prediction, grid and sampler that a diffusers `scheduler_config.json`, read as a dict, stands for.
+
+  Returns a `diffjax.published.Published`.
+
+  Keys that belong to another of their schedulers have no effect, as in diffusers. Numbers of steps go to `.grid`.
+
+  Raises:
+    ValueError: for a class, key or value that is unknown or has no counterpart, or for keys that contradict each other.
+
+  Example:
+    >>> import diffjax
+    >>> published = diffjax.schedules.from_diffusers({"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear"})
+    >>> published.sampler.eta, published.grid(20).shape
+    (0.0, (21,))
+  """
+  from diffjax.published import from_diffusers  # looks up: a configuration also names what is built upon schedules
+
+  return from_diffusers(config)

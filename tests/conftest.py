@@ -1,4 +1,4 @@
-"""Strict flags for every test: shapes must match in full, and compiled programs are kept between runs."""
+"""For every test: shapes must match in full, and compiled programs are kept between runs."""
 
 import os
 import pathlib
@@ -50,6 +50,7 @@ def script():
   """script("train.py", "--workdir=...") starts that script in a process; `.communicate()` gives (stdout, stderr)."""
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     "JAX_COMPILATION_CACHE_DIR": str(CACHE),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -60,6 +61,12 @@ def script():
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
   return script
+
+
+@pytest.fixture(autouse=True)
+def quickly_compiled(request):
+  """Most programs of tests run once and on little data; those of slow tests are worth XLA's optimisations."""
+  jax.config.update("jax_disable_most_optimizations", not request.node.get_closest_marker("slow"))
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Names to objects, configs to JSON and back, and mistakes told with the nearest name."""
+"""Configs to objects, and mistakes told before a run begins."""
 
 import json
 import pathlib
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import build, denoisers, samplers, schedules
+from diffjax import build, construction, denoisers, samplers, schedules
 
 CONFIGS = pathlib.Path(build.__file__).parents[1] / "configs"
 
@@ -17,8 +17,8 @@ CONFIGS = pathlib.Path(build.__file__).parents[1] / "configs"
 def test_every_entry_constructs_with_its_defaults(table):
   for name in getattr(build, table):
     arguments = (10,) if table == "GRIDS" else ()
-    schedule = build.construct(build.SCHEDULES, "schedule", {"name": "linear"})
-    made = build.construct(getattr(build, table), table, {"name": name}, *arguments, schedule=schedule)
+    schedule = construction.construct(build.SCHEDULES, "schedule", {"name": "linear"})
+    made = construction.construct(getattr(build, table), table, {"name": name}, *arguments, schedule=schedule)
     assert made is not None
     if table == "GRIDS":
       assert made.shape == (11,) and made[-1] == 0
@@ -27,62 +27,12 @@ def test_every_entry_constructs_with_its_defaults(table):
 @pytest.mark.parametrize("table", ["LOSSES", "NOISE_LEVELS"])
 def test_training_entries_construct_for_a_schedule(table):
   parts = {
-    "schedule": build.construct(build.SCHEDULES, "schedule", {"name": "rectified_flow"}),
+    "schedule": construction.construct(build.SCHEDULES, "schedule", {"name": "rectified_flow"}),
     "prediction": denoisers.V(),
   }
   for name in getattr(build, table):
-    made = build.construct(getattr(build, table), table, {"name": name}, **parts)
+    made = construction.construct(getattr(build, table), table, {"name": name}, **parts)
     assert np.isfinite(made(jnp.array([0.3, 0.6]))).all()
-
-
-@pytest.mark.parametrize(
-  ("spec", "says"),
-  [
-    ({"name": "huen"}, r"there is no sampler 'huen'\. Did you mean 'heun'\? Choose one of ddpm, .*heun"),
-    ({"name": "zzz"}, r"there is no sampler 'zzz'\. Choose one of"),
-    ({"name": "heun", "s_chrun": 1}, r"sampler 'heun' has no parameter 's_chrun'\. Did you mean 's_churn'\? It has"),
-    ({}, r"there is no sampler ''\. Choose one of"),
-  ],
-)
-def test_unknown_names(spec, says):
-  with pytest.raises(ValueError, match=says):
-    build.construct(build.SAMPLERS, "sampler", spec)
-
-
-def test_own_keys_come_before_the_context():
-  class Table:
-    def __init__(self, a=1, b=2):
-      self.a, self.b = a, b
-
-  made = build.construct({"t": Table}, "thing", {"name": "t", "a": 5}, a=7, b=8, c=9)
-  assert (made.a, made.b) == (5, 8)
-
-
-def test_config_survives_json(tiny):
-  config = tiny()
-  config.model.multipliers = (1, 2)
-  back = build.read_config(config.to_json())
-  assert not build.differences(config, back) and not build.lacking(back)
-  assert build.module(back) == build.module(config)
-  shapes = [jax.eval_shape(lambda c=c: build.initial_state(c)) for c in (config, back)]
-  assert jax.tree.leaves(shapes[0]) == jax.tree.leaves(shapes[1])
-
-
-def test_differences_name_the_keys(tiny):
-  one, two = tiny(), tiny(steps=9)
-  two.ema.decays = (0.5, 0.6)
-  two.model.head_dim = 4
-  assert build.differences(one, two) == [
-    "ema.decays: [0.9], [0.5, 0.6]",
-    "model.head_dim: nothing, 4",
-    "train.steps: 8, 9",
-  ]
-
-
-def test_lacking_keys():
-  config = build.default_config()
-  del config["train"]["clip_norm"]
-  assert build.lacking(config) == ["train.clip_norm"]
 
 
 def test_recommended_grid_depends_on_the_number_of_steps(tiny):
@@ -163,6 +113,82 @@ def test_check_refuses_what_would_fail_later(tiny, fields):
   config.model.num_classes, config.model.null_label = 10, False
   config.train.update(fields)
   with pytest.raises(ValueError, match=next(iter(fields))):
+    build.check(config)
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "says"),
+  [
+    ("train.learning_rate", float("inf"), r"must be in \(0, inf\)"),
+    ("train.clip_norm", float("nan"), "clip_norm is nan"),
+    ("train.b1", 2.0, r"train\.b1 is 2\.0, but must be in \[0, 1\)"),
+    ("prediction.sigma_data", 0.0, "sigma_data"),
+    ("noise_levels.std", -1.0, "std"),
+    ("noise_levels.mean", float("nan"), r"noise_levels\.mean is nan, but must be finite"),
+    ("sampler.guidance_scale", float("nan"), "guidance_scale"),
+    ("sampler.guidance_interval", (1.0,), "two noise levels"),
+    ("model.dropout", 2.0, "dropout"),
+    ("time_scale", float("nan"), "time_scale"),
+    ("model.width", 0, r"model\.width is 0, but must be in \[4, inf\)"),
+    ("model.width", -16, "width"),
+    ("model.width", None, "width"),
+    ("model.head_dim", 0, "head_dim"),
+    ("model.multipliers", (), "multipliers is empty"),
+    ("model.multipliers", (1, 0), "multipliers"),
+    ("model.dtype", "float17", "Did you mean 'float16'"),
+    ("sampler.grids", {"many": {"name": "karras"}}, "a key 'many'; expected a number of steps"),
+    ("sampler.grids", {"1": {"name": "karras", "rho": 0.0}}, "rho is 0"),
+    ("sampler.grids", {"1": {"name": "karras", "sigma_min": 9.0, "sigma_max": 1.0}}, "descend strictly"),
+    (
+      "sampler.grids",
+      {"1": {"name": "karras"}, "50": {"name": "karras", "sigma_min": 9.0, "sigma_max": 1.0}},
+      "in 50 steps .* descend strictly",
+    ),
+  ],
+)
+def test_check_refuses_numbers_out_of_range(tiny, key, value, says):
+  config = tiny()
+  *path, last = key.split(".")
+  parent = config
+  for name in path:
+    parent = parent[name]
+  with config.ignore_type(), config.unlocked():
+    parent[last] = value
+  with pytest.raises(ValueError, match=says):
+    build.check(config)
+
+
+def test_arrays_pass_as_options(tiny):
+  assert build.sampler(tiny(), "euler", eta=jnp.float32(0.5)).eta == 0.5
+  jax.jit(lambda eta: build.sampler(tiny(), "euler", eta=eta).eta)(0.5)
+
+
+@pytest.mark.parametrize(
+  "schedule",
+  [
+    {"name": "ve", "sigma_min": 5.0, "sigma_max": 1.0},
+    {"name": "ve", "sigma_min": 0.0, "sigma_max": 1.0},
+  ],
+)
+def test_check_refuses_a_schedule_that_does_not_rise(tiny, schedule):
+  config = tiny()
+  config.schedule = schedule
+  with pytest.raises(ValueError, match="schedule goes from sigma"):
+    build.check(config)
+
+
+@pytest.mark.parametrize("schedule", [{"name": "rectified_flow"}, {"name": "linear", "zero_terminal_snr": True}])
+def test_check_refuses_predictions_that_pure_noise_leaves_without_meaning(tiny, schedule):
+  config = tiny()
+  config.schedule = schedule
+  for name in ("eps", "score"):
+    config.prediction = {"name": name}
+    with pytest.raises(ValueError, match=f"prediction '{name}' says nothing about the data where the schedule ends"):
+      build.check(config)
+  config.prediction = {"name": "v"}
+  build.check(config)
+  config.prediction = {"name": "epsilon"}
+  with pytest.raises(ValueError, match="there is no prediction 'epsilon'"):
     build.check(config)
 
 

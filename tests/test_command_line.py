@@ -6,8 +6,9 @@ import warnings
 
 import pytest
 from absl import flags
+from ml_collections import config_flags
 
-from diffjax import build, command_line
+from diffjax import build, command_line, construction
 
 
 def told(error):
@@ -20,7 +21,7 @@ def told(error):
 
 
 def test_our_own_checks_become_a_sentence():
-  assert told(lambda: build.lookup(build.SAMPLERS, "sampler", "huen")).startswith(
+  assert told(lambda: construction.lookup(build.SAMPLERS, "sampler", "huen")).startswith(
     "error: there is no sampler 'huen'. Did you mean 'heun'?"
   )
 
@@ -51,10 +52,38 @@ def test_flags():
   flags.DEFINE_integer("num", 3, "", flag_values=values)
   command_line.parse(["program", "--num=5"], values)
   assert values.num == 5
-  for arguments, says in ((["--nun=5"], "nun"), (["--num=x"], "--num=x"), (["5"], "'5' is no flag")):
+  for arguments, says in (
+    (["--nun=5"], "nun"),
+    (["--num=x"], "--num=x: expected a whole number"),
+    (["5"], "'5' is no flag"),
+  ):
     with pytest.raises(SystemExit) as stop:
       command_line.parse(["program", *arguments], values)
     assert stop.value.code.startswith("error: ") and says in stop.value.code and "\n" not in stop.value.code
+
+
+@pytest.mark.parametrize(
+  ("argument", "says"),
+  [
+    ("model.num_classes=3", "error: the config has no key 'num_classes'"),
+    ("model.widht=3", "error: the config has no key 'widht' Did you mean \"width\""),
+    ("train.steps=2.5", "--config.train.steps=2.5: expected a whole number"),
+    ("train.learning_rate=x", "--config.train.learning_rate=x: expected a number"),
+    ("data.flip=perhaps", "--config.data.flip=perhaps: expected true or false"),
+  ],
+)
+def test_flags_of_a_config(monkeypatch, tmp_path, argument, says):
+  values, path = flags.FlagValues(), tmp_path / "config.py"
+  path.write_text(
+    "from diffjax.configuration import default_config\n"
+    "def get_config():\n  config = default_config()\n  config.model.width = 8\n  return config\n"
+  )
+  config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+  arguments = ["program", f"--config={path}", f"--config.{argument}"]
+  monkeypatch.setattr(sys, "argv", arguments)
+  with pytest.raises(SystemExit) as stop:
+    command_line.parse(arguments, values)
+  assert says in stop.value.code and "\n" not in stop.value.code
 
 
 def test_import_is_quick_and_quiet():

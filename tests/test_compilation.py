@@ -93,3 +93,10 @@ def test_import_changes_nothing_and_the_cache_lies_where_the_user_wants_it(tmp_p
   assert pathlib.Path(folder) == tmp_path / below.get(given, "") and answer == "2"
   if given != "JAX_COMPILATION_CACHE_DIR":
     assert list(pathlib.Path(folder).iterdir())
+
+
+def test_a_program_that_runs_once_is_compiled_quickly_and_gives_the_same():
+  assert compilation.compiler_options("cpu", once=True) == compilation.compiler_options("cpu") | compilation._ONCE
+  assert compilation.compiler_options("gpu", once=True) == {}
+  draw = lambda: jax.random.normal(jax.random.key(0), (8,))
+  assert jnp.allclose(compilation.jit(draw, once=True)(), draw(), rtol=1e-6)

@@ -10,29 +10,51 @@ import sys
 import pytest
 
 import diffjax
-from diffjax import batching, denoisers, grids, guidance, losses, noise_levels, posterior, samplers, sampling, schedules
+from diffjax import (
+  batching,
+  contrastive,
+  denoisers,
+  editing,
+  grids,
+  guidance,
+  likelihood,
+  losses,
+  noise_levels,
+  posterior,
+  samplers,
+  sampling,
+  schedules,
+)
 
 ROOT = pathlib.Path(diffjax.__file__).parent
 
 # A room is a file or a folder of diffjax. It may import rooms of the floors below its own, and within itself.
 # A room of a new file goes on the lowest floor that is above all it needs.
 FLOORS = [
-  {"typing"},
-  {"compilation", "batching", "networks", "data", "plots"},
-  {"schedules", "parallel"},
+  {"typing", "struct"},
+  {"compilation", "batching", "configuration", "construction", "networks", "data", "plots", "contrastive"},
+  {"schedules", "parallel", "weights"},
   {"grids", "noise_levels", "posterior", "denoisers"},
   {"losses", "sampling", "samplers", "guidance", "evaluation"},
-  {"training"},
+  {"training", "editing", "likelihood"},
   {"build"},
-  {"run"},
+  {"run", "published"},
   {"command_line"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# python -m diffjax.evaluation is a script over a run, not part of its room
-SCRIPTS = {"evaluation/__main__.py"}
+# python -m diffjax.evaluation is a script over a run, not part of its room; diffjax.plots one over the tables of build
+SCRIPTS = {"evaluation/__main__.py", "plots/__main__.py"}
+
+# The one name that looks up, imported when called: a configuration names a schedule and what is built upon schedules
+LOOKS_UP = ("schedules", "published")
 
 # Rooms that stand apart from the diffusion mathematics: all of ours they may import.
-ALONE = {"networks": {"typing", "compilation"}, "data": {"typing"}, "plots": {"typing"}}
+ALONE = {
+  "networks": {"typing", "struct", "compilation"},
+  "data": {"typing"},
+  "plots": {"typing"},
+  "weights": {"typing", "networks"},
+}
 DEVICES = {"pmap", "pmean", "psum", "process_index", "process_count", "axis_index", "shard_map"}
 HEAVY = (
   "tensorflow_datasets",
@@ -44,6 +66,9 @@ HEAVY = (
   "sklearn",
   "PIL",
   "grain",
+  "tokenizers",
+  "safetensors",
+  "transformers",
 )
 
 
@@ -85,7 +110,8 @@ def test_imports_point_downward(path):
     return
   for other in rooms_imported(path):
     assert other in FLOOR_OF, f"{own} imports diffjax.{other}, which has no floor in FLOORS"
-    assert other == own or FLOOR_OF[other] < FLOOR_OF[own], f"{own} may not import {other}"
+    below = FLOOR_OF[other] < FLOOR_OF[own] or (own, other) == LOOKS_UP
+    assert other == own or below, f"{own} may not import {other}"
     assert own not in ALONE or other == own or other in ALONE[own], f"{own} may not import {other}"
 
 
@@ -100,8 +126,8 @@ def test_data_knows_no_jax(path):
 
 
 @by_path
-def test_only_build_reads_configs(path):
-  if room(path) != "build":
+def test_only_configuration_knows_ml_collections(path):
+  if room(path) != "configuration":
     assert not [name for name in imported(path) if name.split(".")[0] == "ml_collections"]
 
 
@@ -128,18 +154,33 @@ def test_import_is_light_and_silent():
   assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+def processor_seconds(code):
+  before = resource.getrusage(resource.RUSAGE_CHILDREN)
+  assert run(code).returncode == 0
+  after = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def test_import_is_quick():
-  # processor time: what a newcomer waits on a quiet machine, whatever else this one does now
-  seconds = []
-  for _ in range(3):
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert run("import diffjax").returncode == 0
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-  assert min(seconds) < 1.5
+  """Little longer than its packages take, on any machine; they take 0.8 s where 1.5 s is the aim."""
+  codes = ("import jax, flax.linen, optax", "import diffjax")
+  packages, ours = (min(seconds) for seconds in zip(*([processor_seconds(code) for code in codes] for _ in range(3))))
+  assert ours < 1.5 * packages
 
 
-MATHEMATICS = (batching, schedules, grids, noise_levels, denoisers, losses, posterior, sampling)
+MATHEMATICS = (
+  batching,
+  contrastive,
+  schedules,
+  grids,
+  noise_levels,
+  denoisers,
+  losses,
+  posterior,
+  sampling,
+  likelihood,
+  editing,
+)
 
 
 def public_functions():

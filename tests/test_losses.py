@@ -152,6 +152,7 @@ def bound_of_a_pixel(steps, std=0.22):
   return float(total), -(probabilities * np.log2(probabilities)).sum()
 
 
+@pytest.mark.slow
 def test_bound_of_the_ideal_model_nears_the_likelihood_from_above(x64):
   gaps = [total - entropy for total, entropy in (bound_of_a_pixel(100), bound_of_a_pixel(400))]
   assert 0 < gaps[1] < gaps[0] / 3.5, gaps
@@ -171,6 +172,7 @@ def hybrid_parts(bound_weight):
   return loss
 
 
+@pytest.mark.slow
 def test_bound_teaches_the_variance_alone():
   gradient = lambda weight: jax.jacobian(hybrid_parts(weight), (0, 1))(0.1, 0.2)
   mean_with, variance_with = gradient(1.0)

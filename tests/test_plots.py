@@ -1,5 +1,6 @@
 """Pictures checked by their pixels, files by reading them back."""
 
+import errno
 import subprocess
 import sys
 
@@ -110,6 +111,14 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     raise OSError("disk full")
   assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
   assert path.read_text() == "old"
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+  with pytest.raises(OSError, match=r"a\.txt cannot be written \(No space left on device\); make room"):
+    with plots.replacing(tmp_path / "a.txt"):
+      raise OSError(errno.ENOSPC, "No space left on device")
+  with pytest.raises(FileNotFoundError, match="nowhere"), plots.naming(tmp_path / "a.txt"):
+    (tmp_path / "nowhere").read_text()
 
 
 @pytest.mark.parametrize("images", [np.zeros((2, 8, 8, 1)), ramp(2, 8, 8), ramp(2, 8, 8, 2), ramp(0, 8, 8, 1)])

@@ -1,12 +1,15 @@
 """Drawing from a run: each picture is its number's, and nothing a person turns compiles again."""
 
+import errno
 import logging
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
 
-from diffjax import build, plots, sample
+from diffjax import build, configuration, parallel, plots, sample, samplers
 from diffjax import run as runs
 from diffjax.guidance import ClassifierFree
 from diffjax.training.checkpoints import Checkpoints
@@ -78,6 +81,20 @@ def test_agrees_with_sampling_by_hand(conditional):
     assert np.abs(drawn[number].astype(int) - expected).max() <= 1
 
 
+@pytest.mark.slow
+def test_cfgpp_and_time_travel_wrap_the_sampler(conditional):
+  config, label = conditional.config, np.array([3])
+  drawn = conditional.draw(1, labels=label, guidance_scale=0.7, cfgpp=True, repeats=2, sampler="euler", steps=3)
+  denoiser = ClassifierFree(build.denoiser(config, jax.device_put(conditional.params)), {"label": 10}, 0.7)
+  method = samplers.Recurrent(samplers.MeanGuided(samplers.Euler()), 2)
+  sigmas, cond = build.grid(config, 3), {"label": label.astype(np.int32)}
+  key_start, key_path = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))
+  x = sigmas[0] * jax.random.normal(key_start, (8, 8, 1))[None]
+  x0 = sample(denoiser, method, x, sigmas, key=key_path[None], cond=cond)
+  expected = np.round(np.clip(np.asarray(x0) * 127.5 + 127.5, 0, 255))
+  assert np.abs(drawn.astype(int) - expected).max() <= 1
+
+
 def test_labels_change_pictures_and_no_label_is_the_null_label(conditional):
   threes, fours = (conditional.draw(4, labels=np.full(4, label)) for label in (3, 4))
   assert not np.array_equal(threes, fours)
@@ -120,6 +137,14 @@ def test_nothing_a_person_turns_compiles_again(conditional, caplog):
     ({"labels": np.array([-1, 3])}, r"labels -1\.\.3 .* each must lie in 0\.\.9"),
     ({"labels": np.array([1, 2, 3])}, "one for each of the 2 pictures"),
     ({"guidance_scale": 2.0}, "none was asked for"),
+    ({"guidance_scale": np.nan, "labels": np.array([1, 2])}, "guidance_scale is nan, but must be finite"),
+    ({"sampler": "euler", "eta": np.nan}, r"euler\.eta is nan, but must be in \[0, 1\]"),
+    ({"sampler": "euler", "eta": 1.5}, r"euler\.eta is 1\.5"),
+    ({"sampler": "heun", "s_churn": -1.0}, r"heun\.s_churn is -1\.0"),
+    ({"seed": 2**63}, "seed is 9223372036854775808"),
+    ({"cfgpp": True}, "cfgpp acts on guidance by a label"),
+    ({"repeats": 0}, "repeats is 0"),
+    ({"labels": [3, 10**20]}, "each must lie in 0"),
   ],
 )
 def test_mistakes(conditional, options, says):
@@ -146,7 +171,7 @@ def test_a_run_is_its_folder(tmp_path, tiny):
   config = tiny()
   state = saved(tmp_path, config)
   loaded = runs.load_run(tmp_path)
-  assert loaded.step == 4 and not build.differences(loaded.config, config)
+  assert loaded.step == 4 and not configuration.differences(loaded.config, config)
   jax.tree.map(np.testing.assert_array_equal, loaded.params, state.ema[0])
   expected = runs.Run(config, state.ema[0], 4)
   np.testing.assert_array_equal(loaded.draw(3), expected.draw(3))
@@ -163,20 +188,78 @@ def test_folders_that_hold_no_run(tmp_path, tiny):
   with pytest.raises(FileNotFoundError, match="holds no checkpoint yet"):
     runs.load_run(tmp_path)
   (tmp_path / runs.CONFIG).write_text('{"data": {"na')
-  with pytest.raises(ValueError, match="not valid JSON"):
+  with pytest.raises(ValueError, match=r"config\.json is no run's config"):
     runs.load_run(tmp_path)
   (tmp_path / runs.CONFIG).write_text('{"data": {"name": "digits"}}')
   with pytest.raises(ValueError, match="lacks"):
     runs.load_run(tmp_path)
+  with pytest.raises(ValueError, match=r"config\.json is a file; give the folder"):
+    runs.load_run(tmp_path / runs.CONFIG)
 
 
 def test_a_folder_belongs_to_one_config(tmp_path, tiny):
   runs.claim(tmp_path, tiny())
   before = (tmp_path / runs.CONFIG).read_text()
   runs.claim(tmp_path, tiny())
+  (tmp_path / runs.CHECKPOINTS / "3").mkdir(parents=True)
   with pytest.raises(ValueError, match=r"train\.batch_size: 16, 32; train\.steps: 8, 9"):
     runs.claim(tmp_path, tiny(steps=9, batch_size=32))
   assert (tmp_path / runs.CONFIG).read_text() == before
+
+
+def test_a_first_try_without_a_checkpoint_gives_way(tmp_path, tiny):
+  runs.claim(tmp_path, tiny())
+  (tmp_path / runs.CHECKPOINTS / "3.orbax-checkpoint-tmp-1").mkdir(parents=True)
+  runs.claim(tmp_path, tiny(steps=9))
+  assert runs.read_config(tmp_path).train.steps == 9
+  (tmp_path / runs.CONFIG).write_text('{"architecture": "of another program"}')
+  with pytest.raises(ValueError, match="no run's config"):
+    runs.claim(tmp_path, tiny())
+
+
+def test_one_process_at_a_time(tmp_path, tiny):
+  with runs.claimed(tmp_path / "run", tiny()):
+    with pytest.raises(ValueError, match=r"another process trains in .*run; stop it, or take another --workdir"):
+      with runs.claimed(tmp_path / "run", tiny(steps=9)):
+        pass
+    assert runs.read_config(tmp_path / "run").train.steps == 8
+  with runs.claimed(tmp_path / "run", tiny()):
+    pass
+  with pytest.raises(ValueError, match="is a file"):
+    with runs.claimed(tmp_path / "run" / runs.CONFIG, tiny()):
+      pass
+
+
+def test_only_the_first_process_of_a_run_locks(tmp_path, tiny, monkeypatch):
+  with runs.claimed(tmp_path, tiny()):
+    monkeypatch.setattr(parallel, "process", lambda: {"process_index": 1, "process_count": 2})
+    with runs.claimed(tmp_path, tiny()):
+      pass
+
+
+def test_a_killed_process_frees_its_folder(tmp_path, tiny):
+  holder = (
+    "import fcntl, sys, time; lock = open(sys.argv[1], 'a'); fcntl.flock(lock, fcntl.LOCK_EX);"
+    " print(flush=True); time.sleep(60)"
+  )
+  process = subprocess.Popen([sys.executable, "-c", holder, tmp_path / runs.LOCK], stdout=subprocess.PIPE)
+  process.stdout.readline()
+  with pytest.raises(ValueError, match="another process trains"):
+    with runs.claimed(tmp_path, tiny()):
+      pass
+  process.kill()
+  process.communicate()
+  with runs.claimed(tmp_path, tiny()):
+    pass
+
+
+def test_file_systems_without_locks(tmp_path, tiny, monkeypatch):
+  def flock(*arguments):
+    raise OSError(errno.ENOSYS, "Function not implemented")
+
+  monkeypatch.setattr("fcntl.flock", flock)
+  with pytest.warns(UserWarning, match="cannot be locked"), runs.claimed(tmp_path, tiny()):
+    pass
 
 
 def test_data_that_does_not_fit_the_model(tiny):
@@ -189,3 +272,9 @@ def test_data_that_does_not_fit_the_model(tiny):
 def test_pictures_are_ones_that_plots_take(run):
   images, path = run.draw(3, trajectory=True)
   assert plots.grid(images).width > 0 and plots.film_strip(path).width > 0
+
+
+def test_pictures_that_are_not_finite_are_an_error(run):
+  broken = runs.Run(run.config, jax.tree.map(lambda p: np.full_like(p, np.nan), run.params), run.step)
+  with pytest.raises(FloatingPointError, match="3 of 3 pictures are not finite"):
+    broken.draw(3)

@@ -17,6 +17,21 @@ def test_expand():
   assert batching.expand(jnp.ones(3), x).shape == (3, 1, 1, 1)
   assert batching.expand(jnp.ones((3, 1, 1, 1)), x).shape == (3, 1, 1, 1)
 
+  with pytest.raises(ValueError, match=r"x's 3 samples, got shape \(2,\)"):
+    batching.expand(jnp.ones(2), x)
+
+
+def test_root_has_no_slope_at_zero():
+  np.testing.assert_allclose(batching.root(jnp.array([0.0, 4.0])), [0, 2])
+  np.testing.assert_allclose(jax.vmap(jax.grad(batching.root))(jnp.array([0.0, 4.0])), [0, 0.25])
+  assert np.isnan(batching.root(jnp.array([-1.0, np.nan]))).all()
+
+
+def test_within():
+  np.testing.assert_array_equal(
+    batching.within(jnp.array([0.5, 1.0, 2.0, 3.0]), (1.0, 2.0)), [False, True, True, False]
+  )
+
 
 def test_noise_of_a_sample_is_its_keys_alone():
   keys = batching.sample_keys(KEY, 4)

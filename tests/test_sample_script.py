@@ -81,6 +81,10 @@ def test_damaged_newest_checkpoint(workdir, tmp_path, capsys):
     (["--smapler=heun"], "Did you mean: sampler"),
     (["--sampler=dpmp_2m"], "Did you mean 'dpmpp_2m'"),
     (["--label=three"], "--label=three is no label"),
+    (["--label="], "--label= is no label"),
+    (["--label=²"], "--label=² is no label"),
+    (["--label=99999999999"], "each must lie in 0..9"),
+    (["--seed=9223372036854775808"], "seed is 9223372036854775808"),
     (["--steps=0"], "num_steps is 0"),
   ],
 )
@@ -91,3 +95,9 @@ def test_processes_end_with_one_sentence(script, workdir, tmp_path, arguments, s
   assert (process.returncode, out) == (1, "")
   assert err.startswith("error: ") and err.count("\n") == 1 and says in err
   assert not list(tmp_path.iterdir())
+
+
+def test_samplers_are_listed_without_a_run(script):
+  out, errors = script("sample.py", "--list_samplers").communicate()
+  assert not errors
+  assert [line.split()[0] for line in out.splitlines()] == ["name", *build.SAMPLERS]

@@ -7,7 +7,7 @@ import pytest
 from oracles import Gaussian, Mixture
 
 import diffjax
-from diffjax import denoisers, grids, guidance, samplers, schedules
+from diffjax import build, denoisers, grids, guidance, samplers, schedules
 from diffjax.batching import expand, normal, sample_keys
 
 KEY = jax.random.key(0)
@@ -27,6 +27,7 @@ def noise(keys, sigmas=GRID):
   return sigmas[0] * normal(keys, (keys.shape[0], 2, 2, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_picture_depends_on_its_own_key_only(name):
   keys = sample_keys(KEY, 4)
@@ -71,6 +72,7 @@ def test_one_step_is_the_denoiser(name):
   assert path.shape == (2, 2, 2, 2, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_draws_the_data(name):
   keys = sample_keys(KEY, 2000)
@@ -136,6 +138,7 @@ def test_gradients_through_the_trajectory_are_finite(name):
     assert np.all(np.isfinite(gradient)) and np.any(gradient != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_x64_and_half_precision(name):
   half = lambda x, sigma, cond, key: Gaussian()(x, sigma).astype(jnp.bfloat16)
@@ -223,11 +226,85 @@ def test_cond_reaches_the_denoiser():
 
 
 @pytest.mark.parametrize(
-  "sigmas", [[1.0], [[1.0, 0.0]], [1.0, 0.5], [1.0, 1.0, 0.0], [0.5, 1.0, 0.0], [np.nan, 1.0, 0.0]]
+  ("sigmas", "says"),
+  [
+    *((sigmas, "list") for sigmas in ([1.0], [[1.0, 0.0]])),
+    *((sigmas, "descend") for sigmas in ([1.0, 0.5], [1.0, 1.0, 0.0], [0.5, 1.0, 0.0])),
+    *((sigmas, "finite") for sigmas in ([np.nan, 1.0, 0.0], [1.0, np.nan, 0.0], [np.inf, 1.0, 0.0])),
+  ],
 )
-def test_impossible_grids_are_refused(sigmas):
-  with pytest.raises(ValueError, match=r"sigmas must .* see diffjax\.grids"):
+def test_impossible_grids_are_refused(sigmas, says):
+  with pytest.raises(ValueError, match=rf"sigmas must .*{says}"):
     diffjax.sample(Gaussian(), samplers.Euler(), jnp.ones((2, 3)), jnp.asarray(sigmas), key=KEY)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "says"),
+  [
+    (dict(x=[1.0, 2.0]), r"x must be an array \[B, ...\].*got list"),
+    (dict(x=1.0), r"x must be an array \[B, ...\].*got float"),
+    (dict(x=jnp.ones(())), r"x must be an array \[B, ...\].*got \(\)"),
+    (dict(sampler=samplers.Heun), r"sampler is the class Heun; make a sampler of it: Heun\(\)"),
+    (dict(denoiser=lambda x, sigma, cond, key: x[:, :1]), r"gives x0 \(2, 1\) for x \(2, 3\)"),
+    (dict(denoiser=lambda x, sigma, cond, key: (x, x)), r"gives x0 tuple for x \(2, 3\)"),
+    (dict(key=None), "key is None, but must be one such as"),
+    (dict(key=0), "key is 0, but must be one such as"),
+  ],
+)
+def test_wrong_arguments_are_refused(arguments, says):
+  with pytest.raises(ValueError, match=says):
+    diffjax.sample(
+      **dict(denoiser=Gaussian(), sampler=samplers.Heun(), x=jnp.ones((2, 3)), key=KEY) | arguments, sigmas=GRID
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", build.SAMPLERS)
+def test_the_gradient_by_the_grid_is_finite(name):
+  x = noise(sample_keys(KEY, 2))
+  value = lambda sigmas: jnp.square(diffjax.sample(Mixture(), build.SAMPLERS[name](), x, sigmas, key=KEY)).sum()
+  gradient = jax.jit(jax.grad(value))(grids.karras(5))
+  assert np.all(np.isfinite(gradient)) and np.any(gradient != 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", build.SAMPLERS)
+def test_every_sampler_under_vmap_pmap_and_a_gradient_by_the_start(name, x64):
+  sampler, keys = build.SAMPLERS[name](), jax.vmap(lambda key: sample_keys(key, 2))(jax.random.split(KEY, 3))
+
+  def pictures_and_slopes(x, keys):
+    total = lambda x: (lambda drawn: (jnp.sin(drawn).sum(), drawn))(
+      diffjax.sample(Mixture(), sampler, x, GRID, key=keys)
+    )
+    (_, drawn), slopes = jax.value_and_grad(total, has_aux=True)(x)
+    return drawn, slopes
+
+  x = jax.vmap(noise)(keys)
+  expected = jax.jit(pictures_and_slopes)(x[1], keys[1])
+  for slopes in expected:
+    assert np.all(np.isfinite(slopes)) and np.any(slopes != 0)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-8),
+    expected,
+    tuple(each[1] for each in jax.jit(jax.vmap(pictures_and_slopes))(x, keys)),
+  )
+  on_one_device = jax.pmap(pictures_and_slopes)(x[1:2], keys[1:2])
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-8),
+    expected,
+    tuple(each[0] for each in on_one_device),
+  )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["heun", "dpmpp_2m", "dpmpp_3m", "er_sde", "sa_solver"])
+def test_the_gradient_by_the_grid_is_that_of_finite_differences(name, x64):
+  x, sigmas = noise(sample_keys(KEY, 2)), grids.karras(5)
+  value = jax.jit(lambda s: jnp.square(diffjax.sample(Mixture(), build.SAMPLERS[name](), x, s, key=KEY)).sum())
+  gradient = jax.grad(value)(sigmas)
+  for i, change in enumerate(1e-4 * sigmas[:-1]):
+    difference = (value(sigmas.at[i].add(change)) - value(sigmas.at[i].add(-change))) / (2 * change)
+    np.testing.assert_allclose(gradient[i], difference, rtol=1e-5, atol=1e-7)
 
 
 def test_the_example_in_the_docstring_runs():

@@ -236,6 +236,17 @@ def test_discrete_stays_within_its_steps():
     (lambda: schedules.from_alphas_cumprod([1.0, 0.6]), "descends strictly"),
     (lambda: schedules.from_alphas_cumprod([]), "descends strictly"),
     (lambda: schedules.from_betas([0.1, 1.0, 0.1]), "descends strictly"),
+    (lambda: schedules.from_alphas_cumprod([0.5, np.nan, 0.1]), "descends strictly"),
+    (lambda: schedules.linear(10, np.nan), r"in \(0, 1\]"),
+    (lambda: schedules.linear(-1), "num_steps is -1, but must be a whole number"),
+    (lambda: schedules.scaled_linear(2.5), "num_steps is 2.5, but"),
+    (lambda: schedules.sigmoid_betas(None), "num_steps is None, but"),
+    (lambda: schedules.squared_cosine(0), "num_steps is 0, but"),
+    (lambda: schedules.squared_cosine(s=-2), "s is -2, but must not be negative"),
+    (lambda: schedules.discretize(schedules.VP(), 0), "num_steps is 0, but"),
+    (lambda: schedules.discretize(schedules.VP(), -3), "num_steps is -3, but"),
+    (lambda: schedules.zero_terminal_snr(schedules.Cosine()), "needs a discrete schedule"),
+    (lambda: schedules.zero_terminal_snr(schedules.linear(1)), "of several steps"),
   ],
 )
 def test_impossible_schedules_are_refused(make, message):

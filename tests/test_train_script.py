@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import time
 import warnings
@@ -88,6 +89,7 @@ def test_training_learns(whole):
   assert loss(state.params) < 0.97 * loss(build.initial_state(config).params)
 
 
+@pytest.mark.slow
 def test_equals_single_steps_by_hand(whole):
   """The loop, its prefetching, calls of several steps and pmap come to the pure step applied eight times."""
   config, _, state = whole
@@ -115,6 +117,7 @@ def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, monkeypatch, caps
   assert steps == sorted(steps) and steps[-1] == 8
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp_path, monkeypatch):
   config, _, state = whole
   with monkeypatch.context() as patch, pytest.raises(SystemExit):
@@ -135,6 +138,7 @@ def test_complete_run_stays_as_it_is(whole, capsys):
   assert before == {path: path.stat().st_mtime_ns for path in workdir.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_streaming_and_memory_feed_the_same_batches(whole, tmp_path, monkeypatch):
   config, _, state = whole
   config = config.copy_and_resolve_references()
@@ -152,6 +156,19 @@ def test_other_config_is_refused_and_nothing_changes(whole):
   other.train.learning_rate = 0.1
   with pytest.raises(ValueError, match=r"another config; .* train.learning_rate: 0.005, 0.1"):
     train(other, workdir)
+
+
+def test_a_second_process_is_refused_at_once(whole):
+  config, workdir, _ = whole
+  with runs.claimed(workdir, config), pytest.raises(ValueError, match="another process trains in"):
+    train(config, workdir)
+
+
+def test_a_full_disk_shows_before_the_first_step(tiny, tmp_path, monkeypatch):
+  monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 0))
+  with pytest.raises(OSError, match="the disk is full"):
+    train(tiny(), tmp_path)
+  assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_run_that_is_not_finite_any_more_stops(tiny, tmp_path):

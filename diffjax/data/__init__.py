@@ -1,7 +1,17 @@
-"""Pictures: data sources of uint8 examples, and endless shuffled batches of them. Nothing here imports jax."""
+"""Pictures: data sources of uint8 examples, and endless shuffled batches of them; and texts as tokens. Without jax."""
 
 from diffjax.data.batching import batches, id_batches
 from diffjax.data.loading import load
 from diffjax.data.source import Source, in_memory
+from diffjax.data.tokens import Tokenizer, load_tokenizer, train_tokenizer
 
-__all__ = ["Source", "batches", "id_batches", "in_memory", "load"]
+__all__ = [
+  "Source",
+  "Tokenizer",
+  "batches",
+  "id_batches",
+  "in_memory",
+  "load",
+  "load_tokenizer",
+  "train_tokenizer",
+]

@@ -44,7 +44,8 @@ def open_folder(
   """
   folder = Path(folder).expanduser()
   if not folder.is_dir():
-    raise ValueError(f"picture folder {folder} is not there; expected a folder that holds picture files")
+    there = "is a file" if folder.exists() else "is not there"
+    raise ValueError(f"picture folder {folder} {there}; expected a folder that holds picture files")
   paths = _find(folder)
   if not paths:
     raise ValueError(f"picture folder {folder} holds no pictures; expected files such as .jpg, .png or .webp in it")

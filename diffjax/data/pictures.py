@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 def read_picture(file: str | Path | BinaryIO) -> Image.Image:
@@ -49,3 +49,32 @@ def fit(image: Image.Image, size: int | None, channels: int) -> np.ndarray:
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
   return np.array(image).reshape(image.height, image.width, channels)
+
+
+def load_picture(file: str | Path, size: int, channels: int, *, like: str | Path | None = None) -> np.ndarray:
+  """The picture of a file as `fit` makes it, uint8 [size, size, channels].
+
+  `like` is a file whose picture this one must cover after both are cropped: a mask's picture, for instance.
+
+  Raises:
+    ValueError: if a file is missing, is no picture, or differs from `like` in its proportions.
+  """
+  image = _open(file)
+  if like is not None:
+    other = _open(like)
+    if image.width * other.height != image.height * other.width:
+      raise ValueError(
+        f"{file} is {image.width} x {image.height} and {like} {other.width} x {other.height} pixels; "
+        "give both the same proportions."
+      )
+  return fit(image, size, channels)
+
+
+def _open(file):
+  if not Path(file).is_file():
+    raise ValueError(f"there is no file {file}; give the path of a picture.")
+  try:
+    return read_picture(file)
+  except Exception as error:  # decoders report damage in many ways: OSError, SyntaxError, struct.error, ...
+    reason = "no picture, or damaged" if isinstance(error, UnidentifiedImageError) else error
+    raise ValueError(f"{file} cannot be read ({reason}); give a picture file such as .png or .jpg.") from error

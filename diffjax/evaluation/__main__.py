@@ -41,13 +41,14 @@ def report_on_run(options: flags.FlagValues) -> None:
   from diffjax.run import load_run  # after the flags are known to be right, for it is slow
 
   run = load_run(options.workdir)
+  out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation")
+  plots.check_writable(out)
   train, held_out = run.data("train"), run.data("test")
   if options.samples:
     drawn, source = read_samples(options.samples), {"samples": options.samples}
   else:
     drawn, source = _draw(run, options)
   report = source | evaluate(drawn, train, held_out)
-  out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation")
   with plots.replacing(out / "evaluation.json") as part:
     part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
   shown = drawn["image"][:60]

@@ -1,6 +1,6 @@
 import jax.numpy as jnp
-from flax import struct
 
+from diffjax import struct
 from diffjax.typing import Array, Cond, Denoiser
 
 
@@ -19,6 +19,11 @@ class StaticThreshold:
     """The denoiser's own, its x0 clipped; only there if the denoiser has it."""
     return _first_through(self._threshold, self.denoiser.x0_and_variance)
 
+  @property
+  def x0_and_shift(self):
+    """The unguided x0, and what guidance adds to it before their sum is clipped; only there if the denoiser has it."""
+    return _sum_through(self._threshold, self.denoiser.x0_and_shift)
+
   def _threshold(self, x0):
     return jnp.clip(x0, -self.bound, self.bound)
 
@@ -27,12 +32,14 @@ class StaticThreshold:
 class DynamicThreshold:
   """Clips x0 to a quantile of its own absolute values, then scales it into [-bound, bound] (Saharia et al. 2022, 2.3).
 
-  The quantile is taken per sample and is never below `bound`, so pictures within range stay as they are.
+  The quantile is taken per sample and is never below `bound`, so pictures within range stay as they are, nor above
+  `cap`.
   """
 
   denoiser: Denoiser
   quantile: float = 0.995
   bound: float = 1.0
+  cap: float = float("inf")
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     return self._threshold(self.denoiser(x, sigma, cond, key=key))
@@ -42,9 +49,14 @@ class DynamicThreshold:
     """The denoiser's own, its x0 scaled; only there if the denoiser has it."""
     return _first_through(self._threshold, self.denoiser.x0_and_variance)
 
+  @property
+  def x0_and_shift(self):
+    """The unguided x0, and what guidance adds to it before their sum is scaled; only there if the denoiser has it."""
+    return _sum_through(self._threshold, self.denoiser.x0_and_shift)
+
   def _threshold(self, x0):
     limit = jnp.quantile(jnp.abs(x0), self.quantile, axis=tuple(range(1, x0.ndim)), keepdims=True)
-    limit = jnp.maximum(limit, self.bound)
+    limit = jnp.clip(limit, self.bound, self.cap)
     return jnp.clip(x0, -limit, limit) * (self.bound / limit)
 
 
@@ -52,5 +64,13 @@ def _first_through(function, predict):
   def predicted(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
     x0, fraction = predict(x, sigma, cond, key=key)
     return function(x0), fraction
+
+  return predicted
+
+
+def _sum_through(function, predict):
+  def predicted(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
+    x0, shift = predict(x, sigma, cond, key=key)
+    return x0, function(x0 + shift) - x0
 
   return predicted

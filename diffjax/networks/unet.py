@@ -1,6 +1,7 @@
 """The U-Net of DDPM, DDPM++ and ADM."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ from .attention import CrossAttention, SelfAttention
 from .layers import Conv, Dense, FourierEmbedding, GroupNorm, dropout, sinusoidal_embedding
 
 EMBEDDINGS = ("sinusoidal", "sinusoidal_adm", "fourier")
+CONDITIONS = ("label", "augment", "context", "perturb")
 RESAMPLINGS = ("convolution", "residual", "residual_projected")
 
 
@@ -46,7 +48,9 @@ class Block(nn.Module):
   dtype: jnp.dtype
 
   @nn.compact
-  def __call__(self, x: Array, emb: Array, context: Array | None, key: Array | None) -> Array:
+  def __call__(
+    self, x: Array, emb: Array, context: Array | None, key: Array | None, perturb: Array | None = None
+  ) -> Array:
     norm = lambda name: GroupNorm(self.num_groups, self.norm_eps, name=name)
     resample = {"up": upsample, "down": downsample, None: lambda x: x}[self.resample]
     h = Conv(self.features, dtype=self.dtype, name="conv_0")(resample(nn.silu(norm("norm_0")(x))))
@@ -66,7 +70,7 @@ class Block(nn.Module):
     if self.num_heads is None:
       return x
     attention = dict(num_heads=self.num_heads, num_groups=self.num_groups, norm_eps=self.norm_eps, dtype=self.dtype)
-    x = SelfAttention(**attention, name="attention")(x) * self.skip_scale
+    x = SelfAttention(**attention, name="attention")(x, perturb) * self.skip_scale
     if self.cross_attention:
       x = CrossAttention(**attention, name="cross_attention")(x, context) * self.skip_scale
     return x
@@ -94,6 +98,8 @@ class UNet(nn.Module):
     null_label: whether num_classes is a label too, the one for "no label", used where cond has none.
     augment_dim: length of cond["augment"] [B, augment_dim], EDM's augmentation label, zero where cond has none.
     cross_attention: attending blocks also read cond["context"] [B, L, D].
+    perturbed_blocks: names of the attending blocks in which self-attention becomes the identity for the examples with
+      cond["perturb"]; such as "middle_block_0" or "decoder_1_block_0".
     num_groups, norm_eps: group norms have at most num_groups groups, with at least four channels in each.
     dtype: of the computation.
     remat: recompute each block in the backward pass instead of keeping its activations.
@@ -117,6 +123,7 @@ class UNet(nn.Module):
   augment_dim: int = 0
   learned_variance: bool = False
   cross_attention: bool = False
+  perturbed_blocks: Sequence[str] = ("middle_block_0",)
   num_groups: int = 32
   norm_eps: float = 1e-6
   dtype: jnp.dtype = jnp.float32
@@ -129,19 +136,20 @@ class UNet(nn.Module):
     Args:
       x: [B, H, W, C]; H and W divisible by 2 ** (levels - 1).
       c_noise: [] or [B] float, the noise level in whatever form the model was trained on.
-      cond: None or a dict with "label" int32 [B], "augment" [B, augment_dim], "context" [B, L, D], as the fields ask.
-        A label outside its range gives NaN.
+      cond: None or a dict with "label" int32 [B], "augment" [B, augment_dim], "context" [B, L, D], as the fields ask,
+        and "perturb" bool [B] for perturbed attention. A label outside its range gives NaN.
       key: [B] typed PRNG keys turn dropout on, None turns it off.
 
     Raises:
       ValueError: a shape, a field or cond does not fit.
     """
-    cond = cond or {}
+    cond = {} if cond is None else cond
     self._check(x, c_noise, cond, key)
     context = cond["context"].astype(self.dtype) if self.cross_attention else None
     emb = nn.silu(self._embed(jnp.broadcast_to(c_noise, x.shape[:1]), cond)).astype(self.dtype)
     block = self._blocks()
-    block = lambda x, *args, block=block, **kwargs: block(*args, **kwargs)(x, emb, context, key)
+    perturb = lambda name: cond.get("perturb") if name in self.perturbed_blocks else None
+    block = lambda x, name, *args, block=block: block(name, *args)(x, emb, context, key, perturb(name))
     return self._trunk(x.astype(self.dtype), block)
 
   def _trunk(self, x, block):
@@ -233,20 +241,33 @@ class UNet(nn.Module):
       if getattr(self, field) not in names:
         raise ValueError(f"UNet has no {field} {getattr(self, field)!r}: choose one of {', '.join(names)}")
     step = 2 ** (len(self.multipliers) - 1)
-    if x.ndim != 4 or x.shape[1] % step or x.shape[2] % step:
+    if x.ndim != 4 or x.shape[1] % step or x.shape[2] % step or 0 in x.shape:
       raise ValueError(
-        f"UNet expects x [B, H, W, C] with H and W divisible by {step}, got {x.shape}: "
+        f"UNet expects x [B, H, W, C], none of them 0, with H and W divisible by {step}, got {x.shape}: "
         "pad the pictures or use fewer levels"
       )
     B = x.shape[0]
-    if jnp.shape(c_noise) not in ((), (B,)):
-      raise ValueError(f"UNet expects c_noise of shape () or ({B},) for x {x.shape}, got {jnp.shape(c_noise)}")
+    if c_noise is None or jnp.shape(c_noise) not in ((), (B,)):
+      given = None if c_noise is None else jnp.shape(c_noise)
+      raise ValueError(f"UNet expects c_noise of shape () or ({B},) for x {x.shape}, got {given}")
     if key is not None and key.shape != (B,):
       raise ValueError(f"UNet expects one dropout key per example, ({B},), got {key.shape}: use jax.random.split")
+    if not isinstance(cond, Mapping):
+      raise ValueError(
+        f'UNet expects cond to be None or a dict such as {{"label": int32 [B]}}, got {type(cond).__name__}'
+      )
+    for name in cond:
+      if name not in CONDITIONS:
+        near = difflib.get_close_matches(str(name), CONDITIONS, n=1, cutoff=0)[0]
+        raise ValueError(f"UNet has no cond {name!r}, did you mean {near!r}? It knows {', '.join(CONDITIONS)}")
     if "label" in cond and not self.num_classes:
       raise ValueError("this UNet has no labels: leave label out of cond or give it num_classes")
     if "label" in cond and jnp.shape(cond["label"]) != (B,):
       raise ValueError(f"UNet expects cond label of shape ({B},) for x {x.shape}, got {jnp.shape(cond['label'])}")
+    if "label" in cond and not jnp.issubdtype(jnp.result_type(cond["label"]), jnp.integer):
+      raise ValueError(f"UNet expects whole numbers as cond label, got {jnp.result_type(cond['label'])}")
+    if "perturb" in cond and jnp.shape(cond["perturb"]) != (B,):
+      raise ValueError(f"UNet expects cond perturb of shape ({B},) for x {x.shape}, got {jnp.shape(cond['perturb'])}")
     if self.num_classes and not self.null_label and "label" not in cond:
       raise ValueError('this UNet has no null label: pass cond={"label": int32 [B]}')
     if self.cross_attention and "context" not in cond:

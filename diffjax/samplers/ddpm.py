@@ -1,9 +1,8 @@
 from collections.abc import Callable
 
 import jax.numpy as jnp
-from flax import struct
 
-from diffjax import batching, posterior
+from diffjax import batching, posterior, struct
 from diffjax.schedules import variance_preserving
 from diffjax.typing import NoiseFn
 

@@ -1,7 +1,6 @@
 import jax.numpy as jnp
-from flax import struct
 
-from diffjax import batching
+from diffjax import batching, struct
 from diffjax.typing import NoiseFn
 
 
@@ -9,7 +8,7 @@ from diffjax.typing import NoiseFn
 class DPMpp2M:
   """DPM-Solver++(2M), second-order multistep (Lu et al. 2022, DPM-Solver++, algorithm 2). One network call.
 
-  eta = 0 is the ODE; eta = 1 is SDE-DPM-Solver++(2M) of the same paper (section 5), and anything between is allowed.
+  eta = 0 is the ODE; eta = 1 is SDE-DPM-Solver++(2M) of the same paper, and anything between is allowed.
   """
 
   eta: float = 0.0
@@ -26,5 +25,5 @@ class DPMpp2M:
     h = jnp.log(sigma / sigma_next)
     extrapolated = x0 + h / (2 * h_last) * (x0 - x0_last)
     x = extrapolated + jnp.exp(-(1 + self.eta) * h) * (x - extrapolated)
-    sigma_up = sigma_next * jnp.sqrt(-jnp.expm1(-2 * self.eta * h))
+    sigma_up = sigma_next * batching.root(-jnp.expm1(-2 * self.eta * h))
     return x + sigma_up * self.noise(key_noise, x.shape), (x0, h.astype(x.dtype))

@@ -1,7 +1,4 @@
-import jax.numpy as jnp
-from flax import struct
-
-from diffjax import batching
+from diffjax import batching, posterior, struct
 from diffjax.typing import NoiseFn
 
 
@@ -22,9 +19,6 @@ class Euler:
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     key_model, key_noise = batching.split(key)
     x0 = denoiser(x, sigma, key=key_model)
-    ratio = sigma_next / sigma
-    sigma_up = sigma_next * self.eta * jnp.sqrt(1 - ratio**2)
-    # sqrt(sigma_next^2 - sigma_up^2), which cancels as it stands when eta = 1 and the step is long
-    sigma_down = sigma_next * jnp.sqrt((1 - self.eta) * (1 + self.eta) + (self.eta * ratio) ** 2)
+    sigma_down, sigma_up = posterior.ancestral(sigma, sigma_next, self.eta)
     x = x0 + sigma_down / sigma * (x - x0)  # x + d * dt would cancel at large sigma
     return x + sigma_up * self.noise(key_noise, x.shape), carry

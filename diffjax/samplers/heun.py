@@ -1,9 +1,7 @@
 from collections.abc import Callable
 
-import jax.numpy as jnp
-from flax import struct
-
-from diffjax import batching
+from diffjax import batching, struct
+from diffjax.samplers.churn import churn
 from diffjax.schedules import variance_exploding
 from diffjax.typing import NoiseFn
 
@@ -32,10 +30,7 @@ class Heun:
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     key_churn, key_first, key_second = batching.split(key, 3)
-    inside = (self.s_tmin <= sigma) & (sigma <= self.s_tmax)
-    gamma = jnp.where(inside, jnp.minimum(self.s_churn / self.num_steps, jnp.sqrt(2.0) - 1), 0).astype(x.dtype)
-    sigma_hat = sigma * (1 + gamma)
-    x = x + sigma * jnp.sqrt(gamma * (2 + gamma)) * self.s_noise * self.noise(key_churn, x.shape)
+    x, sigma_hat = churn(self, x, sigma, key_churn)
     x0 = denoiser(x, sigma_hat, key=key_first)
     x = x0 + sigma_next / sigma_hat * (x - x0)
     x0_next = denoiser(x, sigma_next, key=key_second)

@@ -75,7 +75,7 @@ class Checkpoints:
       return
     args = self._ocp.args
     contents = {"config": config, "data": data, "leaves": _describe(state)}
-    self._check_room(state)
+    self.check_room(state)
     items = args.Composite(state=args.StandardSave(state), run=args.JsonSave(contents))
     with self._writing():
       self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
@@ -86,6 +86,21 @@ class Checkpoints:
     best = self._manager.best_step()
     if np.isfinite(loss) and (best is None or loss < self._manager.metrics(best)["loss"]):
       self.save(step, state, config, data, loss)
+
+  def check_room(self, state: PyTree) -> None:
+    """Raises OSError if a checkpoint of this state cannot be written, or not beside one of the best.
+
+    A write that fails in the middle would get a traceback from each of the writing threads.
+    """
+    if not os.access(self.folder, os.W_OK):
+      raise OSError(f"checkpoints cannot be written to {self.folder}; make it writable, then give the same command.")
+    needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**20  # newest and best are written at once
+    free = shutil.disk_usage(self.folder).free
+    if free < needed:
+      raise OSError(
+        f"the disk is full: two checkpoints in {self.folder} need {needed / 2**20:.1f} MiB, and {free / 2**20:.1f} MiB"
+        " are free; make room, then the same command goes on from the last checkpoint."
+      )
 
   def restore(self, step: int, target: PyTree) -> tuple[PyTree, dict]:
     """(state as NumPy arrays, JSON contents) at one step.
@@ -149,18 +164,6 @@ class Checkpoints:
       return self._manager.restore(int(path.name), args=self._ocp.args.Composite(**items))
     except Exception as error:  # orbax, tensorstore and json report damage in many ways
       raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({_first_line(error)}).") from error
-
-  def _check_room(self, state):
-    """Before it begins: a write that fails in the middle gets a traceback from each of the writing threads."""
-    if not os.access(self.folder, os.W_OK):
-      raise OSError(f"checkpoints cannot be written to {self.folder}; make it writable, then give the same command.")
-    needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**20  # newest and best are written at once
-    free = shutil.disk_usage(self.folder).free
-    if free < needed:
-      raise OSError(
-        f"the disk is full: two checkpoints in {self.folder} need {needed / 2**20:.1f} MiB, and {free / 2**20:.1f} MiB"
-        " are free; make room, then the same command goes on from the last checkpoint."
-      )
 
   @contextlib.contextmanager
   def _writing(self):

@@ -4,9 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 
-from diffjax import batching, denoisers, losses
+from diffjax import batching, denoisers, losses, struct
 from diffjax.schedules import Schedule
 from diffjax.typing import Array, PyTree
 

@@ -30,14 +30,13 @@ class Report:
   def __init__(self, workdir: pathlib.Path, start: int, total: int, batch_size: int, log_every: int, learning_rate):
     self._batch_size, self._log_every, self._learning_rate = batch_size, log_every, learning_rate
     self._total, self._begin, self._start = total, time.perf_counter(), start
-    self._curve = workdir / "loss.png"
-    path = workdir / "metrics.jsonl"
-    before = [line for line in _read_lines(path) if line["step"] <= start]
-    with plots.replacing(path) as part:
+    self._curve, self._path = workdir / "loss.png", workdir / "metrics.jsonl"
+    before = [line for line in _read_lines(self._path) if line["step"] <= start]
+    with plots.replacing(self._path) as part:
       part.write_text("".join(json.dumps(line) + "\n" for line in before))
     self._history = [line for line in before if "loss" in line]
-    self._lines = path.open("a")
-    self._events = _event_writer(workdir / "tensorboard", start)
+    self._lines = self._path.open("a")
+    self._events = _events(workdir / "tensorboard", start)
     self._bar = None
     if sys.stderr.isatty():
       import tqdm
@@ -80,11 +79,11 @@ class Report:
     self._restart(step, now)
 
   def _write(self, line):
-    self._lines.write(json.dumps(line) + "\n")
-    self._lines.flush()
-    for name, value in line.items() if self._events else ():
-      if name != "step" and value is not None:
-        self._events.add_scalar(name, value, line["step"])
+    with plots.naming(self._path):
+      self._lines.write(json.dumps(line) + "\n")
+      self._lines.flush()
+      if self._events:
+        self._events.add(line["step"], {name: value for name, value in line.items() if name != "step"})
 
   def _show(self, line):
     loss = "not finite" if line["loss"] is None else f"{line['loss']:.4f}"
@@ -108,11 +107,12 @@ class Report:
     self._write({"step": step, "held_out_loss": loss if np.isfinite(loss) else None})
 
   def close(self) -> None:
-    self._lines.close()
-    if self._events:
-      self._events.close()
     if self._bar is not None:
       self._bar.close()
+    with plots.naming(self._path):
+      self._lines.close()
+      if self._events:
+        self._events.close()
 
 
 def _read_lines(path: pathlib.Path) -> list[dict]:
@@ -126,9 +126,34 @@ def _read_lines(path: pathlib.Path) -> list[dict]:
   return [line for line in lines if "step" in line]
 
 
-def _event_writer(folder: pathlib.Path, start: int):
+class _Events:
+  """TensorBoard's event file. A SummaryWriter's thread would die on a full disk, and the run wait for it for ever."""
+
+  def __init__(self, folder: pathlib.Path, start: int):
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto import event_pb2, summary_pb2
+
+    self._event, self._summary = event_pb2, summary_pb2
+    folder.mkdir(parents=True, exist_ok=True)
+    self._writer = EventsWriter(str(folder / "events"))
+    if start:  # hides what a killed run has written beyond
+      self._write(start + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+
+  def _write(self, step, **contents):
+    self._writer.write_event(self._event.Event(step=step, wall_time=time.time(), **contents))
+
+  def add(self, step: int, values: dict[str, float | None]) -> None:
+    Value = self._summary.Summary.Value
+    known = [Value(tag=name, simple_value=value) for name, value in values.items() if value is not None]
+    self._write(step, summary=self._summary.Summary(value=known))
+    self._writer.flush()
+
+  def close(self) -> None:
+    self._writer.close()
+
+
+def _events(folder: pathlib.Path, start: int) -> _Events | None:
   try:
-    from tensorboardX import SummaryWriter
+    return _Events(folder, start)
   except ImportError:
     return None
-  return SummaryWriter(str(folder), purge_step=start + 1 if start else None)

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
-from diffjax import parallel
+from diffjax import parallel, struct
 from diffjax.training import ema
 from diffjax.typing import Array, PyTree
 

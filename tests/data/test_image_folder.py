@@ -172,6 +172,8 @@ def test_odd_metadata_is_silent(save):
 
 
 def test_missing_and_empty_folders(tmp_path):
+  with pytest.raises(ValueError, match=r"test_image_folder\.py is a file; expected a folder"):
+    load(__file__)
   with pytest.raises(ValueError, match="is not there"):
     load(tmp_path / "nowhere")
   with pytest.raises(ValueError, match="holds no pictures"):

@@ -115,3 +115,18 @@ def test_under_jit_float32_stays_float32(x64):
 def test_a_cond_unlike_the_null_one_is_refused(cond):
   with pytest.raises(ValueError, match=r"null_cond is \['label'\]"):
     guided(scale=2.0)(x(), 0.8, cond)
+
+
+@pytest.mark.parametrize(
+  ("fields", "cond", "says"),
+  [
+    ({}, {"label": jnp.array([0, 1])}, r"cond has an entry of shape \(2,\), but x has 3 samples"),
+    ({}, {"label": jnp.asarray(0)}, r"cond has an entry of shape \(\), but x has 3 samples"),
+    ({"scale": jnp.ones(2)}, LABEL, r"one for each of x's 3 samples, got shape \(2,\)"),
+    ({"interval": None}, LABEL, "interval is None, but must be"),
+    ({"interval": (1.0,)}, LABEL, "interval is .*, but must be"),
+  ],
+)
+def test_what_does_not_fit_the_batch_is_refused(fields, cond, says):
+  with pytest.raises(ValueError, match=says):
+    guided(**fields)(x(), jnp.asarray(0.8), cond)

@@ -34,9 +34,9 @@ def apply(net, params, x, c_noise, cond=None, key=None):
   [
     ("ddpm_cifar10", 32, 35_746_307),
     ("ddpmpp_cifar10", 32, 55_733_891),
-    ("adm_imagenet64", 64, 295_904_454),
+    pytest.param("adm_imagenet64", 64, 295_904_454, marks=pytest.mark.slow),
     ("adm_imagenet256", 256, 553_838_086),
-    ("adm_imagenet256_unconditional", 256, 552_814_086),
+    pytest.param("adm_imagenet256_unconditional", 256, 552_814_086, marks=pytest.mark.slow),
   ],
 )
 def test_published_parameter_counts(name, size, count):
@@ -49,6 +49,7 @@ def test_published_parameter_counts(name, size, count):
   assert y.shape == (1, size, size, 6 if net.learned_variance else 3) and y.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_fresh_network_is_zero_and_scalar_noise_serves_the_batch():
   net = UNet(**SMALL)
   params = net.init(jax.random.key(0), X, jnp.zeros(()))
@@ -73,6 +74,7 @@ def conditions(net):
   return full | {"label": jnp.array([0, 4, 2])} if net.num_classes else {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SWITCHES)
 def test_examples_do_not_touch_each_other(name):
   net = UNet(**SMALL | SWITCHES[name], dropout=0.2)
@@ -123,6 +125,7 @@ def test_learned_variance_doubles_the_channels():
   assert apply(net, random_params(net), X, C_NOISE).shape == (B, 8, 8, 4)
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_float32_parameters_and_noise_levels_and_output():
   net = UNet(**SMALL, dtype=jnp.bfloat16)
   params = net.init(jax.random.key(0), X, C_NOISE)
@@ -149,6 +152,13 @@ def test_bfloat16_keeps_float32_parameters_and_noise_levels_and_output():
     (dict(num_classes=4), X, C_NOISE, {"label": jnp.array([0, 1])}, None, r"label.*\(3,\)"),
     (dict(num_classes=4, null_label=False), X, C_NOISE, None, None, "no null label"),
     (dict(cross_attention=True), X, C_NOISE, None, None, "context"),
+    (dict(num_classes=4), X, C_NOISE, {"lable": jnp.array([0, 1, 2])}, None, "'lable', did you mean 'label'"),
+    (dict(num_classes=4), X, C_NOISE, jnp.array([0, 1, 2]), None, "None or a dict"),
+    (dict(num_classes=4), X, C_NOISE, {"label": jnp.array([0.0, 1, 2])}, None, "whole numbers as cond label"),
+    (dict(), X[:0], C_NOISE[:0], None, None, "none of them 0"),
+    (dict(), X[..., :0], C_NOISE, None, None, "none of them 0"),
+    (dict(), X[:, :0, :0], C_NOISE, None, None, "none of them 0"),
+    (dict(), X, None, None, None, "c_noise.*got None"),
   ],
 )
 def test_errors_say_what_was_wrong(fields, x, c_noise, cond, key, words):

@@ -37,6 +37,13 @@ def test_is_edms_algorithm_2(churn, x64):
   np.testing.assert_allclose(drawn, edm_reference(x, sigmas, *churn), rtol=1e-9, atol=1e-9)
 
 
+def test_the_gradient_by_no_churn_is_finite():
+  def drawn(s_churn):
+    return diffjax.sample(Mixture(), samplers.Heun(s_churn), jnp.ones((2, 3)), grids.karras(5), key=jax.random.key(0))
+
+  assert np.isfinite(jax.grad(lambda s_churn: drawn(s_churn).sum())(0.0))
+
+
 def test_with_a_flows_scaling_is_heun_in_flow_time(x64):
   """dx_t / dt = noise - x0 for x_t = (1 - t) x0 + t noise, by the textbook's trapezoidal rule."""
   t, t_next, x_t = 0.95, 0.8, np.linspace(-2, 2, 9)[:, None]

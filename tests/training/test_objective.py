@@ -98,6 +98,7 @@ def test_stratified_levels_share_the_distribution_evenly():
   assert np.diff(quantiles[False]).max() > 2 / 64
 
 
+@pytest.mark.slow
 def test_dropout_is_each_examples_own(tiny):
   """Any part of a batch has the losses it has within the whole, dropout, flips and dropped labels included."""
   config = tiny(label_dropout=0.5)
@@ -131,6 +132,7 @@ def test_every_loss_gives_finite_gradients(tiny, loss):
   assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
+@pytest.mark.slow
 def test_hybrid_teaches_the_variance(tiny):
   config = tiny(bound_weight=1.0)
   config.model.learned_variance = True
@@ -151,6 +153,7 @@ def test_hybrid_teaches_the_variance(tiny):
     np.testing.assert_allclose(before[..., :1], after[..., :1], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_but_parameters_and_loss_stay_float32(tiny):
   config = tiny()
   batch = {"image": jax.random.randint(jax.random.key(1), (8, 8, 8, 1), 0, 256, jnp.uint8), "index": jnp.arange(8)}

@@ -2,7 +2,9 @@
 
 import io
 import json
+import pathlib
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -102,6 +104,19 @@ def test_a_terminal_gets_a_bar(tmp_path, monkeypatch, capsys):
   shown = terminal.getvalue()
   assert "4/8" in shown and "loss 3.0000" in shown and "images/s" in shown
   assert not capsys.readouterr().out
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="takes a file that is always full")
+def test_a_full_disk_ends_the_run_with_one_error(tmp_path):
+  """Neither is the run left waiting nor does a thread add to what is said."""
+  threads = threading.active_count()
+  report = a_report(tmp_path)
+  report._lines.close()
+  report._lines = open("/dev/full", "a")
+  for end in (lambda: report.add(4, metrics(1, 2, 3, 6)), report.close):
+    with pytest.raises(OSError, match=r"metrics\.jsonl cannot be written \(No space left on device\)"):
+      end()
+  assert threading.active_count() == threads
 
 
 def test_event_files(tmp_path):

@@ -19,16 +19,35 @@ SEAM = (86, 92, 104)
 
 
 @contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+  """Names the file that the system refuses to write where its error does not, as that of a full disk."""
+  try:
+    yield
+  except OSError as error:
+    if error.errno is None or error.filename is not None:
+      raise
+    raise OSError(f"{path} cannot be written ({error.strerror}); make room, then give the same command.") from error
+
+
+@contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Yields a neighbouring name to write to; it takes the place of `path` when the block ends, and goes if it fails."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, by which writers know the format
   try:
-    yield part
+    with naming(path):
+      yield part
     os.replace(part, path)
   finally:
     part.unlink(missing_ok=True)
+
+
+def check_writable(folder: pathlib.Path) -> None:
+  """Raises OSError if files cannot be written there: better before the drawing than after."""
+  there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+  if not (there.is_dir() and os.access(there, os.W_OK)):
+    raise OSError(f"nothing can be written to {folder}; choose another folder with --out.")
 
 
 def save(picture: Image.Image, path: str | os.PathLike) -> None:

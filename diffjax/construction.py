@@ -1,0 +1,77 @@
+"""Methods by name: a table, a name in it and its parameters become an object, or one sentence about what is wrong."""
+
+import difflib
+import inspect
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+
+RANGES = {
+  "[1, inf)": "steps batch_size accumulate steps_per_call log_every max_skipped_in_row keep_checkpoints num_steps"
+  " multipliers blocks_per_level attention_resolutions num_heads head_dim num_groups max_steps",
+  "[4, inf)": "width",
+  "[0, inf)": "checkpoint_every sample_every warmup_steps clip_norm weight_decay bound_weight guidance_interval s_churn"
+  " num_classes augment_dim sigma_min s_tmin s_tmax s_noise tau rtol atol snr",
+  "(0, inf)": "learning_rate time_scale sigma_data std shift rho sigma_max bound",
+  "[0, 1]": "label_dropout guidance_rescale eta quantile fraction tcd.gamma",
+  "[0, 1)": "b1 b2 decays dropout",
+  "[0, 4294967296)": "seed",
+}
+"""Where the numbers of these names must lie, whatever they belong to, or where a method is named before the dot; all
+others must be finite."""
+RANGE_OF = {name: interval for interval, names in RANGES.items() for name in names.split()}
+
+
+def check_numbers(values: Mapping[str, Any]) -> None:
+  """Raises ValueError unless each number, alone or in a list, lies in the range of its name, the last part of its key.
+
+  Arrays, which may be traced, are left alone; head_dim may be None.
+  """
+  for key, value in values.items():
+    interval = RANGE_OF.get(key) or RANGE_OF.get(key.rpartition(".")[2])
+    for number in value if isinstance(value, list | tuple) else (value,):
+      if isinstance(number, numbers.Real):
+        right = _lies_in(number, interval or "(-inf, inf)")
+      else:
+        right = interval is None or isinstance(number, jax.Array) or (number is None and key.endswith("head_dim"))
+      if not right:
+        raise ValueError(f"{key} is {value!r}, but must be {f'in {interval}' if interval else 'finite'}.")
+
+
+def _lies_in(number: float, interval: str) -> bool:
+  low, high = map(float, interval[1:-1].split(","))
+  above = number > low if interval.startswith("(") else number >= low
+  return above and (number < high if interval.endswith(")") else number <= high)
+
+
+def lookup(table: Mapping[str, Any], kind: str, name: str) -> Any:
+  """table[name]; a ValueError that names the nearest and all names where there is none."""
+  if name not in table:
+    raise ValueError(f"there is no {kind} {name!r}.{_nearest(name, table)} Choose one of {', '.join(sorted(table))}.")
+  return table[name]
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+  near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+  return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any], *args, **context) -> Any:
+  """Calls table[spec["name"]] with the rest of `spec`, and with those of `context` that it has parameters for.
+
+  Raises:
+    ValueError: an unknown name, a key that the method does not have, with the nearest, or a number out of range.
+  """
+  fields = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in spec.items()}
+  name = fields.pop("name", "")
+  make = lookup(table, kind, name)
+  parameters = list(inspect.signature(make).parameters)[len(args) :]
+  for key in fields:
+    if key not in parameters:
+      known = ", ".join(sorted(set(parameters) - set(context))) or "no parameters"
+      raise ValueError(f"{kind} {name!r} has no parameter {key!r}.{_nearest(key, parameters)} It has {known}.")
+  check_numbers({f"{name}.{key}": value for key, value in fields.items()})
+  fields = {key: value for key, value in context.items() if key in parameters} | fields
+  return make(*args, **fields)

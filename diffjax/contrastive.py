@@ -1,0 +1,51 @@
+"""Losses that teach pictures and texts to agree: CLIP's softmax over the batch and SigLIP's sigmoid over pairs."""
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.typing import Array
+
+
+def clip_loss(logits: Array, pairs: Array | None = None) -> Array:
+  """Cross-entropy of each picture's text and of each text's picture, their mean (Radford et al. 2021, figure 3).
+
+  Args:
+    logits: float [B, T], scaled similarities of pictures and texts.
+    pairs: bool [B, T], which belong together; None is the diagonal of a square. Where several do, each of a row (and of
+      a column) is right with equal probability; a row without any counts nothing.
+
+  Returns:
+    float32 [], the mean over rows, and over columns, that have a pair.
+
+  Raises:
+    ValueError: shapes that are not [B, T] both, or no pairs for logits that are not square.
+  """
+  logits, pairs = _checked(logits, pairs)
+  return (_cross_entropy(logits, pairs) + _cross_entropy(logits.T, pairs.T)) / 2
+
+
+def _cross_entropy(logits, pairs):
+  weights = pairs / jnp.maximum(pairs.sum(axis=1, keepdims=True), 1)
+  rows = -jnp.sum(weights * jax.nn.log_softmax(logits, axis=1), axis=1)
+  return rows.sum() / jnp.maximum(pairs.any(axis=1).sum(), 1)
+
+
+def siglip_loss(logits: Array, pairs: Array | None = None) -> Array:
+  """Logistic loss of every picture with every text, summed over texts (Zhai et al. 2023, equation 1).
+
+  Arguments and errors as `clip_loss`'s, with SigLIP's bias in the logits.
+
+  Returns:
+    float32 [], the mean over pictures.
+  """
+  logits, pairs = _checked(logits, pairs)
+  return -jax.nn.log_sigmoid(jnp.where(pairs, logits, -logits)).sum(axis=1).mean()
+
+
+def _checked(logits, pairs):
+  if logits.ndim != 2 or (pairs is None and logits.shape[0] != logits.shape[1]):
+    raise ValueError(f"expected logits [B, T], square where pairs are not given, got {logits.shape}")
+  pairs = jnp.eye(logits.shape[0], dtype=bool) if pairs is None else jnp.asarray(pairs)
+  if pairs.shape != logits.shape or pairs.dtype != bool:
+    raise ValueError(f"expected pairs bool {logits.shape} for logits {logits.shape}, got {pairs.dtype} {pairs.shape}")
+  return logits.astype(jnp.float32), pairs

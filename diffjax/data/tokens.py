@@ -1,0 +1,190 @@
+"""CLIP's byte-pair tokens (Sennrich et al. 2016; Radford et al. 2021, section 2.4), by the `tokenizers` library.
+
+Text is normalised (NFC), lower-cased and split into words; each word's bytes are merged in the order of the merges.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+SUFFIX = "</w>"
+WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+NUM_BYTES = 2 * 256
+"""Every byte, within a word and at its end: the smallest vocabulary has these, start and end."""
+
+
+class Tokenizer(NamedTuple):
+  """Texts to rows of `length` token ids by `bpe`, a `tokenizers.Tokenizer`; `pad_id` fills what a text leaves."""
+
+  bpe: Any
+  length: int
+  pad_id: int
+
+  @property
+  def vocab_size(self) -> int:
+    return self.bpe.get_vocab_size()
+
+  @property
+  def end_id(self) -> int:
+    return self.bpe.token_to_id(END)
+
+  def __call__(self, texts: Sequence[str]) -> np.ndarray:
+    """int32 [len(texts), length]: start of text, the words, end of text, then padding.
+
+    A text of more tokens loses its end, with a UserWarning that names the text and what was cut off. An empty text is
+    start and end alone. TypeError for anything but a list of strings.
+    """
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+      raise TypeError(f"a tokenizer expects a list of strings, got {type(texts).__name__} {str(texts)[:60]!r}")
+    rows = np.full((len(texts), self.length), self.pad_id, np.int32)
+    for number, (row, text) in enumerate(zip(rows, texts)):
+      ids = self._ids(text, number)
+      row[: len(ids)] = ids
+    return rows
+
+  def prompts(self, texts: Sequence[str]) -> np.ndarray:
+    """As calling it, but for texts that say what to draw: an empty one is a ValueError."""
+    rows = self(texts)
+    for number, text in enumerate(texts):
+      if rows[number, 1] == self.end_id:
+        raise ValueError(f"prompt {number} is empty ({text!r}): say what the picture should show")
+    return rows
+
+  def _ids(self, text, number):
+    encoding = self.bpe.encode(text.encode("utf-8", "replace").decode("utf-8"))  # a lone surrogate is no text
+    if len(encoding.ids) <= self.length:
+      return encoding.ids
+    kept = self.length - 1
+    cut = text[encoding.offsets[kept][0] :]
+    warnings.warn(
+      f"text {number} has {len(encoding.ids)} tokens and {self.length} are read: cut off were the words {cut[:80]!r}",
+      stacklevel=3,
+    )
+    return [*encoding.ids[:kept], self.end_id]
+
+  def save(self, folder: str | os.PathLike) -> None:
+    """Writes tokenizer.json and tokenizer_config.json, which `load_tokenizer` and `transformers` read."""
+    folder = Path(folder).expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+    self.bpe.save(str(folder / "tokenizer.json"))
+    tokens = dict(bos_token=START, eos_token=END, unk_token=END, pad_token=self.bpe.id_to_token(self.pad_id))
+    config = dict(tokenizer_class="CLIPTokenizer", model_max_length=self.length, **tokens)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_tokenizer(folder: str | os.PathLike, length: int | None = None) -> Tokenizer:
+  """CLIP's tokenizer from a folder with tokenizer.json, or else with vocab.json and merges.txt.
+
+  Args:
+    folder: as published; tokenizer_config.json or special_tokens_map.json says what to pad with, or else end of text.
+    length: ids in a row; None is what tokenizer_config.json says, or else 77.
+
+  Raises:
+    ValueError: a folder without these files, files that are damaged, or of a tokenizer without CLIP's start and end.
+  """
+  folder = Path(folder).expanduser()
+  bpe = _read_bpe(folder)
+  bpe.no_truncation()
+  bpe.no_padding()
+  if bpe.token_to_id(START) is None or bpe.token_to_id(END) is None:
+    raise ValueError(f"the tokenizer in {folder} has no {START} and {END}: expected CLIP's")
+  if bpe.encode("").ids != [bpe.token_to_id(START), bpe.token_to_id(END)]:
+    raise ValueError(f"the tokenizer in {folder} does not put {START} and {END} around a text: expected CLIP's")
+  config = _read_json(folder / "tokenizer_config.json")
+  pad = config.get("pad_token") or _read_json(folder / "special_tokens_map.json").get("pad_token") or END
+  pad = pad.get("content") if isinstance(pad, dict) else pad
+  pad_id = bpe.token_to_id(pad) if isinstance(pad, str) else None
+  if pad_id is None:
+    raise ValueError(f"the tokenizer in {folder} pads with {pad!r}, which is not in its vocabulary")
+  said = config.get("model_max_length", 77)
+  # Where nothing is known, theirs say 10^30
+  length = length or (said if isinstance(said, int) and 3 <= said <= 2**20 else 77)
+  if length < 3:
+    raise ValueError(f"rows of {length} tokens hold no word between start and end: give a length of at least 3")
+  return Tokenizer(bpe, length, pad_id)
+
+
+def _read_bpe(folder):
+  from tokenizers import Tokenizer as Rust
+
+  whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+  if whole.is_file():
+    try:
+      return Rust.from_file(str(whole))
+    except Exception as error:  # the library raises nothing narrower
+      raise ValueError(f"{whole} is not a sound tokenizer file: {str(error)[:200]}") from None
+  if not (vocab.is_file() and merges.is_file()):
+    raise ValueError(f"{folder} holds no tokenizer: expected tokenizer.json, or vocab.json and merges.txt")
+  lines = merges.read_text(encoding="utf-8", errors="replace").split("\n")
+  pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+  return clip_bpe(_read_json(vocab), pairs, str(vocab))
+
+
+def _read_json(path):
+  if not path.is_file():
+    return {}
+  try:
+    value = json.loads(path.read_text(encoding="utf-8"))
+  except (ValueError, RecursionError) as error:
+    raise ValueError(f"{path} is not JSON: {str(error)[:200]}") from None
+  if not isinstance(value, dict):
+    raise ValueError(f"{path} holds a {type(value).__name__}, expected a JSON object")
+  return value
+
+
+def clip_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], source: str) -> Any:
+  """A `tokenizers.Tokenizer` with CLIP's rules; ValueError naming `source` where vocabulary and merges do not fit."""
+  from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+  try:
+    bpe = Tokenizer(models.BPE(vocab=vocab, merges=merges, end_of_word_suffix=SUFFIX, unk_token=END))
+  except Exception as error:  # the library raises nothing narrower
+    raise ValueError(f"{source} and its merges are not a byte-pair vocabulary: {str(error)[:200]}") from None
+  if START not in vocab or END not in vocab:
+    raise ValueError(f"{source} has no {START} and {END}: expected CLIP's vocabulary")
+  bpe.normalizer = normalizers.Sequence(
+    [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+  )
+  words = pre_tokenizers.Split(Regex(WORDS), behavior="removed", invert=True)
+  bpe.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+  bpe.decoder = decoders.ByteLevel()
+  bpe.add_special_tokens([START, END])
+  bpe.post_processor = processors.RobertaProcessing(
+    (END, vocab[END]), (START, vocab[START]), trim_offsets=False, add_prefix_space=False
+  )
+  return bpe
+
+
+def train_tokenizer(captions: Iterable[str], vocab_size: int, length: int = 77) -> Tokenizer:
+  """A tokenizer of CLIP's kind whose merges are those most frequent in these captions.
+
+  Args:
+    captions: texts, as a model will be trained on.
+    vocab_size: the most tokens it may have, at least 514; fewer where the captions hold no more pairs.
+    length: ids in a row.
+
+  The vocabulary is ordered as CLIP's: bytes, bytes that end a word, merges, start, end. So end of text is the highest
+  id, as `TextEncoder(pooling="highest")` wants it.
+  """
+  from tokenizers import pre_tokenizers, trainers
+
+  if vocab_size < NUM_BYTES + 2:
+    raise ValueError(f"a vocabulary of {vocab_size} tokens is too small: every byte takes two, so give at least 514")
+  if length < 3:
+    raise ValueError(f"rows of {length} tokens hold no word between start and end: give a length of at least 3")
+  alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+  blank = clip_bpe({START: 0, END: 1}, [], "an empty vocabulary")
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocab_size, initial_alphabet=alphabet, end_of_word_suffix=SUFFIX, show_progress=False
+  )
+  blank.train_from_iterator(captions, trainer)
+  merges = [tuple(pair) for pair in json.loads(blank.to_str())["model"]["merges"]][: vocab_size - NUM_BYTES - 2]
+  tokens = [*alphabet, *(byte + SUFFIX for byte in alphabet), *map("".join, merges), START, END]
+  vocab = {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+  return Tokenizer(clip_bpe(vocab, merges, "the trained vocabulary"), length, vocab[END])

@@ -1,0 +1,115 @@
+import jax
+import jax.numpy as jnp
+
+from diffjax import batching, struct
+from diffjax.typing import Array, Cond, Denoiser, NoiseFn, Sampler
+
+
+def hole(known: Array, mask: Array) -> Array:
+  """What to add sigmas[0] * noise to as the start of an inpainting: `known` where it is kept, zero where not."""
+  return known * (1 - mask)
+
+
+@struct.dataclass
+class Inpaint:
+  """A denoiser that knows a part of the picture: x0 = mask * x0 + (1 - mask) * known.
+
+  Started from `hole(known, mask) + sigmas[0] * noise`, every sampler keeps the known part at known + sigma * noise: the
+  replacement method (Song et al. 2020, appendix I.2). There each level's noise is drawn afresh; here it is the
+  sampler's own: the same all the way for an ODE, by the posterior q(x_next | x, known) for a stochastic method. The
+  distribution at each level is the same, and multistep methods see no jumps.
+
+  Attributes:
+    denoiser: of whole pictures.
+    known: [B or 1, ...]; what it holds where the mask is 1 does not matter.
+    mask: as known or broadcast against it, 1 where to draw anew, 0 where to keep.
+  """
+
+  denoiser: Denoiser
+  known: Array
+  mask: Array
+
+  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
+    return self._replace(self.denoiser(x, sigma, cond, key=key))
+
+  @property
+  def x0_and_variance(self):
+    """The denoiser's own, with x0 replaced; only there if the denoiser has it."""
+    predict = self.denoiser.x0_and_variance
+
+    def replaced(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
+      x0, fraction = predict(x, sigma, cond, key=key)
+      return self._replace(x0), fraction
+
+    return replaced
+
+  @property
+  def x0_and_shift(self):
+    """The denoiser's own, x0 replaced and no shift where the mask is 0; only there if the denoiser has it."""
+    predict = self.denoiser.x0_and_shift
+
+    def replaced(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
+      x0, shift = predict(x, sigma, cond, key=key)
+      return self._replace(x0), self.mask * shift
+
+    return replaced
+
+  def _replace(self, x0):
+    return self.mask * x0 + (1 - self.mask) * self.known
+
+
+@struct.dataclass
+class RePaint:
+  """A sampler that goes over its way again, so that drawn and known parts agree (Lugmayr et al. 2022, section 4.2).
+
+  After each `jump` steps of `sampler` noise takes x back up by as many levels, and it comes down again, `resamples`
+  times in all. With the denoiser in `Inpaint` and the sampler `DDPM` this is RePaint, but for the known part's noise
+  (see `Inpaint`); jump 1 is its algorithm 1. A grid with fewer levels than `jump` is gone once.
+
+  Attributes:
+    sampler: any; one that remembers earlier steps begins anew after each jump.
+    sigmas: the grid handed to `diffjax.sample`.
+    jump: how many levels up, the paper's j.
+    resamples: how often each stretch is gone, the paper's r.
+    noise: (keys [B], shape) -> standard normal noise.
+  """
+
+  sampler: Sampler
+  sigmas: Array
+  jump: int = struct.field(pytree_node=False, default=10)
+  resamples: int = struct.field(pytree_node=False, default=10)
+  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    if self.jump < 1 or self.resamples < 1:
+      raise ValueError(f"jump is {self.jump} and resamples is {self.resamples}, but both must be at least 1.")
+
+  def init(self, x):
+    return self.sampler.init(x)
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    key_step, key_resample = batching.split(key)
+    sigmas = jnp.asarray(self.sigmas, x.dtype)
+    x, carry = self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step)
+    if self.resamples == 1 or self.jump > sigmas.shape[0] - 2:
+      return x, carry
+    place = jnp.argmin(jnp.abs(sigmas - sigma_next))
+    stretch = jax.lax.dynamic_slice_in_dim(sigmas, place - self.jump, self.jump + 1)
+
+    def down(state, levels):
+      (x, carry), (number, sigma, sigma_next) = state, levels
+      x, carry = self.sampler.step(denoiser, x, sigma, sigma_next, carry, batching.fold_in(key_resample, number))
+      return (x.astype(sigmas.dtype), carry), None
+
+    def again(state, number):
+      key_up = batching.fold_in(key_resample, number)
+      x = state[0] + jnp.sqrt(stretch[0] ** 2 - stretch[-1] ** 2) * self.noise(key_up, x_shape)
+      numbers = self.resamples + number * self.jump + jnp.arange(self.jump)
+      x = x.astype(sigmas.dtype)
+      return jax.lax.scan(down, (x, self.sampler.init(x)), (numbers, stretch[:-1], stretch[1:]))[0], None
+
+    x_shape = x.shape
+    # stretches are counted from the clean end, as in the paper
+    due = ((sigmas.shape[0] - 2 - place) % self.jump == 0) & (place >= self.jump)
+    redo = lambda state: jax.lax.scan(again, state, jnp.arange(self.resamples - 1))[0]
+    return jax.lax.cond(due, redo, lambda state: state, (x.astype(sigmas.dtype), carry))

@@ -1,0 +1,50 @@
+import jax.numpy as jnp
+
+from diffjax import batching
+from diffjax.sampling import sample
+from diffjax.typing import Array, Cond, Denoiser, Sampler
+
+
+def shorten(sigmas: Array, strength: float) -> Array:
+  """The last levels of a grid [N + 1]: round(strength * N) of them above zero, at least one, and the zero.
+
+  Raises:
+    ValueError: if strength is not in (0, 1].
+  """
+  if not 0 < strength <= 1:
+    raise ValueError(f"strength is {strength}, but must lie above 0 and not above 1.")
+  num_steps = len(sigmas) - 1
+  return sigmas[num_steps - max(1, int(strength * num_steps + 0.5)) :]
+
+
+def img2img(
+  denoiser: Denoiser,
+  sampler: Sampler,
+  x0: Array,
+  sigmas: Array,
+  *,
+  strength: float,
+  key: Array,
+  cond: Cond = None,
+) -> Array:
+  """SDEdit: noises pictures to a level inside the grid and draws on from there (Meng et al. 2021, algorithm 1).
+
+  Args:
+    denoiser: (x, sigma, cond, key=keys) -> x0.
+    sampler: one of `diffjax.samplers`.
+    x0: the pictures, [B, ...].
+    sigmas: [N + 1], as for `diffjax.sample`.
+    strength: in (0, 1], the share of the grid's levels that are drawn; another number of them compiles anew.
+    key: one key, or one per sample.
+    cond: handed to the denoiser at each call.
+
+  Returns:
+    x0 [B, ...].
+
+  Raises:
+    ValueError: as `shorten` and `diffjax.sample`.
+  """
+  sigmas = jnp.asarray(shorten(sigmas, strength))
+  key_start, key_path = batching.split(batching.sample_keys(key, x0.shape[0]))
+  x = x0 + sigmas[0] * batching.normal(key_start, x0.shape)
+  return sample(denoiser, sampler, x, sigmas, key=key_path, cond=cond)

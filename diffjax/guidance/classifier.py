@@ -1,0 +1,52 @@
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import struct
+from diffjax.batching import expand
+from diffjax.typing import Array, Cond, Denoiser
+
+
+@struct.dataclass
+class Classifier:
+  """Guidance by a classifier of noisy pictures (Dhariwal & Nichol 2021, algorithm 2).
+
+  Adding scale * grad log p(label | x) to score = (x0 - x) / sigma^2 moves x0 by scale * sigma^2 times that gradient.
+  One network call, one gradient of the classifier. (The paper's algorithm 1 differs in the order of the step: it has
+  the next noise level's variance in the place of sigma^2.)
+
+  Attributes:
+    denoiser: the model, unconditional or not.
+    classifier: (x [B, ...], sigma) -> logits [B, K]; x = x0 + sigma * noise, not scaled by alpha.
+    scale: 1 is Bayes' rule; [] or [B].
+    conditional: whether the denoiser is given the condition too.
+  """
+
+  denoiser: Denoiser
+  classifier: Callable[[Array, Array], Array]
+  scale: float = 1.0
+  conditional: bool = struct.field(pytree_node=False, default=False)
+
+  def __call__(self, x: Array, sigma: Array, cond: Cond, *, key: Array | None = None) -> Array:
+    """x0 [B, ...] at x [B, ...], sigma [] or [B], for cond["label"] int [B]."""
+    x0 = self.denoiser(x, sigma, cond if self.conditional else None, key=key)
+    return x0 + self._shift(x, sigma, cond)
+
+  @property
+  def x0_and_variance(self):
+    """As `__call__`, with the variance's place beside x0; only there if the denoiser has it."""
+    predict = self.denoiser.x0_and_variance
+
+    def guided(x: Array, sigma: Array, cond: Cond, *, key: Array | None = None):
+      x0, fraction = predict(x, sigma, cond if self.conditional else None, key=key)
+      return x0 + self._shift(x, sigma, cond), fraction
+
+    return guided
+
+  def _shift(self, x, sigma, cond):
+    def log_prob(x):
+      log_probs = jax.nn.log_softmax(self.classifier(x, sigma))
+      return jnp.take_along_axis(log_probs, cond["label"][:, None], axis=1).sum()
+
+    return expand(self.scale * jnp.square(sigma), x) * jax.grad(log_prob)(x)

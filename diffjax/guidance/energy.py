@@ -1,0 +1,183 @@
+"""Energy guidance: the one mechanism behind every guidance by a gradient.
+
+An energy(x0, key) -> [B] is low for good pictures, and guidance goes down: it samples p(x0) exp(-energy(x0)). At noise
+level sigma that asks for score - grad_x energy(denoiser(x)), and with score = (x0 - x) / sigma^2 this is
+
+    x0 - sigma^2 * grad_x energy(denoiser(x))
+
+which is exact where the energy is linear within the posterior of x0, and else is off by how much it is not.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import batching, struct
+from diffjax.batching import expand
+from diffjax.typing import Array, Cond, Denoiser
+
+Energy = Callable[[Array, Array | None], Array]
+"""(x0 [B, ...], keys [B] or None) -> [B]; a pytree where it has parameters. An energy that depends on the noise level
+has a method `at(sigma)` that gives the energy there."""
+
+POSITIONS = ("score", "mean", "x0")
+
+
+def warn_of_nonfinite(count: int, sigma: float) -> None:
+  """Logs that `count` gradients of a batch were not finite."""
+  logging.getLogger("diffjax").warning(
+    "energy guidance: %d gradients at sigma %.3g were not finite, and were taken as zero", count, sigma
+  )
+
+
+@struct.dataclass
+class EnergyGuidance:
+  """Guides a denoiser down an energy; its settings are DPS, LGD, MPGD, FreeDoM, universal and training-free guidance.
+
+  Per call one network call, one gradient of the energy (and inner_steps more), and, unless position is "x0", one
+  gradient of the network. Norms and gradients are per sample. The gradient of a sample that is not finite counts as
+  zero, and is reported.
+
+  Attributes:
+    denoiser: the model.
+    energy: low for good pictures; `energies` sums several, for one gradient.
+    scale: a number [] or [B], or a function of sigma.
+    position: where the gradient is taken, and what it moves.
+      "score": with respect to x, through the denoiser; x0 moves by -scale * sigma^2 * gradient. Scale 1 is Bayes' rule.
+      "mean": the same gradient, moving the mean of the sampler's step by -scale * gradient: use `samplers.MeanGuided`.
+      "x0": with respect to x0, past the denoiser, which is cheap; x0 moves by -scale * gradient. `samplers.MeanGuided`
+      then keeps the unguided noise.
+    normalize: whether to divide each gradient by its root mean square.
+    clamp: largest root mean square of the move.
+    interval: (lowest, highest) sigma at which guidance acts.
+    num_samples: averages exp(-energy) over so many x0 + r * noise, r = spread * sigma / sqrt(1 + sigma^2), which is the
+      posterior's standard deviation for data of unit variance (Song et al. 2023, loss-guided diffusion). 0: x0 itself.
+    spread: see num_samples.
+    inner_steps, inner_scale: steps of gradient descent on the energy, from x0 on, past the denoiser; inner_scale is
+      like scale (Bansal et al. 2023, "backward").
+    report: called on the host with (count, sigma) when gradients are not finite; None: never, and only then can the
+      compiled program be kept on disk.
+  """
+
+  denoiser: Denoiser
+  energy: Energy
+  scale: float | Callable[[Array], Array] = 1.0
+  position: str = struct.field(pytree_node=False, default="score")
+  normalize: bool = struct.field(pytree_node=False, default=False)
+  clamp: float = float("inf")
+  interval: tuple[float, float] = (0.0, float("inf"))
+  num_samples: int = struct.field(pytree_node=False, default=0)
+  spread: float = 1.0
+  inner_steps: int = struct.field(pytree_node=False, default=0)
+  inner_scale: float | Callable[[Array], Array] = 0.0
+  report: Callable[[int, float], None] | None = struct.field(pytree_node=False, default=warn_of_nonfinite)
+
+  def __post_init__(self):
+    if self.position not in POSITIONS:
+      raise ValueError(f"position is {self.position!r}, but must be one of {', '.join(POSITIONS)}.")
+
+  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
+    """x0 [B, ...] at x [B, ...], sigma [] or [B]; key [B] is needed where the energy or num_samples draw noise."""
+    return sum(self.x0_and_shift(x, sigma, cond, key=key))
+
+  def x0_and_shift(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> tuple[Array, Array]:
+    """The unguided x0, and what guidance adds to it."""
+    x0, _, shift = self._guide(lambda x, key: (self.denoiser(x, sigma, cond, key=key), None), x, sigma, key)
+    return x0, shift
+
+  @property
+  def x0_and_variance(self):
+    """As `__call__`, with the variance's place beside x0; only there if the denoiser has it."""
+    predict = self.denoiser.x0_and_variance
+
+    def guided(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
+      x0, fraction, shift = self._guide(lambda x, key: predict(x, sigma, cond, key=key), x, sigma, key)
+      return x0 + shift, fraction
+
+    return guided
+
+  def _guide(self, predict, x, sigma, key):
+    key_model, key_energy = (None, None) if key is None else batching.split(key)
+    slope = jax.grad(lambda x0: self._energy(x0, sigma, key_energy).sum())
+    if self.position == "x0":
+      x0, fraction = predict(x, key_model)
+      gradient = slope(x0)
+    else:
+      x0, pullback, fraction = jax.vjp(lambda x: predict(x, key_model), x, has_aux=True)
+      (gradient,) = pullback(slope(x0))
+    scale = _value(self.scale, sigma) * (jnp.square(sigma) if self.position == "score" else 1)
+    shift = -expand(scale, x) * self._tame(gradient, sigma)
+    if self.inner_steps:
+      rate = expand(_value(self.inner_scale, sigma), x)
+      down = lambda _, delta: delta - (rate * self._tame(slope(x0 + delta), sigma)).astype(delta.dtype)
+      shift += jax.lax.fori_loop(0, self.inner_steps, down, jnp.zeros_like(x0))
+    shift *= jnp.minimum(1, self.clamp / _rms(shift))
+    return x0, fraction, jnp.where(expand(batching.within(sigma, self.interval), x), shift, 0)
+
+  def _energy(self, x0, sigma, key):
+    energy = at(self.energy, sigma)
+    if not self.num_samples:
+      return energy(x0, key)
+    if key is None:
+      raise ValueError("energy guidance with num_samples draws noise; call the denoiser with one key per sample.")
+    r = expand(self.spread * sigma * jax.lax.rsqrt(1 + jnp.square(sigma)), x0)
+
+    def minus_energy(key):
+      key_noise, key_energy = batching.split(key)
+      return -energy(x0 + r * batching.normal(key_noise, x0.shape), key_energy)
+
+    minus = jax.vmap(minus_energy)(batching.split(key, self.num_samples))
+    return math.log(self.num_samples) - jax.nn.logsumexp(minus, axis=0)
+
+  def _tame(self, gradient, sigma):
+    finite = jnp.isfinite(gradient).all(tuple(range(1, gradient.ndim)))
+    if self.report is not None:
+      tell = lambda: jax.debug.callback(self.report, (~finite).sum(), jnp.max(sigma))
+      jax.lax.cond(finite.all(), lambda: None, tell)
+    gradient = jnp.where(expand(finite, gradient), gradient, 0)
+    return gradient / _rms(gradient) if self.normalize else gradient
+
+
+@struct.dataclass
+class Energies:
+  """A weighted sum of energies; each has keys of its own."""
+
+  terms: tuple[Energy, ...]
+  weights: Sequence[float]
+
+  def __call__(self, x0: Array, key: Array | None = None) -> Array:
+    """The sum, [B]."""
+    keys = [None] * len(self.terms) if key is None else batching.split(key, len(self.terms))
+    return sum(weight * term(x0, k) for weight, term, k in zip(self.weights, self.terms, keys))
+
+  def at(self, sigma: Array) -> "Energies":
+    """The sum at a noise level."""
+    return Energies(tuple(at(term, sigma) for term in self.terms), self.weights)
+
+
+def energies(*terms: Energy, weights: Sequence[float] | None = None) -> Energies:
+  """Sums energies, so that the network is called and differentiated once for all of them.
+
+  Raises:
+    ValueError: if there is no term, or not one weight for each.
+  """
+  weights = (1.0,) * len(terms) if weights is None else tuple(weights)
+  if not terms or len(weights) != len(terms):
+    raise ValueError(f"energies needs one weight for each energy, got {len(weights)} for {len(terms)}.")
+  return Energies(terms, weights)
+
+
+def at(energy: Energy, sigma: Array) -> Energy:
+  """The energy at a noise level: itself, unless it depends on it."""
+  return energy.at(sigma) if hasattr(energy, "at") else energy
+
+
+def _value(scale, sigma):
+  return scale(sigma) if callable(scale) else scale
+
+
+def _rms(x):
+  return jnp.sqrt(jnp.maximum(jnp.square(x).mean(tuple(range(1, x.ndim)), keepdims=True), 1e-24))

@@ -1,0 +1,38 @@
+"""One network call for several conditions, stacked along the batch."""
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.typing import Array, Cond, PyTree
+
+
+def stacked(predict, x: Array, sigma: Array, conds: list[Cond], key: Array | None) -> PyTree:
+  """What `predict(x, sigma, cond, key=key)` gives for each of K conds, by one call: every leaf is [K, B, ...].
+
+  Raises:
+    ValueError: if an entry of a cond does not have one row for each sample.
+  """
+  for entry in jax.tree.leaves(conds):
+    if jnp.shape(entry)[:1] != x.shape[:1]:
+      raise ValueError(
+        f"cond has an entry of shape {jnp.shape(entry)}, but x has {x.shape[0]} samples; give each a row."
+      )
+  many = lambda a: None if a is None else jnp.concatenate([a] * len(conds))
+  cond = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conds)
+  out = predict(many(x), sigma if jnp.ndim(sigma) == 0 else many(sigma), cond, key=many(key))
+  return jax.tree.map(lambda a: a.reshape(len(conds), x.shape[0], *a.shape[1:]), out)
+
+
+def like(null_cond: PyTree, cond: Cond) -> Cond:
+  """`null_cond`, whose arrays may lack the leading [B], in the shapes and types of cond.
+
+  Raises:
+    ValueError: if the two differ in structure.
+  """
+  if jax.tree.structure(cond) != jax.tree.structure(null_cond):
+    raise ValueError(f"cond is {_names(cond)}, but null_cond is {_names(null_cond)}; give both the same entries.")
+  return jax.tree.map(lambda n, c: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), null_cond, cond)
+
+
+def _names(cond):
+  return sorted(cond) if isinstance(cond, dict) else cond

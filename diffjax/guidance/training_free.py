@@ -1,0 +1,81 @@
+"""Published methods as settings of energy guidance, translated from x_t = alpha * x of variance-preserving models.
+
+There alpha = 1 / sqrt(1 + sigma^2) and grad_{x_t} = grad_x / alpha. `samplers.MeanGuided` and `samplers.Recurrent` are
+the parts of these methods that belong to the sampler.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.guidance.energy import Energy, EnergyGuidance
+from diffjax.typing import Array, Denoiser
+
+
+def over_alpha(scale: float, sigma: Array) -> Array:
+  """scale / alpha."""
+  return scale * jnp.sqrt(1 + jnp.square(sigma))
+
+
+def over_alpha_squared(scale: float, sigma: Array) -> Array:
+  """scale / alpha^2."""
+  return scale * (1 + jnp.square(sigma))
+
+
+def lgd(
+  denoiser: Denoiser, energy: Energy, scale: float = 1.0, num_samples: int = 10, spread: float = 1.0
+) -> EnergyGuidance:
+  """Loss-guided diffusion (Song et al. 2023): the score of exp(-energy) averaged over a normal posterior of x0."""
+  return EnergyGuidance(denoiser, energy, scale, num_samples=num_samples, spread=spread)
+
+
+def mpgd(denoiser: Denoiser, energy: Energy, scale: float | Callable[[Array], Array]) -> EnergyGuidance:
+  """Manifold-preserving guided diffusion without an autoencoder (He et al. 2023): x0 moves by the gradient there.
+
+  With `samplers.MeanGuided(samplers.Euler(eta))`: the noise stays the unguided model's. `scale` is the paper's c_t.
+  """
+  return EnergyGuidance(denoiser, energy, scale, position="x0")
+
+
+def freedom(denoiser: Denoiser, energy: Energy, scale: float = 1.0) -> EnergyGuidance:
+  """FreeDoM (Yu et al. 2023): x_t moves after each step by rho_t times the gradient, rho_t = scale * alpha.
+
+  With `samplers.MeanGuided(sampler, variance_preserving)`, and `samplers.Recurrent` around it for its time travel.
+  """
+  return EnergyGuidance(denoiser, energy, jax.tree_util.Partial(over_alpha, scale), position="mean")
+
+
+def universal(
+  denoiser: Denoiser, energy: Energy, scale: float, inner_steps: int = 0, inner_scale: float = 0.0
+) -> EnergyGuidance:
+  """Universal guidance (Bansal et al. 2023), "forward" with s(t) = scale * sqrt(1 - alpha^2).
+
+  The inner steps of gradient descent on x0 are its "backward" part, `samplers.Recurrent` its self-recurrence.
+  """
+  return EnergyGuidance(denoiser, energy, scale, inner_steps=inner_steps, inner_scale=inner_scale)
+
+
+def training_free(
+  denoiser: Denoiser,
+  energy: Energy,
+  rho: float,
+  mu: float | Callable[[Array], Array],
+  spread: float = 0.0,
+  inner_steps: int = 4,
+  num_samples: int = 1,
+) -> EnergyGuidance:
+  """Training-free guidance (Ye et al. 2024): variance guidance of strength rho, inner_steps of mean guidance of mu.
+
+  With `samplers.MeanGuided`, and `samplers.Recurrent` around it. `spread` is the paper's smoothing gamma.
+  """
+  return EnergyGuidance(
+    denoiser,
+    energy,
+    jax.tree_util.Partial(over_alpha_squared, rho),
+    position="mean",
+    num_samples=num_samples,
+    spread=spread,
+    inner_steps=inner_steps,
+    inner_scale=mu,
+  )

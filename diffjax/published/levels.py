@@ -1,0 +1,129 @@
+"""The noise levels above zero, [num_steps], that diffusers' schedulers visit."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from diffjax import grids, schedules
+from diffjax.schedules import Schedule
+from diffjax.typing import Array
+
+Config = Mapping[str, Any]
+
+SPACINGS: dict[str, Callable[..., Array]] = {
+  "use_karras_sigmas": grids.karras,
+  "use_exponential_sigmas": grids.exponential,
+  "use_beta_sigmas": lambda num_steps, low, high: grids.beta_quantiles(num_steps, schedules.EDM(t_min=low, t_max=high)),
+}
+"""Other levels between the same ends, by the key that asks for them."""
+
+
+def is_flow(config: Config) -> bool:
+  return "shift" in config or bool(config.get("use_flow_sigmas"))
+
+
+def rounded(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
+  return np.asarray(
+    grids.uniform_time(num_steps, schedule, config["timestep_spacing"], config["steps_offset"])[:-1], np.float64
+  )
+
+
+def interpolated(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
+  """linspace does not round its times, and sigma is linear between two steps."""
+  if config["timestep_spacing"] != "linspace":
+    return _spaced(config, rounded(config, schedule, num_steps), num_steps)
+  every = np.asarray(schedule.sigma(np.arange(schedule.num_steps)))
+  times = np.linspace(schedule.num_steps - 1, 0, num_steps)
+  return _spaced(config, np.interp(times, np.arange(schedule.num_steps), every), num_steps)
+
+
+def multistep(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
+  """leading and linspace divide by one step more, since none ends at time 0; other spacings span the whole schedule."""
+  if is_flow(config):
+    t = 1 - np.linspace(1, 1 / config["num_train_timesteps"], num_steps + 1)[:0:-1]
+    return _flow_levels(_shifted(t, config["flow_shift"]))
+  every = np.asarray(schedule.sigma(np.arange(schedule.num_steps)), np.float64)
+  if any(config[key] for key in SPACINGS):
+    return _spaced(config, every[::-1], num_steps)
+  if config.get("use_lu_lambdas"):
+    return np.asarray(grids.uniform_log_snr(num_steps, schedule)[:-1])
+  total = int(np.sum(-np.log(every) >= config.get("lambda_min_clipped", -np.inf)))
+  times = {
+    "linspace": lambda: np.linspace(0, total - 1, num_steps + 1).round()[:0:-1],
+    "leading": lambda: np.arange(num_steps, 0, -1) * (total // (num_steps + 1)) + config["steps_offset"],
+    "trailing": lambda: np.arange(total, 0, -schedule.num_steps / num_steps).round() - 1,
+  }[config["timestep_spacing"]]()
+  return every[_descending(times.astype(int), schedule, num_steps)]
+
+
+def single_step(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
+  """The levels at which a step begins: between two of them lie order - 1 that are its middle."""
+  spacing = {"timestep_spacing": "linspace"}
+  return multistep(config | spacing, schedule, num_steps)[:: config["solver_order"]]
+
+
+def squared_sine(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
+  """sigma_t = sin(pi s / 2)^2 for equal steps in s, from 1."""
+  sigma_t = np.sin(np.pi / 2 * np.linspace(1, 0, num_steps + 1)[:-1]) ** 2
+  with np.errstate(divide="ignore"):
+    return np.minimum(sigma_t / np.sqrt(1 - sigma_t**2), schedules.MAX_SIGMA)
+
+
+def taught(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
+  """Some of the levels of a Karras grid that a consistency model was trained at."""
+  total = config["num_train_timesteps"]
+  if num_steps > total:
+    raise ValueError(f"num_steps is {num_steps}, but there are {total} levels to choose from; take at most as many.")
+  every = grids.karras(total, config["sigma_min"], config["sigma_max"], config["rho"])[:-1]
+  return np.asarray(every)[np.arange(num_steps) * (total // num_steps)]
+
+
+def distilled(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
+  """Some of the `original_inference_steps` that a latent consistency model was distilled from."""
+  original, total = config["original_inference_steps"], schedule.num_steps
+  if num_steps > original:
+    raise ValueError(f"num_steps is {num_steps}, but at most original_inference_steps = {original} can be asked for.")
+  taught = np.arange(original, 0, -1) * (total // original) - 1
+  times = taught[np.floor(np.linspace(0, original, num_steps, endpoint=False)).astype(int)]
+  return np.asarray(schedule.sigma(_descending(times, schedule, num_steps)))
+
+
+def flow_match(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
+  total, shift = config["num_train_timesteps"], config["shift"]
+  t = np.linspace(1, _shifted(1 / total, shift), num_steps)  # shifts the lower end once more, as they do
+  return _flow_levels(_spaced(config, _shifted(t, shift), num_steps))
+
+
+def edm(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
+  if config["sigma_schedule"] == "karras":
+    return grids.karras(num_steps, config["sigma_min"], config["sigma_max"], config["rho"])[:-1]
+  return grids.exponential(num_steps, config["sigma_min"], config["sigma_max"])[:-1]
+
+
+def _descending(times, schedule, num_steps):
+  total = schedule.num_steps
+  if len(times) != num_steps or times[-1] < 0 or times[0] >= total or np.any(np.diff(times) >= 0):
+    raise ValueError(
+      f"{num_steps} steps would visit the times {times.tolist()}, which must descend within 0..{total - 1}; "
+      "take fewer steps, or check timestep_spacing and steps_offset."
+    )
+  return times
+
+
+def _shifted(t, shift):
+  return shift * t / (1 + (shift - 1) * t)
+
+
+def _flow_levels(t):
+  with np.errstate(divide="ignore"):
+    return np.minimum(t / (1 - t), schedules.MAX_SIGMA)
+
+
+def _spaced(config, levels, num_steps):
+  """The levels, or as many others between their ends where one of `use_..._sigmas` asks for them."""
+  ends = config.get("sigma_min") or float(levels[-1]), config.get("sigma_max") or float(levels[0])
+  for key, make in SPACINGS.items():
+    if config.get(key):
+      return np.asarray(make(num_steps, *ends)[:-1])
+  return levels

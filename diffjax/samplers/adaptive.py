@@ -1,0 +1,131 @@
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import batching, struct
+from diffjax.batching import expand
+from diffjax.grids import check_grid
+from diffjax.samplers.loops import while_loop
+from diffjax.samplers.runge_kutta import flow_time, slope, slopes
+from diffjax.typing import Array, Cond, Denoiser
+
+TABLEAU = (
+  (1 / 5,),
+  (3 / 40, 9 / 40),
+  (44 / 45, -56 / 15, 32 / 9),
+  (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+  (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+  (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+"""Weights of order 5 less those of order 4."""
+
+
+class Progress(NamedTuple):
+  """Of each sample [B]: the next step's length to try, in flow time, and its network calls so far."""
+
+  h: Array
+  calls: Array
+
+
+class Attempt(NamedTuple):
+  x: Array
+  sigma: Array
+  sigma_next: Array
+  first: Array
+  progress: Progress
+  number: Array
+
+
+@struct.dataclass
+class Adaptive:
+  """Dormand & Prince 1980, RK5(4)7M, with steps as long as a tolerance allows (Song et al. 2020 sample so, by "RK45").
+
+  Each sample goes from one level of the grid to the next in steps of its own length, so that its picture does not
+  depend on its batch mates. A step is taken if the root mean square of error / (atol + rtol * |z|) is at most 1, where
+  z = x / (1 + sigma) is of the data's size, as in `samplers.runge_kutta`. The grid needs two levels above zero and no
+  more; every further one costs calls. The carry counts them: one for each level, six for each attempt; `solve` returns
+  them. A sample not done after `max_steps` attempts between two levels becomes NaN; memory for a gradient grows with
+  max_steps.
+  """
+
+  rtol: float = 1e-5
+  atol: float = 1e-5
+  max_steps: int = struct.field(pytree_node=False, default=100)
+
+  def init(self, x):
+    return Progress(jnp.full(x.shape[:1], 0.05, x.dtype), jnp.zeros(x.shape[:1], jnp.int32))
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    key_first, key_attempts = batching.split(key)
+    sigma, sigma_next = (jnp.broadcast_to(level, x.shape[:1]).astype(x.dtype) for level in (sigma, sigma_next))
+    first = slope(denoiser, x, sigma, key_first)
+    start = Attempt(x, sigma, sigma_next, first, carry._replace(calls=carry.calls + 1), jnp.zeros((), jnp.int32))
+    attempt = lambda now: self._attempt(denoiser, now, key_attempts)
+    end = while_loop(lambda now: jnp.any(now.sigma > now.sigma_next), attempt, start, self.max_steps)
+    return jnp.where(expand(end.sigma > sigma_next, x), jnp.nan, end.x), end.progress
+
+  def _attempt(self, denoiser, now, key):
+    x, sigma, sigma_next, first, (h, calls), number = now
+    (t, scale), (t_next, _) = flow_time(sigma), flow_time(sigma_next)
+    last = h >= t - t_next
+    target = jnp.where(last, sigma_next, (t - h) / (scale + h))
+    keys = batching.split(batching.fold_in(key, number), len(TABLEAU))
+    moved, taken = slopes(denoiser, x, sigma, target, TABLEAU, keys, first)
+
+    length = jnp.where(last, t - t_next, h)
+    excess = jax.lax.stop_gradient(self._excess(x, sigma, moved, target, length, taken))
+    accept = (sigma > sigma_next) & (excess <= 1)
+    proposed = length * jnp.clip(0.9 * jnp.maximum(excess, 1e-10) ** (-1 / 5), 0.2, 5.0)
+    proposed = jnp.where(
+      last & accept, jnp.maximum(h, proposed), proposed
+    )  # the grid cut the step short, not the error
+    progress = Progress(
+      jnp.where(sigma > sigma_next, jax.lax.stop_gradient(proposed), h),
+      calls + len(TABLEAU) * (sigma > sigma_next),
+    )
+    keep = lambda new, old: jnp.where(expand(accept, new), new, old)
+    return Attempt(keep(moved, x), keep(target, sigma), sigma_next, keep(taken[-1], first), progress, number + 1)
+
+  def _excess(self, x, sigma, moved, target, length, taken):
+    """The error of each sample [B], in units of the tolerance."""
+    error = expand(length, x) * sum(weight * slope for weight, slope in zip(ERROR, taken) if weight)
+    z, z_moved = (expand(flow_time(level)[1], x) * x for x, level in ((x, sigma), (moved, target)))
+    tolerance = self.atol + self.rtol * jnp.maximum(jnp.abs(z), jnp.abs(z_moved))
+    return jnp.sqrt(jnp.mean(jnp.square(error / tolerance), range(1, x.ndim)))
+
+
+def solve(
+  denoiser: Denoiser,
+  x: Array,
+  sigma: Array,
+  sigma_next: Array,
+  *,
+  key: Array,
+  cond: Cond = None,
+  sampler: Adaptive | None = None,
+) -> tuple[Array, Array]:
+  """Draws x0 by `Adaptive` without a grid, and counts.
+
+  Args:
+    denoiser: (x, sigma, cond, key=keys) -> x0.
+    x: [B, ...] at noise level sigma; pure noise is sigma * normal.
+    sigma: [], the first level.
+    sigma_next: [], the last level above zero, from which the denoiser itself goes to zero.
+    key: one key, from which each sample gets its own, or one key per sample, [B].
+    cond: handed to the denoiser at each call.
+    sampler: default Adaptive().
+
+  Returns:
+    x0 [B, ...] and the network calls that each sample took, int32 [B].
+
+  Raises:
+    ValueError: unless sigma > sigma_next > 0, both finite (known only outside of jit).
+  """
+  check_grid(jnp.stack([jnp.asarray(sigma, x.dtype), jnp.asarray(sigma_next, x.dtype), jnp.zeros((), x.dtype)]))
+  sampler = Adaptive() if sampler is None else sampler
+  conditioned = lambda x, sigma, *, key=None: denoiser(x, sigma, cond, key=key).astype(x.dtype)
+  key_path, key_last = batching.split(batching.sample_keys(key, x.shape[0]))
+  x, (_, calls) = sampler.step(conditioned, x, jnp.asarray(sigma), jnp.asarray(sigma_next), sampler.init(x), key_path)
+  return conditioned(x, jnp.asarray(sigma_next, x.dtype), key=key_last), calls + 1

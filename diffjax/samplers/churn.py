@@ -1,0 +1,17 @@
+import jax.numpy as jnp
+
+from diffjax.batching import root
+from diffjax.typing import Array
+
+
+def churn(sampler, x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:
+  """Raises x [B, ...] from sigma to sigma_hat by fresh noise (Karras et al. 2022, algorithm 2, lines 4-6).
+
+  `sampler` has the fields s_churn, s_tmin, s_tmax, s_noise, num_steps and noise; s_churn = 0 leaves x as it is.
+  Returns (x, sigma_hat). No network call.
+  """
+  inside = (sampler.s_tmin <= sigma) & (sigma <= sampler.s_tmax)
+  gamma = jnp.minimum(sampler.s_churn / sampler.num_steps, jnp.sqrt(2.0) - 1)
+  gamma = jnp.where(inside, gamma, 0).astype(x.dtype)
+  noise = sampler.s_noise * sampler.noise(key, x.shape)
+  return x + sigma * root(gamma * (2 + gamma)) * noise, sigma * (1 + gamma)

@@ -1,0 +1,25 @@
+import jax.numpy as jnp
+
+from diffjax import batching, struct
+from diffjax.typing import NoiseFn
+
+
+@struct.dataclass
+class Consistency:
+  """Multistep sampling of a consistency model: jump to the data, noise it anew (Song et al. 2023, algorithm 1).
+
+  `sigma_min` is the level of noise that the model leaves in its data. At 0 this is the multistep sampling of latent
+  consistency models (Luo et al. 2023, algorithm 3). One network call.
+  """
+
+  sigma_min: float = 0.002
+  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def init(self, x):
+    return ()
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    key_model, key_noise = batching.split(key)
+    x0 = denoiser(x, sigma, key=key_model)
+    sigma_up = batching.root(jnp.maximum(sigma_next**2 - self.sigma_min**2, 0))
+    return x0 + sigma_up * self.noise(key_noise, x.shape), carry

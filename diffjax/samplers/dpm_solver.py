@@ -1,0 +1,47 @@
+import jax.numpy as jnp
+
+from diffjax import batching, struct
+from diffjax.samplers import adams
+
+
+@struct.dataclass
+class DPMSolver:
+  """DPM-Solver-1, -2, -3: the noise prediction as a polynomial in log-SNR (Lu et al. 2022, DPM-Solver, section 3).
+
+  h is the step in log(1 / sigma), half of log-SNR; eps = (x - x0) / sigma is taken at its start, at 1/2 (order 2,
+  algorithm 1), or at 1/3 and 2/3 (order 3, algorithm 2). Order 1 is DDIM. `order` network calls.
+
+  Raises:
+    ValueError: if order is not 1, 2 or 3.
+  """
+
+  order: int = struct.field(pytree_node=False, default=2)
+
+  def __post_init__(self):
+    adams.check_order("DPMSolver", self.order, 3)
+
+  def init(self, x):
+    return ()
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    keys = batching.split(key, self.order)
+    h = jnp.log(sigma / sigma_next)
+    x0 = denoiser(x, sigma, key=keys[0])
+    ddim = lambda sigma_to: x0 + sigma_to / sigma * (x - x0)
+    phi_2 = lambda h: jnp.expm1(h) / h - 1
+    if self.order == 1:
+      return ddim(sigma_next), carry
+
+    r1 = 1 / self.order
+    sigma_1 = sigma * jnp.exp(-r1 * h)
+    # eps_1 - eps, without the noise that both contain
+    d1 = (x0 - denoiser(ddim(sigma_1), sigma_1, key=keys[1])) / sigma_1
+    if self.order == 2:
+      return ddim(sigma_next) - sigma_next / (2 * r1) * jnp.expm1(h) * d1, carry
+
+    r2 = 2 / 3
+    sigma_2 = sigma * jnp.exp(-r2 * h)
+    correction = -sigma_2 * r2 / r1 * phi_2(r2 * h) * d1
+    x0_2 = denoiser(ddim(sigma_2) + correction, sigma_2, key=keys[2])
+    d2 = (x0 - x0_2 + correction) / sigma_2
+    return ddim(sigma_next) - sigma_next / r2 * phi_2(h) * d2, carry

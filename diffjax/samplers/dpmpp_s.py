@@ -1,0 +1,44 @@
+import jax.numpy as jnp
+
+from diffjax import batching, struct
+from diffjax.samplers import adams
+
+
+@struct.dataclass
+class DPMppS:
+  """DPM-Solver++(1S, 2S, 3S): x0 as a polynomial in log-SNR, in one step (Lu et al. 2022, DPM-Solver++, algorithm 1).
+
+  h is the step in log(1 / sigma), half of log-SNR; x0 is taken at its start, at 1/2 (order 2), or at 1/3 and 2/3 (order
+  3, the same expansion as DPM-Solver-3, of x0 where that is of the noise). Order 1 is DDIM. `order` network calls.
+
+  Raises:
+    ValueError: if order is not 1, 2 or 3.
+  """
+
+  order: int = struct.field(pytree_node=False, default=2)
+
+  def __post_init__(self):
+    adams.check_order("DPMppS", self.order, 3)
+
+  def init(self, x):
+    return ()
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    keys = batching.split(key, self.order)
+    h = jnp.log(sigma / sigma_next)
+    x0 = denoiser(x, sigma, key=keys[0])
+    ddim = lambda sigma_to: x0 + sigma_to / sigma * (x - x0)
+    phi_2 = lambda h: 1 + jnp.expm1(-h) / h
+    if self.order == 1:
+      return ddim(sigma_next), carry
+
+    r1 = 1 / self.order
+    sigma_1 = sigma * jnp.exp(-r1 * h)
+    d1 = denoiser(ddim(sigma_1), sigma_1, key=keys[1]) - x0
+    if self.order == 2:
+      return ddim(sigma_next) - jnp.expm1(-h) / (2 * r1) * d1, carry
+
+    r2 = 2 / 3
+    sigma_2 = sigma * jnp.exp(-r2 * h)
+    d2 = denoiser(ddim(sigma_2) + r2 / r1 * phi_2(r2 * h) * d1, sigma_2, key=keys[2]) - x0
+    return ddim(sigma_next) + phi_2(h) / r2 * d2, carry

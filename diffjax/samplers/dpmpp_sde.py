@@ -1,0 +1,30 @@
+import jax.numpy as jnp
+
+from diffjax import batching, struct
+from diffjax.typing import NoiseFn
+
+
+@struct.dataclass
+class DPMppSDE:
+  """DPM-Solver++(2S) with r = 1/2 for the diffusion SDE, DPM++ SDE in k-diffusion. Two network calls.
+
+  Both stages of a step see one path of noise, that of the SDE itself: what x holds at the middle decays on the way to
+  sigma_next, where fresh noise joins it. eta as in `DPMpp2M`: 1 is the reverse SDE, 0 DPM-Solver++(2S).
+  """
+
+  eta: float = 1.0
+  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def init(self, x):
+    return ()
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    key_first, key_middle, key_noise, key_noise_next = batching.split(key, 4)
+    sigma_middle = jnp.sqrt(sigma * sigma_next)
+    h = jnp.log(sigma / sigma_next) / 2
+    decay, fresh = jnp.exp(-(1 + self.eta) * h), batching.root(-jnp.expm1(-2 * self.eta * h))
+    noise = sigma_middle * fresh * self.noise(key_noise, x.shape)
+    x0 = denoiser(x, sigma, key=key_first)
+    x0_middle = denoiser(x0 + decay * (x - x0) + noise, sigma_middle, key=key_middle)
+    noise = decay * noise + sigma_next * fresh * self.noise(key_noise_next, x.shape)
+    return x0_middle + decay**2 * (x - x0_middle) + noise, carry

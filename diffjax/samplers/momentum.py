@@ -1,0 +1,39 @@
+import jax.numpy as jnp
+
+from diffjax import struct
+from diffjax.typing import Sampler
+
+
+@struct.dataclass
+class Momentum:
+  """The memory of adaptive projected guidance (Sadat et al. 2024): each step's difference joins those before.
+
+  With `guidance.AdaptiveProjected` as the denoiser the difference of its two predictions becomes
+  difference + momentum * (that of the step before). The paper takes negative numbers, about -0.5: what guidance did
+  already, it does less. Of a sampler that calls the denoiser more than once, the difference of the first call, at the
+  step's start, is remembered. The last step, to zero, is the denoiser itself, without memory. As many network calls as
+  the sampler has.
+
+  Raises:
+    ValueError: on stepping, if the denoiser does not tell its difference by `x0_and_difference`.
+  """
+
+  sampler: Sampler
+  momentum: float = -0.5
+
+  def init(self, x):
+    return self.sampler.init(x), jnp.zeros_like(x)
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    if not hasattr(denoiser, "x0_and_difference"):
+      raise ValueError("momentum needs guidance that has one; make the denoiser a guidance.AdaptiveProjected itself.")
+    carry, past = carry
+    differences = []
+
+    def guided(x, sigma, *, key=None):
+      x0, difference = denoiser.x0_and_difference(x, sigma, self.momentum * past, key=key)
+      differences.append(difference)
+      return x0.astype(x.dtype)
+
+    x, carry = self.sampler.step(guided, x, sigma, sigma_next, carry, key)
+    return x, (carry, differences[0].astype(past.dtype))

@@ -1,0 +1,42 @@
+import jax.numpy as jnp
+
+from diffjax import batching, struct
+from diffjax.samplers.euler import Euler
+from diffjax.typing import NoiseFn, Sampler
+
+
+@struct.dataclass
+class PredictorCorrector:
+  """A step of any sampler, then Langevin steps at the level it reached (Song et al. 2020, algorithms 2 and 4).
+
+  The step size follows from `snr`, the ratio r of the score's norm to that of the noise; both are taken per sample. In
+  x = x0 + sigma * noise the variance-preserving corrector, algorithm 5, is the same but for a factor 1 - beta.
+  `num_corrections` network calls beside the predictor's.
+  """
+
+  predictor: Sampler = Euler(1.0)
+  snr: float = 0.16
+  num_corrections: int = struct.field(pytree_node=False, default=1)
+  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    if self.num_corrections != int(self.num_corrections) or self.num_corrections < 0:
+      raise ValueError(f"num_corrections is {self.num_corrections}, but must be a whole number from 0 on; 1 is usual.")
+
+  def init(self, x):
+    return self.predictor.init(x)
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    key, *keys_correction = batching.split(key, 1 + self.num_corrections)
+    x, carry = self.predictor.step(denoiser, x, sigma, sigma_next, carry, key)
+    for key_correction in keys_correction:
+      x = self._correct(denoiser, x, sigma_next, key_correction)
+    return x, carry
+
+  def _correct(self, denoiser, x, sigma, key):
+    key_model, key_noise = batching.split(key)
+    x0, noise = denoiser(x, sigma, key=key_model), self.noise(key_noise, x.shape)
+    # the paper's step size over sigma^2; its score is -(x - x0) / sigma^2
+    length, reach = batching.squared_norm(x - x0), batching.squared_norm(noise)
+    step_size = 2 * jnp.square(self.snr * sigma) * reach / jnp.maximum(length, 1e-30)
+    return x0 + (1 - step_size) * (x - x0) + sigma * jnp.sqrt(2 * step_size) * noise

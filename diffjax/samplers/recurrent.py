@@ -1,0 +1,41 @@
+import jax
+import jax.numpy as jnp
+
+from diffjax import batching, struct
+from diffjax.typing import NoiseFn, Sampler
+
+
+@struct.dataclass
+class Recurrent:
+  """Time travel: goes back to sigma with fresh noise and steps again, `repeats` steps in all within the interval.
+
+  The self-recurrence of universal guidance (Bansal et al. 2023, algorithm 1), the time travel of FreeDoM (Yu et al.
+  2023) and of training-free guidance. `repeats` times the sampler's network calls.
+  """
+
+  sampler: Sampler
+  repeats: int = struct.field(pytree_node=False, default=1)
+  interval: tuple[float, float] = (0.0, float("inf"))
+  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    if self.repeats != int(self.repeats) or self.repeats < 1:
+      raise ValueError(f"repeats is {self.repeats}, but the sampler must step at least once, and whole times.")
+
+  def init(self, x):
+    return self.sampler.init(x)
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    inside = batching.within(sigma, self.interval)
+
+    def there_and_back(x, number):
+      key_step, key_noise = batching.split(batching.fold_in(key, number))
+      # each round starts from the same past: x is at the same level again
+      there, _ = self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step)
+      up = jnp.sqrt((sigma - sigma_next) * (sigma + sigma_next))
+      return (there + up * self.noise(key_noise, x.shape)).astype(x.dtype)
+
+    again = lambda x, number: (jax.lax.cond(inside, there_and_back, lambda x, _: x, x, number), None)
+    if self.repeats > 1:
+      x, _ = jax.lax.scan(again, x, jnp.arange(1, self.repeats))
+    return self.sampler.step(denoiser, x, sigma, sigma_next, carry, key)

@@ -1,0 +1,79 @@
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import batching, struct
+from diffjax.grids import karras
+from diffjax.samplers.heun import Heun
+from diffjax.schedules import variance_exploding
+from diffjax.typing import Array, NoiseFn, Sampler
+
+
+@struct.dataclass
+class Restart:
+  """Restart sampling (Xu et al. 2023, algorithm 1): goes back to t_max by fresh noise, and down again, K times.
+
+  Any deterministic sampler does the steps. Once one of them has brought sigma down to t_min or below, noise takes x
+  from there up to t_max, and `num_steps` steps on a Karras grid take it back down, which contracts the errors that had
+  gathered. A grid that ends above t_min never restarts. Several intervals: a Restart of a Restart.
+
+  Costs num_restarts * num_steps steps of `sampler` besides the grid's own.
+
+  Raises:
+    ValueError: if num_restarts or num_steps is not a whole number of at least 1.
+  """
+
+  sampler: Sampler = struct.field(default_factory=Heun)
+  t_min: float = 0.06
+  t_max: float = 0.3
+  num_restarts: int = struct.field(pytree_node=False, default=2)
+  num_steps: int = struct.field(pytree_node=False, default=2)
+  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    for name in ("num_restarts", "num_steps"):
+      value = getattr(self, name)
+      if value != int(value) or value < 1:
+        raise ValueError(f"Restart's {name} is {value!r}, but must be a whole number of at least 1.")
+
+  @classmethod
+  def of_heun(
+    cls,
+    t_min: float = 0.06,
+    t_max: float = 0.3,
+    num_restarts: int = 2,
+    num_steps: int = 2,
+    scaling: Callable[[Array], Array] = variance_exploding,
+  ) -> "Restart":
+    """With Heun's steps in the schedule's own scale; ValueError unless 0 < t_min < t_max."""
+    if not 0 < t_min < t_max:
+      raise ValueError(f"restart goes from t_min = {t_min} up to t_max = {t_max}; give 0 < t_min < t_max.")
+    return cls(Heun(scaling=scaling), t_min, t_max, num_restarts, num_steps)
+
+  def init(self, x):
+    return self.sampler.init(x)
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    key_step, key_restart = batching.split(key)
+    state = self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step)
+    crosses = (sigma_next <= self.t_min) & (self.t_min < sigma)
+    restarts = lambda x, carry: self._restarts(denoiser, x, carry, sigma_next, key_restart)
+    return jax.lax.cond(crosses, restarts, lambda x, carry: (x, carry), *state)
+
+  def _restarts(self, denoiser, x, carry, t_min, key):
+    levels = karras(self.num_steps + 1, t_min, self.t_max)[:-1].astype(x.dtype)
+
+    def restart(state, number):
+      key_noise, key_path = batching.split(batching.fold_in(key, number))
+      x, _ = state
+      x = (x + jnp.sqrt(levels[0] ** 2 - levels[-1] ** 2) * self.noise(key_noise, x.shape)).astype(x.dtype)
+
+      def descend(state, step):
+        i, sigma, sigma_next = step
+        return self.sampler.step(denoiser, state[0], sigma, sigma_next, state[1], batching.fold_in(key_path, i)), None
+
+      steps = jnp.arange(self.num_steps), levels[:-1], levels[1:]
+      return jax.lax.scan(descend, (x, self.sampler.init(x)), steps)[0], None
+
+    return jax.lax.scan(restart, (x, carry), jnp.arange(self.num_restarts))[0]

@@ -1,0 +1,47 @@
+"""Frozen dataclasses that are pytrees, as `flax.struct` has them, but that JAX never takes for one another.
+
+flax.struct registers its classes through `jax.tree_util.register_dataclass`, and jaxlib 0.10.2 holds the structures of
+any two of those for equal if their static fields are. Their hashes differ, so `jax.jit` mostly notices; where two fall
+into the same slot of its cache it runs one sampler's program for another.
+"""
+
+import dataclasses
+from typing import TypeVar, dataclass_transform
+
+import jax
+from flax.struct import field
+
+T = TypeVar("T")
+
+
+@dataclass_transform(field_specifiers=(field,), frozen_default=True)
+def dataclass(cls: type[T]) -> type[T]:
+  """A frozen dataclass and pytree: its fields are children, those made by `field(pytree_node=False)` are static.
+
+  `replace(**changes)` gives a changed copy. A tree is put together again without `__init__`, so that checks there see
+  what a caller gives and never a tracer.
+  """
+  cls = dataclasses.dataclass(frozen=True)(cls)
+  cls.replace = dataclasses.replace
+  fields = dataclasses.fields(cls)
+  children = [f.name for f in fields if f.metadata.get("pytree_node", True)]
+  static = [f.name for f in fields if f.name not in children]
+
+  def flatten(instance):
+    return [getattr(instance, name) for name in children], tuple(getattr(instance, name) for name in static)
+
+  def flatten_with_keys(instance):
+    values, statics = flatten(instance)
+    return list(zip(map(jax.tree_util.GetAttrKey, children), values)), statics
+
+  def unflatten(statics, values):
+    instance = object.__new__(cls)
+    for name, value in zip((*children, *static), (*values, *statics)):
+      object.__setattr__(instance, name, value)
+    return instance
+
+  jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+  return cls
+
+
+__all__ = ["dataclass", "field"]

@@ -1,0 +1,60 @@
+"""The rows of `sample.py --list_samplers` are complete and true."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import Gaussian
+
+import diffjax
+from diffjax import build, grids
+from diffjax.samplers.methods import METHODS, table
+
+STEPS = 9
+
+
+def count_calls(sampler):
+  """Network calls of each step, and of the last one, to zero."""
+  calls = []
+
+  def denoiser(x, sigma, cond=None, *, key=None):
+    jax.debug.callback(lambda: calls.append(None))
+    return Gaussian()(x, sigma)
+
+  sigmas, counts = grids.karras(STEPS, 0.02, 20.0), [0]
+  count = lambda step: counts.append(len(calls))
+  with jax.disable_jit():
+    diffjax.sample(denoiser, sampler, jnp.ones((1, 2)), sigmas, key=jax.random.key(0), callback=count)
+  jax.effects_barrier()
+  return np.diff(counts).tolist()
+
+
+@pytest.mark.parametrize("name", build.SAMPLERS)
+def test_network_calls_are_those_of_the_table(name):
+  calls, counted = METHODS[name].calls, count_calls(build.SAMPLERS[name]())
+  assert counted[-1] == 1
+  if isinstance(calls, int):
+    assert counted[:-1] == [calls] * (STEPS - 1)
+  elif calls != "varies":
+    first, later = map(int, calls.split(", "))
+    assert set(counted[:-1]) == {first, later} and counted[:-1] == sorted(counted[:-1], reverse=first > later)
+
+
+@pytest.mark.parametrize("name", build.SAMPLERS)
+def test_stochastic_ones_draw_by_their_key_and_the_others_do_not(name):
+  make, stochastic = build.SAMPLERS[name], METHODS[name].stochastic
+  draw = lambda sampler, seed: np.asarray(
+    diffjax.sample(Gaussian(), sampler, jnp.ones((1, 2)), grids.karras(9, 0.01, 9.0), key=jax.random.key(seed))
+  )
+  differs = lambda sampler: not np.array_equal(draw(sampler, 0), draw(sampler, 1))
+  if stochastic not in ("yes", "no"):
+    assert differs(make(**{stochastic: 0.5}))
+    assert not differs(make(**{stochastic: 0.0}))
+  else:
+    assert differs(make()) == (stochastic == "yes")
+
+
+def test_table_has_a_line_for_each_name():
+  heading, *lines = table(build.SAMPLERS).splitlines()
+  assert heading.split() == ["name", "order", "calls", "per", "step", "stochastic", "paper"]
+  assert [line.split()[0] for line in lines] == list(build.SAMPLERS)

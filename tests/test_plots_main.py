@@ -1,0 +1,38 @@
+"""python -m diffjax.plots: what its two pictures show, and that they appear."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from diffjax import build
+from diffjax.plots import __main__ as script
+
+
+def test_every_schedule_falls_from_data_to_noise():
+  curves = script.log_snrs()
+  assert curves.keys() == build.SCHEDULES.keys()
+  for times, log_snrs in curves.values():
+    assert np.all(np.isfinite(log_snrs)) and np.all(np.diff(log_snrs) <= 1e-4)
+    assert times[0] == 0 and times[-1] == 1
+
+
+@pytest.mark.slow
+def test_errors_fall_with_network_calls(x64, monkeypatch):
+  monkeypatch.setattr(build, "SAMPLERS", {name: build.SAMPLERS[name] for name in ("euler", "heun", "ddpm")})
+  monkeypatch.setattr(script, "CALLS", (16, 32, 64))
+  curves = script.errors()
+  assert curves.keys() == {"euler", "heun"}  # ddpm does not follow the ODE
+  assert curves["heun"][0] == [15, 31, 63] and curves["euler"][0] == [16, 32, 64]
+  assert curves["euler"][1][1] / curves["euler"][1][2] == pytest.approx(2, rel=0.2)
+  assert curves["heun"][1][1] / curves["heun"][1][2] == pytest.approx(4, rel=0.3)
+
+
+def test_picture_is_written_where_asked(tmp_path):
+  script.main(["plots", "schedules", f"--out={tmp_path / 'picture.png'}"])
+  assert min(Image.open(tmp_path / "picture.png").size) > 500
+
+
+@pytest.mark.parametrize("argv", [["plots"], ["plots", "networks"]])
+def test_other_pictures_are_refused(argv):
+  with pytest.raises(SystemExit, match=r"there is no picture '.*'; ask for 'schedules' or 'samplers'"):
+    script.main(argv)
