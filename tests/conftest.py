@@ -45,12 +45,20 @@ def tiny(tiny_data):
   return tiny
 
 
-@pytest.fixture(scope="session")
-def script():
+@pytest.fixture(autouse=True)
+def quickly_compiled(request):
+  """Most programs of tests run once and on little data; those of slow tests are worth XLA's optimisations."""
+  quickly = not request.node.get_closest_marker("slow")
+  jax.config.update("jax_disable_most_optimizations", quickly)
+  return quickly
+
+
+@pytest.fixture
+def script(quickly_compiled):
   """script("train.py", "--workdir=...") starts that script in a process; `.communicate()` gives (stdout, stderr)."""
   environment = os.environ | {
     "JAX_PLATFORMS": "cpu",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(quickly_compiled)),
     "JAX_COMPILATION_CACHE_DIR": str(CACHE),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -61,12 +69,6 @@ def script():
     return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
   return script
-
-
-@pytest.fixture(autouse=True)
-def quickly_compiled(request):
-  """Most programs of tests run once and on little data; those of slow tests are worth XLA's optimisations."""
-  jax.config.update("jax_disable_most_optimizations", not request.node.get_closest_marker("slow"))
 
 
 @pytest.fixture
