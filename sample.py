@@ -5,10 +5,12 @@
   python sample.py --workdir=runs/digits_conditional --label=3 --guidance_scale=0.8 --cfgpp --sampler=euler
   python sample.py --workdir=runs/digits --init_image=eight.png --strength=0.6
   python sample.py --workdir=runs/digits --init_image=eight.png --mask=upper_half.png
+  python sample.py --workdir=runs/digits --clip=runs/clip_digits --prompt="a handwritten three" --guidance_scale=100
   python sample.py --list_samplers
 
-Writes samples.npz (array `images`, uint8 [N, H, W, C], and `labels` if asked for), grid.png, and with --filmstrip
-filmstrip.png and denoising.gif. Needs nothing but the run's folder. The same seed draws the same pictures.
+Writes samples.npz (array `images`, uint8 [N, H, W, C], `labels` if asked for, and with a prompt `scores`), grid.png,
+and with --filmstrip filmstrip.png and denoising.gif. Needs nothing but the run's folder, and for a prompt that of the
+CLIP. The same seed draws the same pictures.
 """
 
 import pathlib
@@ -21,7 +23,8 @@ from diffjax import compilation, plots
 from diffjax.build import SAMPLERS
 from diffjax.command_line import run as run_script
 from diffjax.data.pictures import load_picture
-from diffjax.run import Run, load_run
+from diffjax.run import Prompt, Run, load_clip, load_run, make_prompt
+from diffjax.run.prompts import split
 from diffjax.samplers.methods import table
 
 IN_GRID, IN_FILM = 100, 8
@@ -36,6 +39,12 @@ def draw(
   labels: list[int] | None = None,
   init_image: str | pathlib.Path | None = None,
   mask: str | pathlib.Path | None = None,
+  clip: str | pathlib.Path | None = None,
+  prompt: str | None = None,
+  image_prompt: str | None = None,
+  guidance=None,
+  guidance_scale: float | None = None,
+  best_of: int | None = None,
   best: bool = False,
   filmstrip: bool = False,
   **options,
@@ -49,6 +58,12 @@ def draw(
     labels: classes to ask for, taken in turn.
     init_image: a picture file to start from, cropped and resized to what the model draws.
     mask: a picture file of the same proportions, white where to draw the init image anew, black where to keep it.
+    clip: the folder of a CLIP, its run or published weights, for a prompt.
+    prompt: what to draw, in words; several separated by |, each with a weight after ::.
+    image_prompt: picture files to be like, written as prompts are.
+    guidance: a ConfigDict that says how CLIP guides; default: `configuration.default_guidance_config`.
+    guidance_scale: of the guidance by CLIP, or, without a prompt, by labels.
+    best_of: draw so many and keep the `num` that CLIP likes best.
     best: draw from the checkpoint with the least held-out loss instead of the newest.
     filmstrip: also draw the way from noise to picture.
     **options: as in `diffjax.run.Run.draw`.
@@ -61,17 +76,52 @@ def draw(
   run, out = load_run(workdir, best=best), pathlib.Path(out)
   plots.check_writable(out)
   options |= read_pictures(run, init_image, mask)
-  arrays = {} if labels is None else {"labels": np.array([labels[i % len(labels)] for i in range(num)])}
-  drawn = run.draw(num, labels=arrays.get("labels"), trajectory=filmstrip, progress=_progress, **options)
+  asked = read_prompt(clip, prompt, image_prompt, guidance, guidance_scale)
+  options |= {"guidance_scale": guidance_scale} if asked is None else {"prompt": asked}
+  count = num if best_of is None else best_of
+  if best_of is not None and (asked is None or best_of < num):
+    raise ValueError(
+      f"--best_of={best_of} chooses {num} pictures by a prompt; give one, and at least as many as --num."
+    )
+  arrays = {} if labels is None else {"labels": np.array([labels[i % len(labels)] for i in range(count)])}
+  drawn = run.draw(count, labels=arrays.get("labels"), trajectory=filmstrip, progress=_progress, **options)
   images, path = drawn if filmstrip else (drawn, None)
+  if asked:
+    arrays["scores"] = asked.scores(images)
+  if best_of is not None:
+    kept = np.argsort(-arrays["scores"], kind="stable")[:num]
+    images, arrays = images[kept], {name: values[kept] for name, values in arrays.items()}
+    path = path[:, kept] if filmstrip else None
   with plots.replacing(out / "samples.npz") as part, part.open("wb") as file:
     np.savez_compressed(file, images=images, **arrays)
-  plots.save(plots.grid(images[:IN_GRID]), out / "grid.png")
+  notes = [f"{score:.2f}" for score in arrays.get("scores", ())[:IN_GRID]]
+  plots.save(plots.grid(images[:IN_GRID], notes=notes), out / "grid.png")
   if filmstrip:
-    plots.save(plots.film_strip(path[:, :IN_FILM]), out / "filmstrip.png")
+    film = path[:, :IN_FILM]
+    scores = np.stack([asked.scores(moment) for moment in film]) if asked else None
+    plots.save(plots.film_strip(film, scores=scores), out / "filmstrip.png")
     plots.animation(path[:, :IN_GRID], out / "denoising.gif")
   print(f"{num} pictures from step {run.step} in {out}")
   return images
+
+
+def read_prompt(clip, prompt, image_prompt, guidance, scale) -> Prompt | None:
+  """What the flags ask for in words and pictures; None if they ask for nothing.
+
+  Raises:
+    ValueError: a prompt without a CLIP, or a CLIP or guidance without a prompt.
+  """
+  if prompt is None and image_prompt is None:
+    if clip or guidance is not None:
+      raise ValueError('--clip and --guidance act on a prompt; write one, as in --prompt="a handwritten three".')
+    return None
+  if not clip:
+    raise ValueError(
+      "a prompt needs a CLIP to read it; give the folder of one as --clip, as in --clip=runs/clip_digits."
+    )
+  pictures = [] if image_prompt is None else split(image_prompt)
+  read = [(load_picture(file, None, 3), weight) for file, weight in pictures]
+  return make_prompt(load_clip(clip), prompt, image_prompts=read, config=guidance, scale=scale)
 
 
 def read_pictures(run: Run, init_image: str | pathlib.Path | None, mask: str | pathlib.Path | None) -> dict:
@@ -116,6 +166,11 @@ def main() -> None:
     "init_image",
     "mask",
     "strength",
+    "clip",
+    "prompt",
+    "image_prompt",
+    "guidance",
+    "best_of",
     "eta",
     "s_churn",
     "batch_size",
@@ -126,6 +181,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+  from ml_collections import config_flags
+
   flags.DEFINE_string("workdir", None, "The run's folder.")
   flags.DEFINE_string("out", "out", "Folder to write to.")
   flags.DEFINE_integer("num", 64, "How many pictures.")
@@ -134,7 +191,14 @@ if __name__ == "__main__":
   flags.DEFINE_string("grid", None, "Name of a grid; default: what the run recommends for the number of steps.")
   flags.DEFINE_integer("seed", 0, "Seed of all randomness.")
   flags.DEFINE_list("label", None, "Class to draw, or several in turn: --label=0,1,2.")
-  flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance; default: the run's.")
+  flags.DEFINE_float(
+    "guidance_scale", None, "Of guidance by the prompt, else of classifier-free guidance by the label."
+  )
+  flags.DEFINE_string("clip", None, "Folder of the CLIP that reads the prompt: its run, or published weights.")
+  flags.DEFINE_string("prompt", None, "What to draw, in words: 'a three|a four::-0.5' with weights.")
+  flags.DEFINE_string("image_prompt", None, "Picture files to be like: 'three.png|four.png::-0.5'.")
+  config_flags.DEFINE_config_file("guidance", None, "How CLIP guides, such as configs/guidance.py:disco.")
+  flags.DEFINE_integer("best_of", None, "Draw so many, keep those that CLIP likes best.")
   flags.DEFINE_bool("cfgpp", False, "CFG++: keep the unguided model's noise; with a guidance_scale of 0 to 1.")
   flags.DEFINE_integer("repeats", 1, "Time travel: go each step so many times, back by fresh noise in between.")
   flags.DEFINE_string("init_image", None, "Picture file to start from instead of noise.")

@@ -1,4 +1,4 @@
-"""Trains a diffusion model.
+"""Trains a diffusion model, or a CLIP.
 
   python train.py --config=configs/digits.py --workdir=runs/digits [--config.train.steps=500 ...]
 
@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from diffjax import build, compilation, data, parallel, plots
+from diffjax import build, compilation, data, parallel
 from diffjax import run as runs
 from diffjax.command_line import run as run_script
 from diffjax.training.checkpoints import Checkpoints
@@ -22,15 +22,15 @@ from diffjax.training.loop import StopRequest, calls, stack_batches
 from diffjax.training.report import Report
 from diffjax.training.step import TrainState, TrainStep, several_steps
 
-HELD_OUT, PART, PREVIEW = 512, 64, 64
-"""How many held-out pictures a checkpoint is judged on, how many of them at a time, and how many a preview draws."""
+HELD_OUT, PART = 512, 64
+"""How many held-out pictures a checkpoint is judged on, and how many of them at a time."""
 
 
 def train(config, workdir: str | pathlib.Path) -> TrainState:
   """Trains what a config says, in a folder, or goes on with the run that is there.
 
   Args:
-    config: a ConfigDict, `configuration.default_config()` filled in.
+    config: a ConfigDict, `configuration.default_config()` or `default_clip_config()` filled in.
     workdir: gets config.json, metrics.jsonl, loss.png, checkpoints/, best/ and samples/, and a lock.
 
   Returns:
@@ -91,7 +91,7 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, shapes, s
       yield num, parallel.replicate(num), stacked, batches.get_state()
 
   # The loop
-  objective = train_step.objective.replace(train=False, batch_size=sum(len(batch["index"]) for batch in held_out))
+  objective = build.held_out_objective(config, sum(len(batch["index"]) for batch in held_out))
   held_out_loss = compilation.jit(lambda params, batch: objective(params, batch, jax.random.key(0)))
   multi_step = parallel.pmap(functools.partial(several_steps, train_step, axis_name=parallel.AXIS), donate_argnums=(0,))
   key = parallel.replicate(jax.random.key(spec.seed))
@@ -108,10 +108,7 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, shapes, s
     best.save_if_best(step, state, config.to_dict(), data_state, loss)
 
   def preview(step, state):
-    run = runs.Run(config, state.averaged, step)
-    labels = np.arange(PREVIEW) % run.num_classes if run.num_classes else None
-    drawn = run.draw(PREVIEW, labels=labels, batch_size=PREVIEW)
-    plots.save(plots.grid(drawn), workdir / "samples" / f"step_{step:07d}.png")
+    runs.preview(config, state.averaged, step, workdir / "samples" / f"step_{step:07d}.png")
     report.draw_curve()
 
   with contextlib.closing(report), contextlib.closing(newest), contextlib.closing(best), StopRequest() as stop_request:

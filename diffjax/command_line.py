@@ -62,7 +62,7 @@ def parse(argv: list[str], values: Any = None) -> list[str]:
   except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     # config_flags reads the file and applies the overrides while it parses
     reason = _sentence(error)  # of a missing key it is the key in quotes, and maybe the nearest
-    what = "the config has no key" if reason.startswith("'") else "in the flags for --config:"
+    what = "the config has no key" if reason.startswith("'") else "in the flags for a config:"
     sys.exit(f"error: {what} {reason}")
   if len(rest) > 1:
     sys.exit(f"error: {rest[1]!r} is no flag; flags look like --name=value.")

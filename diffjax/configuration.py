@@ -9,17 +9,59 @@ NEW_SAMPLER_KEYS = ("guidance_interval", "guidance_rescale", "threshold")
 
 
 def default_config():
-  """A ConfigDict with every key that train.py and sample.py read; the files in configs/ fill it in."""
+  """A diffusion model's ConfigDict with every key that train.py and sample.py read; files in configs/ fill it in."""
+  from ml_collections import ConfigDict
+
+  config = _common()
+  config.schedule = ConfigDict()
+  config.prediction = ConfigDict()
+  config.time_scale = 1.0
+  config.loss = ConfigDict()
+  config.train.update(label_dropout=0.0, stratified=False, bound_weight=0.0)
+  config.sampler = ConfigDict(
+    dict(
+      name="dpmpp_2m",
+      steps=20,
+      guidance_scale=1.0,
+      guidance_interval=(0.0, 1e6),  # above every sigma; JSON has no infinity
+      guidance_rescale=0.0,
+      threshold=ConfigDict(dict(name="none")),
+      options=ConfigDict(),
+      grids=ConfigDict(),
+    )
+  )
+  return config
+
+
+def default_clip_config():
+  """A CLIP's ConfigDict with every key that train.py reads; files in configs/ fill it in."""
+  from ml_collections import ConfigDict
+
+  config = _common()
+  config.data.shift = 0
+  config.model.update(name="clip", image=ConfigDict(), text=ConfigDict(), features=64, loss="softmax", dtype="float32")
+  config.captions = ConfigDict(dict(names=ConfigDict(), templates=(), held_out=(), vocab_size=1024, length=32))
+  return config
+
+
+def default_guidance_config():
+  """How pictures are guided by CLIP, with every key; configs/guidance.py has others by name."""
+  from ml_collections import ConfigDict
+
+  config = ConfigDict(dict(method="energy", scale=100.0, distance="spherical", repeats=1))
+  config.options = ConfigDict()
+  config.views = ConfigDict(dict(name="small_views"))
+  config.penalties = ConfigDict()
+  return config
+
+
+def _common():
   from ml_collections import ConfigDict
 
   config = ConfigDict()
   config.data = ConfigDict(dict(name="", folder="", data_dir="", image_size=0, channels=0, flip=False, in_memory=True))
   config.model = ConfigDict()
-  config.schedule = ConfigDict()
-  config.prediction = ConfigDict()
-  config.time_scale = 1.0
   config.noise_levels = ConfigDict()
-  config.loss = ConfigDict()
   config.train = ConfigDict(
     dict(
       steps=0,
@@ -34,9 +76,6 @@ def default_config():
       weight_decay=0.0,
       clip_norm=0.0,
       accumulate=1,
-      label_dropout=0.0,
-      stratified=False,
-      bound_weight=0.0,
       steps_per_call=1,
       log_every=100,
       checkpoint_every=1000,
@@ -46,18 +85,6 @@ def default_config():
     )
   )
   config.ema = ConfigDict(dict(decays=(0.999,)))
-  config.sampler = ConfigDict(
-    dict(
-      name="dpmpp_2m",
-      steps=20,
-      guidance_scale=1.0,
-      guidance_interval=(0.0, 1e6),  # above every sigma; JSON has no infinity
-      guidance_rescale=0.0,
-      threshold=ConfigDict(dict(name="none")),
-      options=ConfigDict(),
-      grids=ConfigDict(),
-    )
-  )
   config.parallel = "pmap"
   return config
 
@@ -66,12 +93,15 @@ def from_json(text: str):
   """A ConfigDict from the JSON that a run's folder holds; `NEW_SAMPLER_KEYS` are filled in, nothing is executed.
 
   Raises:
-    ValueError: if it is no JSON, or lacks a key of `default_config`, or has a value of another type there.
+    ValueError: if it is no JSON, or lacks a key of its kind's default config, or has a value of another type there.
   """
   from ml_collections import ConfigDict
 
-  tree, default = json.loads(text), default_config().to_dict()
-  if isinstance(tree, dict) and isinstance(tree.get("sampler"), dict):
+  tree = json.loads(text)
+  parts = tree if isinstance(tree, dict) else {}
+  is_clip = isinstance(parts.get("model"), dict) and parts["model"].get("name") == "clip"
+  default = (default_clip_config() if is_clip else default_config()).to_dict()
+  if isinstance(parts.get("sampler"), dict) and not is_clip:
     tree["sampler"] = {key: default["sampler"][key] for key in NEW_SAMPLER_KEYS} | tree["sampler"]
   misfits = list(_misfits(tree, default))
   if misfits:

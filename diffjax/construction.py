@@ -10,10 +10,11 @@ import jax
 
 RANGES = {
   "[1, inf)": "steps batch_size accumulate steps_per_call log_every max_skipped_in_row keep_checkpoints num_steps"
-  " multipliers blocks_per_level attention_resolutions num_heads head_dim num_groups max_steps",
+  " multipliers blocks_per_level attention_resolutions num_heads head_dim num_groups max_steps"
+  " patch layers heads features mlp_width",
   "[4, inf)": "width",
   "[0, inf)": "checkpoint_every sample_every warmup_steps clip_norm weight_decay bound_weight guidance_interval s_churn"
-  " num_classes augment_dim sigma_min s_tmin s_tmax s_noise tau rtol atol snr",
+  " num_classes augment_dim data.shift sigma_min s_tmin s_tmax s_noise tau rtol atol snr",
   "(0, inf)": "learning_rate time_scale sigma_data std shift rho sigma_max bound",
   "[0, 1]": "label_dropout guidance_rescale eta quantile fraction tcd.gamma",
   "[0, 1)": "b1 b2 decays dropout",

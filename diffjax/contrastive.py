@@ -21,13 +21,17 @@ def clip_loss(logits: Array, pairs: Array | None = None) -> Array:
     ValueError: shapes that are not [B, T] both, or no pairs for logits that are not square.
   """
   logits, pairs = _checked(logits, pairs)
-  return (_cross_entropy(logits, pairs) + _cross_entropy(logits.T, pairs.T)) / 2
+  return (_mean_of_paired(logits, pairs) + _mean_of_paired(logits.T, pairs.T)) / 2
 
 
-def _cross_entropy(logits, pairs):
+def _mean_of_paired(logits, pairs):
+  return softmax_losses(logits, pairs).sum() / jnp.maximum(pairs.any(axis=1).sum(), 1)
+
+
+def softmax_losses(logits: Array, pairs: Array) -> Array:
+  """One direction of `clip_loss`, for some rows [b, T] of the logits, and all their columns: [b], 0 without a pair."""
   weights = pairs / jnp.maximum(pairs.sum(axis=1, keepdims=True), 1)
-  rows = -jnp.sum(weights * jax.nn.log_softmax(logits, axis=1), axis=1)
-  return rows.sum() / jnp.maximum(pairs.any(axis=1).sum(), 1)
+  return -jnp.sum(weights * jax.nn.log_softmax(logits, axis=1), axis=1)
 
 
 def siglip_loss(logits: Array, pairs: Array | None = None) -> Array:
@@ -38,8 +42,12 @@ def siglip_loss(logits: Array, pairs: Array | None = None) -> Array:
   Returns:
     float32 [], the mean over pictures.
   """
-  logits, pairs = _checked(logits, pairs)
-  return -jax.nn.log_sigmoid(jnp.where(pairs, logits, -logits)).sum(axis=1).mean()
+  return sigmoid_losses(*_checked(logits, pairs)).mean()
+
+
+def sigmoid_losses(logits: Array, pairs: Array) -> Array:
+  """`siglip_loss` of each picture, for some rows [b, T] of the logits: [b]."""
+  return -jax.nn.log_sigmoid(jnp.where(pairs, logits, -logits)).sum(axis=1)
 
 
 def _checked(logits, pairs):

@@ -31,6 +31,15 @@ def mean(tree: PyTree, axis_name: str | None) -> PyTree:
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
+def gather(tree: PyTree, axis_name: str | None) -> PyTree:
+  """What all devices hold, joined along the batch, inside a mapped step: [b, ...] -> [D * b, ...], with its gradient.
+
+  The gradient of each device's own loss then holds the losses of all: the `mean` of the devices' gradients is that of
+  the mean loss. The tree itself where there is no axis.
+  """
+  return tree if axis_name is None else jax.tree.map(lambda a: jax.lax.all_gather(a, axis_name, tiled=True), tree)
+
+
 def process() -> dict[str, int]:
   """{"process_index", "process_count"}, as the data pipeline takes them."""
   return {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -45,6 +45,20 @@ def tiny(tiny_data):
   return tiny
 
 
+@pytest.fixture
+def tiny_clip(tiny_data):
+  """tiny_clip(steps=..., ...) is a config of a very small CLIP with other values in `train`."""
+  import tiny_clip_config
+
+  def tiny_clip(**train):
+    config = tiny_clip_config.get_config()
+    config.data.data_dir = str(tiny_data)
+    config.train.update(train)
+    return config
+
+  return tiny_clip
+
+
 @pytest.fixture(autouse=True)
 def quickly_compiled(request):
   """Most programs of tests run once and on little data; those of slow tests are worth XLA's optimisations."""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.contrastive import clip_loss, siglip_loss
+from diffjax.contrastive import clip_loss, siglip_loss, sigmoid_losses, softmax_losses
 
 LOGITS = np.random.default_rng(0).normal(size=(4, 4)) * 3
 
@@ -54,3 +54,12 @@ def test_no_pair_at_all_has_no_gradient():
 def test_shapes_that_do_not_fit(loss, logits, pairs):
   with pytest.raises(ValueError, match="expected"):
     loss(jnp.zeros(logits), pairs)
+
+
+def test_losses_of_some_rows_are_those_of_all():
+  """Rows apart, with all their columns, have the losses that the whole table's mean is of."""
+  pairs = np.random.default_rng(1).random((4, 4)) < 0.5
+  logits = jnp.asarray(LOGITS, jnp.float32)
+  parts = [softmax_losses(logits[i : i + 2], pairs[i : i + 2]) for i in (0, 2)]
+  np.testing.assert_allclose(np.concatenate(parts), softmax_losses(logits, pairs), rtol=1e-6)
+  np.testing.assert_allclose(sigmoid_losses(logits, pairs).mean(), siglip_loss(logits, pairs), rtol=1e-6)

@@ -86,6 +86,11 @@ def test_damaged_newest_checkpoint(workdir, tmp_path, capsys):
     (["--label=99999999999"], "each must lie in 0..9"),
     (["--seed=9223372036854775808"], "seed is 9223372036854775808"),
     (["--steps=0"], "num_steps is 0"),
+    (["--prompt=a three"], "a prompt needs a CLIP"),
+    (["--clip=runs/clip"], "act on a prompt"),
+    (["--prompt=a three", "--clip=nowhere"], "there is no folder nowhere"),
+    (["--best_of=8"], "chooses 64 pictures by a prompt"),
+    (["--guidance=configs/guidance.py:disc"], "has no 'disc'"),
   ],
 )
 def test_processes_end_with_one_sentence(script, workdir, tmp_path, arguments, says):

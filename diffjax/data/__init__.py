@@ -1,6 +1,7 @@
 """Pictures: data sources of uint8 examples, and endless shuffled batches of them; and texts as tokens. Without jax."""
 
 from diffjax.data.batching import batches, id_batches
+from diffjax.data.captions import captions
 from diffjax.data.loading import load
 from diffjax.data.source import Source, in_memory
 from diffjax.data.tokens import Tokenizer, load_tokenizer, train_tokenizer
@@ -9,6 +10,7 @@ __all__ = [
   "Source",
   "Tokenizer",
   "batches",
+  "captions",
   "id_batches",
   "in_memory",
   "load",

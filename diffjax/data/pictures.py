@@ -51,7 +51,7 @@ def fit(image: Image.Image, size: int | None, channels: int) -> np.ndarray:
   return np.array(image).reshape(image.height, image.width, channels)
 
 
-def load_picture(file: str | Path, size: int, channels: int, *, like: str | Path | None = None) -> np.ndarray:
+def load_picture(file: str | Path, size: int | None, channels: int, *, like: str | Path | None = None) -> np.ndarray:
   """The picture of a file as `fit` makes it, uint8 [size, size, channels].
 
   `like` is a file whose picture this one must cover after both are cropped: a mask's picture, for instance.

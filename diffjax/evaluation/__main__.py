@@ -1,9 +1,11 @@
-"""Draws from a run and reports how good the pictures are.
+"""Draws from a run and reports how good the pictures are; or how well a CLIP reads pictures it never saw.
 
   python -m diffjax.evaluation --workdir=runs/digits [--num=1000 --steps=10 --sampler=dpmpp_2m --seed=0]
+  python -m diffjax.evaluation --workdir=runs/clip_digits --zero_shot
 
 Prints a table and writes `evaluation.json` and `evaluation.png`. Pictures are compared by their pixels; for other
-features call `diffjax.evaluation.evaluate`. Conditional models are asked for every label evenly.
+features call `diffjax.evaluation.evaluate`. Conditional models are asked for every label evenly. With --zero_shot each
+held-out picture is read as the class whose caption is most similar, in templates that training knew and in new ones.
 """
 
 import json
@@ -28,21 +30,53 @@ def main(argv: list[str]) -> None:
     if options.help:
       print(__doc__, *(f"  --{name}: {options[name].help}" for name in options), sep="\n")
       return
-    report_on_run(options)
+    (report_on_clip if options.zero_shot else report_on_run)(options)
+
+
+def report_on_clip(options: flags.FlagValues) -> None:
+  """Reads the held-out pictures in every template, prints the table, writes the files."""
+  _check_workdir(options)
+  given = [name for name in (*DRAWING, "samples") if options[name].present]
+  if given:
+    raise ValueError(f"--zero_shot draws nothing, so --{given[0]} has no use: leave one of them out.")
+  from diffjax.build import clip as configs
+  from diffjax.data import in_memory
+  from diffjax.run import load_clip, load_data
+  from diffjax.run.preview import similarity
+
+  clip = load_clip(options.workdir)
+  if clip.config is None:
+    raise ValueError(
+      f"{options.workdir} holds published weights; --zero_shot needs a run, which names data and captions."
+    )
+  out = _out(options)
+  held_out = in_memory(load_data(clip.config, "test"))
+  parts = {"training templates": configs.training_captions, "held-out templates": configs.held_out_captions}
+  report = {}
+  for part, captions in parts.items():
+    right = clip.zero_shot(captions(clip.config), held_out["image"]) == held_out["label"]
+    templates = clip.config.captions["templates" if part.startswith("training") else "held_out"]
+    report[part] = {template: float(share) for template, share in zip(templates, right.mean(axis=1))}
+    report[part]["mean"] = float(right.mean())
+  with plots.replacing(out / "evaluation.json") as file:
+    file.write_text(json.dumps({"pictures": len(held_out["image"]), "zero_shot": report}, indent=2) + "\n")
+  similarity(clip, out / "evaluation.png")
+  print(f"{len(held_out['image'])} held-out pictures, read by {options.workdir}")
+  for part, shares in report.items():
+    print(f"\n{part}", *(f"{share:>9.1%}   {template}" for template, share in shares.items()), sep="\n")
+  print(f"\nwrote {out}")
 
 
 def report_on_run(options: flags.FlagValues) -> None:
   """Draws or reads the pictures, prints the table, writes the files."""
-  if not options.workdir:
-    raise ValueError("--workdir is missing: give the folder of a run, as in --workdir=runs/digits.")
+  _check_workdir(options)
   given = [name for name in DRAWING if options[name].present]
   if options.samples and given:
     raise ValueError(f"--samples brings pictures already drawn, so --{given[0]} has no use: leave one of them out.")
   from diffjax.run import load_run  # after the flags are known to be right, for it is slow
 
   run = load_run(options.workdir)
-  out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation")
-  plots.check_writable(out)
+  out = _out(options)
   train, held_out = run.data("train"), run.data("test")
   if options.samples:
     drawn, source = read_samples(options.samples), {"samples": options.samples}
@@ -58,6 +92,17 @@ def report_on_run(options: flags.FlagValues) -> None:
   print(
     f"{told}; against {len(train['image'])} training pictures, on pixels in [-1, 1]\n\n{table(report)}\n\nwrote {out}"
   )
+
+
+def _check_workdir(options):
+  if not options.workdir:
+    raise ValueError("--workdir is missing: give the folder of a run, as in --workdir=runs/digits.")
+
+
+def _out(options):
+  out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation")
+  plots.check_writable(out)
+  return out
 
 
 def read_samples(path: str) -> dict[str, np.ndarray]:
@@ -99,6 +144,7 @@ def _options() -> flags.FlagValues:
   flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=options)
   flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance (default: the run's).", flag_values=options)
   flags.DEFINE_string("samples", None, "A samples.npz to judge, instead of drawing.", flag_values=options)
+  flags.DEFINE_bool("zero_shot", False, "How well a CLIP's run reads held-out pictures.", flag_values=options)
   flags.DEFINE_string("out", None, "Folder to write to (default: WORKDIR/evaluation).", flag_values=options)
   flags.DEFINE_bool("help", False, "Show this help.", flag_values=options)
   return options

@@ -51,7 +51,9 @@ class EnergyGuidance:
       "x0": with respect to x0, past the denoiser, which is cheap; x0 moves by -scale * gradient. `samplers.MeanGuided`
       then keeps the unguided noise.
     normalize: whether to divide each gradient by its root mean square.
-    clamp: largest root mean square of the move.
+    clamp: largest root mean square of the move, a number or a function of sigma.
+    blend: judge f * x0 + (1 - f) * x, with x scaled to unit variance and f its share of noise, instead of x0: pictures
+      that CLIP's guiders found to move more freely; not at position "x0".
     interval: (lowest, highest) sigma at which guidance acts.
     num_samples: averages exp(-energy) over so many x0 + r * noise, r = spread * sigma / sqrt(1 + sigma^2), which is the
       posterior's standard deviation for data of unit variance (Song et al. 2023, loss-guided diffusion). 0: x0 itself.
@@ -67,12 +69,13 @@ class EnergyGuidance:
   scale: float | Callable[[Array], Array] = 1.0
   position: str = struct.field(pytree_node=False, default="score")
   normalize: bool = struct.field(pytree_node=False, default=False)
-  clamp: float = float("inf")
+  clamp: float | Callable[[Array], Array] = float("inf")
   interval: tuple[float, float] = (0.0, float("inf"))
   num_samples: int = struct.field(pytree_node=False, default=0)
   spread: float = 1.0
   inner_steps: int = struct.field(pytree_node=False, default=0)
   inner_scale: float | Callable[[Array], Array] = 0.0
+  blend: bool = struct.field(pytree_node=False, default=False)
   report: Callable[[int, float], None] | None = struct.field(pytree_node=False, default=warn_of_nonfinite)
 
   def __post_init__(self):
@@ -106,16 +109,28 @@ class EnergyGuidance:
       x0, fraction = predict(x, key_model)
       gradient = slope(x0)
     else:
-      x0, pullback, fraction = jax.vjp(lambda x: predict(x, key_model), x, has_aux=True)
-      (gradient,) = pullback(slope(x0))
+
+      def judged(x):
+        x0, fraction = predict(x, key_model)
+        return self._blend(x0, x, sigma), (x0, fraction)
+
+      picture, pullback, (x0, fraction) = jax.vjp(judged, x, has_aux=True)
+      (gradient,) = pullback(slope(picture))
     scale = _value(self.scale, sigma) * (jnp.square(sigma) if self.position == "score" else 1)
     shift = -expand(scale, x) * self._tame(gradient, sigma)
     if self.inner_steps:
       rate = expand(_value(self.inner_scale, sigma), x)
       down = lambda _, delta: delta - (rate * self._tame(slope(x0 + delta), sigma)).astype(delta.dtype)
       shift += jax.lax.fori_loop(0, self.inner_steps, down, jnp.zeros_like(x0))
-    shift *= jnp.minimum(1, self.clamp / _rms(shift))
+    shift *= jnp.minimum(1, expand(_value(self.clamp, sigma), x) / _rms(shift))
     return x0, fraction, jnp.where(expand(batching.within(sigma, self.interval), x), shift, 0)
+
+  def _blend(self, x0, x, sigma):
+    if not self.blend:
+      return x0
+    alpha = jax.lax.rsqrt(1 + jnp.square(sigma))
+    f = expand(sigma * alpha, x)
+    return f * x0 + (1 - f) * expand(alpha, x) * x
 
   def _energy(self, x0, sigma, key):
     energy = at(self.energy, sigma)

@@ -79,3 +79,18 @@ def training_free(
     inner_steps=inner_steps,
     inner_scale=mu,
   )
+
+
+def disco(denoiser: Denoiser, energy: Energy, scale: float = 1.0, clamp: float = 0.05) -> EnergyGuidance:
+  """Disco Diffusion's guidance, in DDIM: the score moves by the gradient for x_t, whose root mean square is clamped.
+
+  Judged is the picture blended with the noisy one. There the energy is 5000 times the spherical distance over `Cutouts`
+  and 150 times `penalties.out_of_range`; eta is 0.8, in 250 steps.
+  """
+  limit = jax.tree_util.Partial(_clamped_score, scale * clamp)
+  return EnergyGuidance(denoiser, energy, scale, clamp=limit, blend=True)
+
+
+def _clamped_score(clamp, sigma):
+  """The move sigma^2 * alpha * g of x0, for a gradient g for x_t of this size."""
+  return clamp * jnp.square(sigma) * jax.lax.rsqrt(1 + jnp.square(sigma))

@@ -1,6 +1,7 @@
 """Networks: functions of arrays and parameters that know nothing of diffusion."""
 
 from .clip import CLIP, Encoded, ImageEncoder, TextEncoder, unit
+from .image_features import ImageFeatures
 from .preprocess import preprocess
 from .published import PUBLISHED
 from .published_clip import PUBLISHED_CLIP
@@ -12,6 +13,7 @@ __all__ = [
   "PUBLISHED_CLIP",
   "Encoded",
   "ImageEncoder",
+  "ImageFeatures",
   "TextEncoder",
   "UNet",
   "preprocess",

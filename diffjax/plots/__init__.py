@@ -7,7 +7,7 @@ smoothing, so that a pixel stays a pixel. Whatever is written appears whole or n
 import contextlib
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -16,6 +16,9 @@ TILE = 56
 """Pixels on screen that small pictures are enlarged to, about."""
 PAPER, INK, FAINT = (255, 255, 255), (38, 43, 51), (120, 128, 140)
 SEAM = (86, 92, 104)
+INK_HEX = "#262b33"
+NOTE = 12
+"""Height in pixels of what is written below a picture."""
 
 
 @contextlib.contextmanager
@@ -56,11 +59,13 @@ def save(picture: Image.Image, path: str | os.PathLike) -> None:
     picture.save(part)
 
 
-def grid(images: np.ndarray, columns: int | None = None, scale: int | None = None) -> Image.Image:
+def grid(
+  images: np.ndarray, columns: int | None = None, scale: int | None = None, notes: Sequence[str] = ()
+) -> Image.Image:
   """Pictures in rows of `columns` (default: about square), enlarged `scale` times, with thin seams between.
 
-  images uint8 [N, H, W, C]; 8x8 ones become 56 pixels wide unless scale says otherwise.
-  Raises ValueError for another shape or type, no pictures, columns < 1 or scale < 1.
+  images uint8 [N, H, W, C]; 8x8 ones become 56 pixels wide unless scale says otherwise. `notes` stand below them.
+  Raises ValueError for another shape or type, no pictures, columns < 1, scale < 1, or not one note for each.
   """
   images = _checked(images, ndim=4, axes="[N, H, W, C]")
   if columns is None:
@@ -70,25 +75,35 @@ def grid(images: np.ndarray, columns: int | None = None, scale: int | None = Non
   columns = min(columns, len(images))
   tiles = _enlarge(images, scale)
   count, height, width, _ = tiles.shape
+  if len(notes) not in (0, count):
+    raise ValueError(f"there are {len(notes)} notes for {count} pictures: give one for each, or none.")
   rows, seam = -(-count // columns), _seam(tiles)
-  sheet = np.full((rows * (height + seam) + seam, columns * (width + seam) + seam, 3), SEAM, np.uint8)
-  for i, tile in enumerate(tiles):
-    y, x = seam + i // columns * (height + seam), seam + i % columns * (width + seam)
+  below = NOTE + seam if len(notes) else 0
+  sheet = np.full((rows * (height + below + seam) + seam, columns * (width + seam) + seam, 3), SEAM, np.uint8)
+  corners = [(seam + i % columns * (width + seam), seam + i // columns * (height + below + seam)) for i in range(count)]
+  for (x, y), tile in zip(corners, tiles):
     sheet[y : y + height, x : x + width] = tile  # a grey tile's one channel spreads over three
-  return Image.fromarray(sheet)
+  picture = Image.fromarray(sheet)
+  pen, font = ImageDraw.Draw(picture), ImageFont.load_default(NOTE)
+  for (x, y), note in zip(corners, notes):
+    pen.text((x + width / 2, y + height + seam), note, PAPER, font, anchor="ma")
+  return picture
 
 
-def film_strip(trajectory: np.ndarray, frames: int = 12) -> Image.Image:
+def film_strip(trajectory: np.ndarray, frames: int = 12, scores: np.ndarray | None = None) -> Image.Image:
   """One row a picture, time from left to right: at most `frames` moments, evenly picked, the first and last included.
 
-  trajectory uint8 [T, N, H, W, C]. Raises ValueError for another shape or type, or frames < 1.
+  trajectory uint8 [T, N, H, W, C]; scores [T, N], written below each. Raises ValueError for other shapes or types, or
+  frames < 1.
   """
   trajectory = _checked(trajectory, ndim=5, axes="[T, N, H, W, C]")
   if frames < 1:
     raise ValueError(f"frames is {frames}: give 1 or more.")
   last = len(trajectory) - 1
   picked = np.linspace(last, 0, min(frames, last + 1)).round().astype(int)[::-1]
-  return grid(trajectory[picked].swapaxes(0, 1).reshape(-1, *trajectory.shape[2:]), columns=len(picked))
+  notes = () if scores is None else [f"{score:.2f}" for score in np.asarray(scores)[picked].T.ravel()]
+  rows = trajectory[picked].swapaxes(0, 1).reshape(-1, *trajectory.shape[2:])
+  return grid(rows, columns=len(picked), notes=notes)
 
 
 def animation(trajectory: np.ndarray, path: str | os.PathLike, milliseconds: int = 80, hold: int = 2000) -> None:
@@ -163,6 +178,34 @@ def loss_curve(steps, losses, path: str | os.PathLike, title: str = "Training lo
   axes.grid(which="both", color="#e6e9ee", linewidth=0.6)
   axes.spines[["top", "right"]].set_visible(False)
   axes.margins(x=0.01)
+  with replacing(path) as part:
+    figure.savefig(part)
+
+
+def similarity_matrix(cosines: np.ndarray, images: np.ndarray, texts: Sequence[str], path: str | os.PathLike) -> None:
+  """Writes a table of similarities as PNG: pictures from top to bottom, captions from left to right.
+
+  cosines [N, T], images uint8 [N, H, W, C], T texts. Raises ValueError for shapes that do not fit together.
+  """
+  from matplotlib.figure import Figure
+
+  images, cosines = _checked(images, ndim=4, axes="[N, H, W, C]"), np.asarray(cosines)
+  rows, columns = len(images), len(texts)
+  if cosines.shape != (rows, columns):
+    raise ValueError(f"cosines have shape {cosines.shape}: give one for each of {rows} pictures and {columns} texts.")
+  figure = Figure(figsize=(2 + 0.6 * columns, 1.8 + 0.6 * rows), dpi=110, layout="constrained")
+  left, axes = figure.subplots(1, 2, width_ratios=(1, columns))
+  left.imshow(np.asarray(grid(images, columns=1)), extent=(0, 1, rows, 0), aspect="auto", interpolation="nearest")
+  left.set_axis_off()
+  left.set_ylim(rows, 0)
+  axes.imshow(cosines, cmap="Blues", vmin=min(0.0, cosines.min()), vmax=1, extent=(0, columns, rows, 0), aspect="auto")
+  for row, column in np.ndindex(cosines.shape):
+    value = cosines[row, column]
+    axes.text(column + 0.5, row + 0.5, f"{value:.2f}", ha="center", va="center", color="w" if value > 0.6 else INK_HEX)
+  axes.set_xticks(np.arange(columns) + 0.5, texts, rotation=40, ha="right")
+  axes.set_yticks([])
+  axes.spines[:].set_visible(False)
+  axes.set_title("Similarity of pictures and captions, cosine", loc="left", fontweight="bold")
   with replacing(path) as part:
     figure.savefig(part)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from diffjax import batching, denoisers, losses, struct
 from diffjax.schedules import Schedule
+from diffjax.training import augmentation
 from diffjax.typing import Array, PyTree
 
 
@@ -57,13 +58,12 @@ class Objective:
   train: bool = struct.field(pytree_node=False, default=True)
   hybrid: bool = struct.field(pytree_node=False, default=False)
 
-  def __call__(self, params: PyTree, batch: PyTree, key: Array) -> Array:
+  def __call__(self, params: PyTree, batch: PyTree, key: Array, *, axis_name: str | None = None) -> Array:
+    del axis_name  # each example's loss is its own affair
     keys = batching.fold_in_each(key, batch["index"])
     key_noise, key_level, key_flip, key_label, key_network = batching.split(keys, 5)
     x0 = to_float(batch["image"])
-    if self.flip:
-      mirrored = batching.expand(batching.uniform(key_flip) < 0.5, x0)
-      x0 = jnp.where(mirrored, x0[:, :, ::-1], x0)
+    x0 = augmentation.flip(key_flip, x0) if self.flip else x0
     sigma = self.noise_levels(self._uniform(key, key_level, batch["index"]))
     noise = batching.normal(key_noise, x0.shape)
     network = denoisers.BoundNetwork(params, self.module)

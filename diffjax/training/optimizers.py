@@ -1,6 +1,7 @@
 """Optimisers, as optax has them, told what kind of parameter each of ours is."""
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
@@ -44,3 +45,15 @@ def hidden_matrices(params: PyTree) -> PyTree:
     return MuonDimensionNumbers(tuple(range(p.ndim - 1)), (p.ndim - 1,))
 
   return jax.tree_util.tree_map_with_path(matrix, params)
+
+
+def at_most(name: str, bound: float) -> optax.GradientTransformation:
+  """Cuts updates so that no parameter of this name exceeds `bound`; the last of a chain, and stateless."""
+
+  def cut(path, update, param):
+    return jnp.minimum(update, bound - param) if path[-1].key == name else update
+
+  def update(updates, state, params):
+    return jax.tree_util.tree_map_with_path(cut, updates, params), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -41,13 +41,13 @@ class TrainStep:
   """(state, batch, key) -> (state, metrics): one update from one batch.
 
   Attributes:
-    objective: (params, batch, key) -> losses [b].
+    objective: (params, batch, key, *, axis_name) -> losses [b]; one that looks at the whole batch gathers it there.
     optimizer: an optax transformation.
     ema_decays: one for each average in the state.
     accumulate: how many parts the batch is worked through in, their gradients averaged.
   """
 
-  objective: Callable[[PyTree, PyTree, Array], Array]
+  objective: Callable[..., Array]
   ema_decays: tuple[float, ...]
   optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
   accumulate: int = struct.field(pytree_node=False, default=1)
@@ -68,7 +68,7 @@ class TrainStep:
       but the counters, on every device alike.
     """
     key = jax.random.fold_in(key, state.step)
-    loss, grads = parallel.mean(self._loss_and_grads(state.params, batch, key), axis_name)
+    loss, grads = parallel.mean(self._loss_and_grads(state.params, batch, key, axis_name), axis_name)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
@@ -89,8 +89,9 @@ class TrainStep:
     metrics = {"loss": loss, "grad_norm": grad_norm, "skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
     return state, metrics
 
-  def _loss_and_grads(self, params, batch, key):
-    value_and_grad = jax.value_and_grad(lambda params, part: self.objective(params, part, key).mean())
+  def _loss_and_grads(self, params, batch, key, axis_name):
+    mean_loss = lambda params, part: self.objective(params, part, key, axis_name=axis_name).mean()
+    value_and_grad = jax.value_and_grad(mean_loss)
     if self.accumulate == 1:
       return value_and_grad(params, batch)
     parts = jax.tree.map(lambda a: a.reshape(self.accumulate, -1, *a.shape[1:]), batch)

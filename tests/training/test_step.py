@@ -13,12 +13,12 @@ from diffjax.training.step import TrainStep, init_state, several_steps
 DECAYS = (0.5, 0.99)
 
 
-def objective(params, batch, key):
+def objective(params, batch, key, axis_name=None):
   noise = batching.normal(batching.fold_in_each(key, batch["index"]), batch["x"].shape)
   return jnp.square(params["w"][None] - batch["x"] - 0.1 * noise).sum(1)
 
 
-def rooted(params, batch, key):
+def rooted(params, batch, key, axis_name=None):
   """Finite everywhere, but its gradient is not finite at the solution."""
   return jnp.sqrt(objective(params, batch, key) * 0)
 

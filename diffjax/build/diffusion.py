@@ -1,20 +1,15 @@
-"""From a config to objects: plain tables of names, and the only file that reads a ConfigDict."""
+"""Diffusion models from their configs: the tables of names, and what each part of a config becomes."""
 
 import functools
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import optax
 
 from diffjax import denoisers, grids, guidance, losses, networks, noise_levels, samplers, schedules
-from diffjax.configuration import flat
 from diffjax.construction import check_numbers, construct, lookup
 from diffjax.schedules import Schedule
 from diffjax.training.objective import Objective
-from diffjax.training.optimizers import adam, muon
-from diffjax.training.step import TrainState, TrainStep, init_state
 from diffjax.typing import Array, Denoiser, PyTree, Sampler
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
@@ -102,12 +97,7 @@ NETWORKS: dict[str, Callable[..., Any]] = {
   "unet": networks.UNet,
   **{name: functools.partial(networks.UNet, **fields) for name, fields in networks.PUBLISHED.items()},
 }
-OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": adam, "muon": muon}
 DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
-DECAYS = ("constant", "cosine")
-NO_STEP = 2**32 - 1
-"""A number that no step has: steps fold theirs into the same key."""
-PARALLEL = ("pmap",)
 
 
 def module(config) -> Any:
@@ -181,42 +171,16 @@ def objective(config) -> Objective:
   )
 
 
-def learning_rate(config) -> optax.Schedule:
-  """Linear warm-up to train.learning_rate, then constant or a cosine to zero at train.steps."""
-  train = config.train
-  lookup(dict.fromkeys(DECAYS), "decay of the learning rate", train.decay)
-  rest = max(train.steps - train.warmup_steps, 1)
-  after = {
-    "constant": optax.constant_schedule(train.learning_rate),
-    "cosine": optax.cosine_decay_schedule(train.learning_rate, rest),
-  }[train.decay]
-  if not train.warmup_steps:
-    return after
-  warmup = optax.linear_schedule(train.learning_rate / train.warmup_steps, train.learning_rate, train.warmup_steps - 1)
-  return optax.join_schedules([warmup, after], [train.warmup_steps])
-
-
-def optimizer(config) -> optax.GradientTransformation:
-  """The optimiser that train.optimizer names, behind clipping by the global norm where the config asks for it."""
-  train = config.train
-  clip = [optax.clip_by_global_norm(train.clip_norm)] if train.clip_norm else []
-  make = lookup(OPTIMIZERS, "optimizer", train.optimizer)
-  return optax.chain(*clip, make(learning_rate(config), train.b1, train.b2, train.weight_decay))
-
-
-def train_step(config) -> TrainStep:
-  lookup(dict.fromkeys(PARALLEL), "way to run in parallel", config.parallel)
-  return TrainStep(objective(config), tuple(config.ema.decays), optimizer(config), config.train.accumulate)
-
-
-def initial_state(config) -> TrainState:
-  """The state that train.seed starts from; trace it with `jax.eval_shape` for its shapes alone."""
+def initial_params(config, key: Array) -> PyTree:
+  """The network's parameters before training."""
   net = module(config)
   labels = {"label": jnp.zeros((1,), jnp.int32)} if net.num_classes else None
-  x = jnp.zeros((1, *image_shape(config)))
-  key_init = jax.random.fold_in(jax.random.key(config.train.seed), NO_STEP)
-  params = net.init(key_init, x, jnp.zeros(()), labels)
-  return init_state(params, optimizer(config), len(config.ema.decays))
+  return net.init(key, jnp.zeros((1, *image_shape(config))), jnp.zeros(()), labels)
+
+
+def bounds(config) -> tuple:
+  """What the parameters are kept within, after each update: nothing."""
+  return ()
 
 
 def grid(config, num_steps: int, name: str | None = None) -> Array:
@@ -263,13 +227,8 @@ def sampler(config, name: str | None = None, **options: float) -> Sampler:
 
 
 def check(config) -> None:
-  """Constructs everything that a config names, and looks at its numbers, so that mistakes show before a run begins.
-
-  Raises:
-    ValueError: the first mistake found.
-  """
+  """Raises ValueError for the first mistake in what a config says of a diffusion model and how it draws."""
   train = config.train
-  check_numbers(flat(config.to_dict()))
   if not config.model.get("multipliers", True):
     raise ValueError("model.multipliers is empty; give one for each level, such as (1, 2, 2).")
   made = schedule(config)

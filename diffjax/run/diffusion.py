@@ -1,23 +1,19 @@
-"""A run's folder: the config, the checkpoints, and the pictures drawn from them."""
+"""A trained diffusion model, and the pictures drawn from it."""
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
-import warnings
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import batching, build, configuration, construction, data, editing, parallel, plots, samplers
+from diffjax import batching, build, construction, data, editing, parallel, samplers
+from diffjax.run.folder import load_data, read_config, restore
+from diffjax.run.prompts import Prompt
 from diffjax.sampling import sample
-from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.objective import to_float, to_uint8
 from diffjax.typing import Array, PyTree
-
-CONFIG, CHECKPOINTS, BEST, LOCK = "config.json", "checkpoints", "best", "lock"
 
 
 @dataclasses.dataclass
@@ -58,6 +54,7 @@ class Run:
     seed: int = 0,
     labels: np.ndarray | None = None,
     guidance_scale: float | None = None,
+    prompt: Prompt | None = None,
     cfgpp: bool = False,
     repeats: int = 1,
     init_image: np.ndarray | None = None,
@@ -78,6 +75,7 @@ class Run:
       seed: of all randomness.
       labels: int [num] in 0..num_classes-1 for a conditional model; without them it draws unconditionally.
       guidance_scale: of classifier-free guidance, for pictures with labels; default: the config's.
+      prompt: what to draw, by `make_prompt`; its guidance stands on top of that by labels.
       cfgpp: CFG++ in its place, `samplers.MeanGuided`: the noise that stays is the unguided model's; a scale in [0, 1].
       repeats: time travel, `samplers.Recurrent`: how often each step is gone, with so many times the network calls.
       init_image: uint8 [H, W, C], a picture to start from (SDEdit) instead of noise.
@@ -105,11 +103,16 @@ class Run:
     sigmas = build.grid(self.config, steps if steps is not None else self.config.sampler.steps, grid)
     options = self._churn(options, sigmas)
     method = build.sampler(self.config, sampler, **options)
-    method = samplers.MeanGuided(method) if cfgpp else method
-    method = samplers.Recurrent(method, repeats) if repeats != 1 else method
     denoiser, labels = self._condition(num, labels, guidance_scale)
-    if cfgpp and not hasattr(denoiser, "x0_and_shift"):
-      raise ValueError("cfgpp acts on guidance by a label; ask for one, of a model with a null label, or leave it out.")
+    if cfgpp and (prompt or not hasattr(denoiser, "x0_and_shift")):
+      raise ValueError(
+        "cfgpp acts on guidance by a label alone; ask for one, of a model with a null label and without a prompt, or"
+        " leave it out."
+      )
+    method = samplers.MeanGuided(method) if cfgpp else method
+    if prompt:
+      denoiser, method = prompt.guide(denoiser, method)
+    method = samplers.Recurrent(method, repeats) if repeats != 1 else method
     denoiser, sigmas, start = self._edit(denoiser, sigmas, init_image, mask, strength)
     count = parallel.local_device_count()
     batch_size = -(-min(batch_size, num) // count) * count
@@ -198,117 +201,15 @@ def _draw(shape: tuple[int, ...], trajectory: bool):
   return parallel.pmap(draw)
 
 
-def load_data(config, split: str) -> data.Source:
-  """One split of a config's data set.
-
-  Raises:
-    ValueError: as `data.load`, or if its pictures or labels do not fit the model.
-  """
-  spec = config.data
-  source = data.load(
-    spec.name,
-    split,
-    folder=spec.folder or None,
-    image_size=spec.image_size,
-    channels=spec.channels,
-    data_dir=spec.data_dir or None,
-  )
-  classes = build.num_classes(config)
-  if classes and source.num_classes != classes:
-    raise ValueError(
-      f"model.num_classes is {classes}, but {spec.name!r} has {source.num_classes} labels; set it to that."
-    )
-  return source
-
-
-def read_config(workdir: pathlib.Path):
-  """The config of the run in a folder.
-
-  Raises:
-    FileNotFoundError: if the folder holds no run.
-    ValueError: if it is a file, or its config cannot be read.
-  """
-  check_folder(workdir)
-  path = pathlib.Path(workdir) / CONFIG
-  if not path.is_file():
-    raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG} in it; train one there, or check --workdir.")
-  try:
-    return configuration.from_json(path.read_text())
-  except ValueError as error:
-    raise ValueError(f"{path} is no run's config ({error}); restore it, or train in a new workdir.") from error
-
-
-def check_folder(workdir: pathlib.Path) -> None:
-  """Raises ValueError if a run's folder is a file."""
-  if pathlib.Path(workdir).is_file():
-    raise ValueError(f"{workdir} is a file; give the folder of a run as --workdir.")
-
-
 def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
-  """The run in a folder, at its newest whole checkpoint, or at the one with the least held-out loss.
+  """The diffusion model of a run's folder, at its newest whole checkpoint, or at the one with the least held-out loss.
 
   Raises:
     FileNotFoundError: if the folder holds no run, or no checkpoint yet.
-    ValueError: if its config or all of its checkpoints are damaged.
+    ValueError: if its config or all of its checkpoints are damaged, or if it is a CLIP's run.
   """
-  workdir = pathlib.Path(workdir)
   config = read_config(workdir)
-  target = jax.eval_shape(lambda: build.initial_state(config))
-  folder = workdir / (BEST if best else CHECKPOINTS)
-  found = None
-  if folder.is_dir():
-    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-      found = checkpoints.restore_newest(target)
-  if found is None:
-    raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train until the first is saved.")
-  state, _ = found
+  if build.clip.is_clip(config):
+    raise ValueError(f"{workdir} is the run of a CLIP, which draws nothing; give a diffusion model's as --workdir.")
+  state = restore(workdir, config, best=best)
   return Run(config, state.averaged, int(state.step))
-
-
-@contextlib.contextmanager
-def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
-  """Keeps every other process from training in a run's folder, which is made, and `claim`s it.
-
-  The system gives the lock back when the process ends, however it ends. Of a run's processes the first holds it.
-
-  Raises:
-    ValueError: if the folder is a file, if another process trains in it, or as `claim`.
-  """
-  import fcntl  # here, for not every system has it, and drawing needs none
-
-  check_folder(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  with (workdir / LOCK).open("a") as lock:
-    try:
-      if parallel.process()["process_index"] == 0:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise ValueError(f"another process trains in {workdir}; stop it, or take another --workdir.") from None
-    except OSError as error:  # some file systems of clusters have no locks
-      warnings.warn(f"{workdir} cannot be locked ({error.strerror}); let no other process train in it.", stacklevel=3)
-    claim(workdir, config)
-    yield
-
-
-def claim(workdir: pathlib.Path, config) -> None:
-  """Makes the folder of a run and writes its config, or checks that the run which is there has the same.
-
-  A run that has no checkpoint yet gives way to another config.
-
-  Raises:
-    ValueError: if the run in the folder has another config; names the keys that differ.
-  """
-  path = workdir / CONFIG
-  if path.exists():
-    differing = configuration.differences(read_config(workdir), config)
-    begun = any(step.name.isdigit() for folder in (CHECKPOINTS, BEST) for step in (workdir / folder).glob("*"))
-    if not differing:
-      return
-    if begun:
-      raise ValueError(
-        f"{workdir} holds a run with another config; (key: there, here) {'; '.join(differing)}. "
-        "Take the same config to go on with that run, or another --workdir to start a new one."
-      )
-  workdir.mkdir(parents=True, exist_ok=True)
-  with plots.replacing(path) as part:
-    part.write_text(config.to_json(indent=2) + "\n")

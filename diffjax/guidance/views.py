@@ -1,0 +1,136 @@
+"""Views of a picture for CLIP to judge: cut out, turned, grayed and noised, as guided-diffusion's descendants do it.
+
+What CLIP likes about one view may be an accident of it; what it likes about many is in the picture. The numbers are
+those of Disco Diffusion 5, whose cutouts these follow: overviews of the whole picture, and inner cuts of random size.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import struct
+from diffjax.typing import Array
+
+LUMA = (0.2989, 0.587, 0.114)
+Count = int | Callable[[Array], Array] | tuple[tuple[float, int], ...]
+"""A number, a function of sigma, or pairs (from this sigma on, a number), the highest sigma first."""
+
+
+@struct.dataclass
+class Cutouts:
+  """(x0 [B, H, W, C] in -1..1, keys [B], number) -> [B, size, size, C], the view of that number; differentiable.
+
+  Attributes:
+    overview: how many views are of the whole picture, made square with black; a `Count`.
+    inner: how many are of a square part, at random; a `Count`.
+    cut_pow: inner squares have side low + u^cut_pow * (high - low), u uniform, high the picture's shorter side, low
+      `size` or that: above 1 more are small.
+    gray: the share of views without colour.
+    flip: the share of views mirrored.
+    translate: views move by up to this share of their side, along both.
+    jitter: brightness, contrast and saturation change by factors up to 1 +- jitter.
+    noise: standard deviation of the noise that is added.
+    size: side of a view in pixels, the picture tower's own.
+    degrees: views turn by up to this angle.
+  """
+
+  overview: Count = 12
+  inner: Count = 4
+  cut_pow: float = 1.0
+  gray: float = 0.2
+  flip: float = 0.5
+  translate: float = 0.05
+  jitter: float = 0.1
+  noise: float = 0.02
+  size: int = struct.field(pytree_node=False, default=224)
+  degrees: float = struct.field(pytree_node=False, default=10.0)
+
+  def at(self, sigma: Array) -> "Cutouts":
+    """The views at a noise level: their numbers as numbers."""
+    highest = jnp.max(sigma)  # a batch has one number of views
+    return self.replace(overview=_number(self.overview, highest), inner=_number(self.inner, highest))
+
+  @property
+  def count(self) -> Array:
+    """How many views there are."""
+    return self.overview + self.inner
+
+  def __call__(self, x0: Array, keys: Array, number: Array) -> Array:
+    return jax.vmap(self._view, (0, 0, None))(x0, keys, number)
+
+  def _view(self, image, key, number):
+    key_cut, key_turn, key_colour, key_noise = jax.random.split(key, 4)
+    view = self._cut(image, key_cut, number < self.overview)
+    if self.degrees:
+      angle = jnp.deg2rad(self.degrees) * jax.random.uniform(key_turn, minval=-1.0)
+      view = rotate(view, angle)
+    view = self._colour(view, key_colour)
+    return view + self.noise * jax.random.normal(key_noise, view.shape)
+
+  def _cut(self, image, key, whole):
+    """One square of the picture, moved and maybe mirrored, as a product with a matrix along each side."""
+    key_side, key_place, key_move, key_flip = jax.random.split(key, 4)
+    sides = jnp.array(image.shape[:2], jnp.float32)
+    low, high = min(*image.shape[:2], self.size), min(image.shape[:2])
+    side = low + jax.random.uniform(key_side) ** self.cut_pow * (high - low)
+    corner = jax.random.uniform(key_place, (2,)) * (sides - side)
+    side = jnp.where(whole, sides.max(), side)
+    corner = jnp.where(whole, (sides - side) / 2, corner)
+    corner += self.translate * side * jax.random.uniform(key_move, (2,), minval=-1.0)
+    rows, columns = (resampling(length, start, side, self.size) for length, start in zip(image.shape[:2], corner))
+    columns = jnp.where(jax.random.uniform(key_flip) < self.flip, columns[::-1], columns)
+    product = lambda *args: jnp.einsum(*args, precision=jax.lax.Precision.HIGHEST)
+    return product("hH,HWC,wW->hwC", rows, image + 1, columns) - 1  # what lies outside is black
+
+  def _colour(self, view, key):
+    key_gray, key_jitter = jax.random.split(key)
+    gray = luma(view)
+    view = jnp.where(jax.random.uniform(key_gray) < self.gray, gray, view)
+    brightness, contrast, saturation = 1 + self.jitter * jax.random.uniform(key_jitter, (3,), minval=-1.0)
+    view = (view + 1) * brightness - 1
+    view = (view - luma(view).mean()) * contrast + luma(view).mean()
+    return (view - luma(view)) * saturation + luma(view)
+
+
+def _number(count, sigma):
+  if isinstance(count, tuple):
+    levels, numbers = zip(*count)
+    return jnp.select([sigma >= level for level in levels], [jnp.asarray(number) for number in numbers], 0)
+  return jnp.round(count(sigma)).astype(jnp.int32) if callable(count) else count
+
+
+def small_views(size: int, count: Count = 4, translate: float = 0.1, noise: float = 0.1) -> Cutouts:
+  """Views of small pictures, where a cut would leave nothing: the whole of it, moved and noised."""
+  return Cutouts(count, 0, 1.0, 0.0, 0.0, translate, 0.0, noise, size, 0.0)
+
+
+def luma(image: Array) -> Array:
+  """The brightness of [..., C] as equal channels [..., C] (ITU-R BT.601); gray stays as it is."""
+  if image.shape[-1] == 1:
+    return image
+  return jnp.broadcast_to(image @ jnp.array(LUMA)[:, None] / sum(LUMA), image.shape)
+
+
+def resampling(length: int, start: Array, side: Array, size: int) -> Array:
+  """Weights [size, length] that scale `side` pixels of a line, from `start` on, to `size`, by a triangle.
+
+  Antialiased where that shrinks. Only pixels of the part count, of those the ones outside the line as 0. All but the
+  two lengths may be traced, as long as the part starts and ends within one length of the line.
+  """
+  scale = side / size
+  centre = start + (jnp.arange(size) + 0.5) * scale
+  pixels = jnp.arange(-length, 2 * length) + 0.5
+  inside = (pixels > start) & (pixels < start + side)
+  weights = jnp.maximum(1 - jnp.abs(pixels[None] - centre[:, None]) / jnp.maximum(scale, 1.0), 0) * inside[None]
+  return (weights / weights.sum(axis=1, keepdims=True))[:, length : 2 * length]
+
+
+def rotate(image: Array, angle: Array) -> Array:
+  """Turns a square image [S, S, C] about its middle by an angle in radians, bilinearly; corners become black, -1."""
+  middle = (image.shape[0] - 1) / 2
+  y, x = jnp.meshgrid(*(jnp.arange(n) - middle for n in image.shape[:2]), indexing="ij")
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  places = [cos * y + sin * x + middle, cos * x - sin * y + middle]
+  turn = lambda channel: jax.scipy.ndimage.map_coordinates(channel, places, order=1, cval=-1.0)
+  return jax.vmap(turn, -1, -1)(image)

@@ -1,0 +1,28 @@
+"""From any picture to CLIP's vector, in one differentiable function."""
+
+from .. import struct
+from ..typing import Array, PyTree
+from .clip import ImageEncoder, unit
+from .preprocess import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, preprocess
+
+
+@struct.dataclass
+class ImageFeatures:
+  """images [B, H, W, 1 or 3] in -1..1, of any size -> unit vectors [B, D], float32.
+
+  Gray becomes three equal channels; the picture is resized and its middle taken, or squeezed for SigLIP, as the tower
+  was trained. What lies beyond -1..1 passes, and keeps its gradient.
+
+  Attributes:
+    params: of the tower.
+    module: the tower.
+  """
+
+  params: PyTree
+  module: ImageEncoder = struct.field(pytree_node=False)
+
+  def __call__(self, images: Array) -> Array:
+    siglip = self.module.pooling == "attention"
+    mean, std = (SIGLIP_MEAN, SIGLIP_STD) if siglip else (CLIP_MEAN, CLIP_STD)
+    prepared = preprocess(images, self.module.image_size, mean=mean, std=std, crop=not siglip, clip=False)
+    return unit(self.module.apply(self.params, prepared).features)

@@ -1,0 +1,128 @@
+"""A run's folder: its config, its data, its checkpoints, and its lock."""
+
+import contextlib
+import pathlib
+import warnings
+from collections.abc import Iterator
+
+import jax
+
+from diffjax import build, configuration, data, parallel, plots
+from diffjax.training.checkpoints import Checkpoints
+from diffjax.training.step import TrainState
+
+CONFIG, CHECKPOINTS, BEST, LOCK = "config.json", "checkpoints", "best", "lock"
+
+
+def load_data(config, split: str) -> data.Source:
+  """One split of a config's data set.
+
+  Raises:
+    ValueError: as `data.load`, or if its pictures or labels do not fit the model.
+  """
+  spec = config.data
+  source = data.load(
+    spec.name,
+    split,
+    folder=spec.folder or None,
+    image_size=spec.image_size,
+    channels=spec.channels,
+    data_dir=spec.data_dir or None,
+  )
+  classes = build.num_classes(config)
+  if classes and source.num_classes != classes:
+    raise ValueError(
+      f"the model tells {classes} classes apart, but {spec.name!r} has {source.num_classes} labels; set"
+      " model.num_classes, or the captions' names of a CLIP, to that."
+    )
+  return source
+
+
+def read_config(workdir: pathlib.Path):
+  """The config of the run in a folder.
+
+  Raises:
+    FileNotFoundError: if the folder holds no run.
+    ValueError: if it is a file, or its config cannot be read.
+  """
+  check_folder(workdir)
+  path = pathlib.Path(workdir) / CONFIG
+  if not path.is_file():
+    raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG} in it; train one there, or check --workdir.")
+  try:
+    return configuration.from_json(path.read_text())
+  except ValueError as error:
+    raise ValueError(f"{path} is no run's config ({error}); restore it, or train in a new workdir.") from error
+
+
+def check_folder(workdir: pathlib.Path) -> None:
+  """Raises ValueError if a run's folder is a file."""
+  if pathlib.Path(workdir).is_file():
+    raise ValueError(f"{workdir} is a file; give the folder of a run as --workdir.")
+
+
+def restore(workdir: str | pathlib.Path, config, *, best: bool = False) -> TrainState:
+  """The state in a run's folder, at its newest whole checkpoint, or at the one with the least held-out loss.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint yet.
+    ValueError: if all are damaged.
+  """
+  target = jax.eval_shape(lambda: build.initial_state(config))
+  folder = pathlib.Path(workdir) / (BEST if best else CHECKPOINTS)
+  found = None
+  if folder.is_dir():
+    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+      found = checkpoints.restore_newest(target)
+  if found is None:
+    raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train until the first is saved.")
+  return found[0]
+
+
+@contextlib.contextmanager
+def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
+  """Keeps every other process from training in a run's folder, which is made, and `claim`s it.
+
+  The system gives the lock back when the process ends, however it ends. Of a run's processes the first holds it.
+
+  Raises:
+    ValueError: if the folder is a file, if another process trains in it, or as `claim`.
+  """
+  import fcntl  # here, for not every system has it, and drawing needs none
+
+  check_folder(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  with (workdir / LOCK).open("a") as lock:
+    try:
+      if parallel.process()["process_index"] == 0:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise ValueError(f"another process trains in {workdir}; stop it, or take another --workdir.") from None
+    except OSError as error:  # some file systems of clusters have no locks
+      warnings.warn(f"{workdir} cannot be locked ({error.strerror}); let no other process train in it.", stacklevel=3)
+    claim(workdir, config)
+    yield
+
+
+def claim(workdir: pathlib.Path, config) -> None:
+  """Makes the folder of a run and writes its config, or checks that the run which is there has the same.
+
+  A run that has no checkpoint yet gives way to another config.
+
+  Raises:
+    ValueError: if the run in the folder has another config; names the keys that differ.
+  """
+  path = workdir / CONFIG
+  if path.exists():
+    differing = configuration.differences(read_config(workdir), config)
+    begun = any(step.name.isdigit() for folder in (CHECKPOINTS, BEST) for step in (workdir / folder).glob("*"))
+    if not differing:
+      return
+    if begun:
+      raise ValueError(
+        f"{workdir} holds a run with another config; (key: there, here) {'; '.join(differing)}. "
+        "Take the same config to go on with that run, or another --workdir to start a new one."
+      )
+  workdir.mkdir(parents=True, exist_ok=True)
+  with plots.replacing(path) as part:
+    part.write_text(config.to_json(indent=2) + "\n")

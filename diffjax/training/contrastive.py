@@ -1,0 +1,65 @@
+"""What a CLIP is trained on: labelled pictures, captions of their classes, one loss per picture."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import batching, parallel, struct
+from diffjax.contrastive import sigmoid_losses, softmax_losses
+from diffjax.networks import preprocess
+from diffjax.training import augmentation
+from diffjax.training.objective import to_float
+from diffjax.typing import Array, PyTree
+
+
+@struct.dataclass
+class ContrastiveObjective:
+  """Contrastive loss over the global batch: (params, batch, key) -> [b].
+
+  Each picture is paired with a caption of its class in a template at random; every pair of one class is a right one.
+  The random numbers of an example come from `key` and its "index" in the global batch.
+
+  Attributes:
+    tokens: int32 [templates, classes, L], the captions.
+    noise_levels: uniform numbers [b] -> sigma [b] of the noise that pictures get; None: none.
+    module: a `networks.CLIP`.
+    shift: pixels that pictures are moved by, at most.
+    flip: mirror half of the pictures.
+    sigmoid: SigLIP's loss in place of CLIP's.
+    train: whether pictures are augmented.
+  """
+
+  tokens: Array
+  noise_levels: Any = None
+  module: Any = struct.field(pytree_node=False, default=None)
+  shift: int = struct.field(pytree_node=False, default=0)
+  flip: bool = struct.field(pytree_node=False, default=False)
+  sigmoid: bool = struct.field(pytree_node=False, default=False)
+  train: bool = struct.field(pytree_node=False, default=True)
+
+  def __call__(self, params: PyTree, batch: PyTree, key: Array, *, axis_name: str | None = None) -> Array:
+    key_template, key_picture = batching.split(batching.fold_in_each(key, batch["index"]))
+    template = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.tokens.shape[0]))(key_template)
+    tokens = jnp.asarray(self.tokens)[template, batch["label"]]
+    images = preprocess(self._augment(batch["image"], key_picture), self.module.image.image_size, clip=False)
+    apply = lambda method, *inputs: self.module.apply(params, *inputs, method=method)
+    pictures, texts = apply("encode_image", images).features, apply("encode_text", tokens).features
+    all_pictures, all_texts, labels = parallel.gather((pictures, texts, batch["label"]), axis_name)
+    pairs = batch["label"][:, None] == labels[None]
+    if self.sigmoid:
+      return sigmoid_losses(apply("similarity", pictures, all_texts), pairs)
+    to_texts, to_pictures = apply("similarity", pictures, all_texts), apply("similarity", texts, all_pictures)
+    return (softmax_losses(to_texts, pairs) + softmax_losses(to_pictures, pairs)) / 2
+
+  def _augment(self, images, keys):
+    x0 = to_float(images)
+    if not self.train:
+      return x0
+    key_flip, key_shift, key_level, key_noise = batching.split(keys, 4)
+    x0 = augmentation.flip(key_flip, x0) if self.flip else x0
+    x0 = augmentation.shift(key_shift, x0, self.shift)
+    if self.noise_levels is None:
+      return x0
+    sigma = self.noise_levels(batching.uniform(key_level))
+    return x0 + batching.expand(sigma, x0) * batching.normal(key_noise, x0.shape)

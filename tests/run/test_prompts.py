@@ -1,0 +1,144 @@
+"""Words that say what to draw: how they are read, and that they move what is drawn."""
+
+import jax
+import numpy as np
+import pytest
+
+from diffjax import build, configuration, run, samplers
+from diffjax.run.prompts import split
+
+
+@pytest.fixture
+def clip(tiny_clip):
+  """A CLIP with random weights."""
+  config = tiny_clip()
+  module = build.clip.module(config)
+  return run.ClipRun(module, build.clip.initial_params(config, jax.random.key(0)), build.clip.tokenizer(config), config)
+
+
+@pytest.fixture
+def model(tiny):
+  config = tiny()
+  params = build.initial_state(config).params
+  moved = jax.tree.map(lambda p: np.asarray(p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape)), params)
+  return run.Run(config, moved, 0)
+
+
+@pytest.mark.parametrize(
+  ("prompt", "parts"),
+  [
+    ("a handwritten three", [("a handwritten three", 1.0)]),
+    ("a three | a four::-0.5|five::2", [("a three", 1.0), ("a four", -0.5), ("five", 2.0)]),
+    ("::odd", None),
+    ("a three||", None),
+    ("", None),
+    ("a three::many", None),
+    ("a three::nan", None),
+    ("a three::1::2", None),
+  ],
+)
+def test_texts_and_weights(prompt, parts):
+  if parts is not None:
+    assert split(prompt) == parts
+    return
+  with pytest.raises(ValueError, match=r"empty part|is no number"):
+    split(prompt)
+
+
+def test_texts_and_pictures_become_one_energy(clip):
+  picture = np.random.default_rng(0).integers(0, 256, (20, 12, 3), np.uint8)
+  prompt = run.make_prompt(clip, "a three|a four::-3", image_prompts=[(picture, 4.0)])
+  np.testing.assert_allclose(prompt.energy.weights, [1 / 8, -3 / 8, 4 / 8])
+  expected = [*clip.encode_texts(["a three", "a four"]), *clip.encode_pictures(picture[None])]
+  np.testing.assert_allclose(prompt.energy.targets, expected, atol=1e-6)
+  only = run.make_prompt(clip, image_prompts=[(picture, 1.0)])
+  assert only.energy.targets.shape == (1, 8)
+  with pytest.raises(ValueError, match="empty part"):
+    run.make_prompt(clip)
+
+
+def test_pictures_get_nearer_to_the_prompt(clip, model):
+  """Guided down the distance to a text, and for comparison up it, drawn pictures score higher, and lower."""
+  plain = model.draw(12, sampler="euler", steps=6)
+  prompt = run.make_prompt(clip, "a three", scale=300.0)
+  away = run.make_prompt(clip, "a three", scale=-300.0)
+  scores = [
+    prompt.scores(images).mean()
+    for images in (
+      model.draw(12, sampler="euler", steps=6, prompt=away),
+      plain,
+      model.draw(12, sampler="euler", steps=6, prompt=prompt),
+    )
+  ]
+  assert scores == sorted(scores) and scores[2] - scores[0] > 0.01
+  np.testing.assert_array_equal(
+    model.draw(12, sampler="euler", steps=6, prompt=run.make_prompt(clip, "a three", scale=0.0)), plain
+  )
+
+
+@pytest.mark.slow
+def test_prompt_scale_and_weight_do_not_compile_again(clip, model):
+  import logging
+
+  compiled = []
+  handler = logging.Handler()
+  handler.emit = lambda record: compiled.append(record.getMessage())
+  logger = logging.getLogger("jax._src.interpreters.pxla")
+  jax.config.update("jax_log_compiles", True)
+  logger.addHandler(handler)
+  try:
+    for text, scale in (("a three|a four", 100.0), ("the digit 7|nothing::-0.5", 250.0)):
+      prompt = run.make_prompt(clip, text, scale=scale)
+      compiled.clear()
+      model.draw(4, steps=3, prompt=prompt)
+  finally:
+    logger.removeHandler(handler)
+    jax.config.update("jax_log_compiles", False)
+  assert not [text for text in compiled if "draw" in text]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["energy", "disco", "dps", "universal", "freedom", "tfg"])
+def test_every_preset_draws(clip, model, name):
+  import importlib.util
+  import pathlib
+
+  path = pathlib.Path(__file__).parents[2] / "configs" / "guidance.py"
+  spec = importlib.util.spec_from_file_location("presets", path)
+  presets = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(presets)
+  config = presets.get_config(name)
+  assert set(config) == set(configuration.default_guidance_config())
+  config.repeats = min(config.repeats, 2)
+  drawn = model.draw(4, sampler="euler", eta=0.8, steps=4, prompt=run.make_prompt(clip, "a three", config=config))
+  assert drawn.shape == (4, 8, 8, 1) and drawn.std() > 1
+
+
+def test_guidance_that_moves_the_mean_wraps_the_sampler(clip, model):
+  config = configuration.default_guidance_config()
+  config.update(method="dps", repeats=2)
+  guided, method = run.make_prompt(clip, "a three", config=config).guide(
+    build.denoiser(model.config, model.params), samplers.Euler()
+  )
+  assert guided.position == "mean"
+  assert isinstance(method, samplers.Recurrent) and isinstance(method.sampler, samplers.MeanGuided)
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    (dict(method="dsp"), "Did you mean 'dps'"),
+    (dict(distance="angular"), "choose one of spherical"),
+    (dict(views=dict(name="cutout")), "Did you mean 'cutouts'"),
+    (dict(views=dict(name="small_views", counts=3)), "no parameter 'counts'"),
+    (dict(penalties=dict(out_of_rnage=1.0)), "Did you mean 'out_of_range'"),
+    (dict(options=dict(clmap=1.0)), "no parameter 'clmap'"),
+    (dict(scale=float("nan")), "must be finite"),
+    (dict(repeats=0), "at least once"),
+  ],
+)
+def test_guidance_config_that_cannot_work(clip, model, change, says):
+  config = configuration.default_guidance_config()
+  config.update(change)
+  with pytest.raises(ValueError, match=says):
+    model.draw(2, steps=2, prompt=run.make_prompt(clip, "a three", config=config))

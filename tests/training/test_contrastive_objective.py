@@ -1,0 +1,118 @@
+"""What a CLIP is trained on: against the loss written out, and on several devices as on one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax import batching, build, contrastive, noise_levels
+from diffjax.networks import preprocess
+from diffjax.training.objective import to_float
+
+
+def a_batch(size, seed=0):
+  rng = np.random.default_rng(seed)
+  images = rng.integers(0, 256, (size, 8, 8, 1), np.uint8)
+  labels = rng.integers(0, 10, size).astype(np.int32)
+  return {"image": jnp.asarray(images), "label": jnp.asarray(labels), "index": jnp.arange(size, dtype=jnp.int32)}
+
+
+def test_equals_the_loss_written_out(tiny_clip):
+  """With one template, and neither shift nor noise, the batch's mean is `clip_loss` of its pictures and captions."""
+  config = tiny_clip()
+  config.captions.templates, config.data.shift = ("a handwritten {word}",), 0
+  objective = build.clip.objective(config).replace(train=False)
+  params, batch = build.clip.initial_params(config, jax.random.key(0)), a_batch(12)
+  tokens = build.clip.tokenizer(config)([build.clip.training_captions(config)[0][i] for i in batch["label"]])
+  logits = objective.module.apply(params, preprocess(to_float(batch["image"]), 8), tokens)
+  pairs = batch["label"][:, None] == batch["label"][None]
+  assert pairs.sum() > 12  # several right pairs
+  losses = objective(params, batch, jax.random.key(1))
+  assert losses.shape == (12,)
+  np.testing.assert_allclose(losses.mean(), contrastive.clip_loss(logits, pairs), rtol=1e-5)
+
+
+def test_sigmoid_is_siglips_loss(tiny_clip):
+  config = tiny_clip()
+  config.captions.templates, config.model.loss = ("{word}",), "sigmoid"
+  objective = build.clip.objective(config).replace(train=False)
+  params, batch = build.clip.initial_params(config, jax.random.key(0)), a_batch(6)
+  tokens = build.clip.tokenizer(config)([build.clip.training_captions(config)[0][i] for i in batch["label"]])
+  logits = objective.module.apply(params, preprocess(to_float(batch["image"]), 8), tokens)
+  pairs = batch["label"][:, None] == batch["label"][None]
+  losses = objective(params, batch, jax.random.key(1))
+  np.testing.assert_allclose(losses.mean(), contrastive.siglip_loss(logits, pairs), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
+def test_gradient_over_devices_is_that_of_the_whole_batch(tiny_clip, loss):
+  """The mean of the devices' gradients, features gathered among them, by vmap over a named axis."""
+  from diffjax import parallel
+
+  config = tiny_clip()
+  config.model.loss = loss
+  objective = build.clip.objective(config)
+  params, batch, key = build.clip.initial_params(config, jax.random.key(0)), a_batch(8), jax.random.key(2)
+  whole = jax.value_and_grad(lambda p: objective(p, batch, key).mean())(params)
+
+  def on_device(params, part):
+    mean = lambda p: objective(p, part, key, axis_name="devices").mean()
+    return parallel.mean(jax.value_and_grad(mean)(params), "devices")
+
+  parts = jax.tree.map(lambda a: a.reshape(4, 2, *a.shape[1:]), batch)
+  each = jax.vmap(on_device, (None, 0), axis_name="devices")(params, parts)
+  for device in (0, 3):
+    jax.tree.map(lambda a, b, i=device: np.testing.assert_allclose(a, b[i], rtol=2e-4, atol=2e-6), whole, each)
+
+
+def test_augmentation_moves_and_noises(tiny_clip):
+  always = noise_levels.LogNormal(mean=-2.0, std=0.0)
+  objective, batch = build.clip.objective(tiny_clip()).replace(noise_levels=always), a_batch(64)
+  keys = batching.fold_in_each(jax.random.key(0), batch["index"])
+  seen = objective._augment(batch["image"], keys)
+  still = objective.replace(shift=0)._augment(batch["image"], keys)
+  noise = still - to_float(batch["image"])
+  assert float(noise.std()) == pytest.approx(np.exp(-2), rel=0.05) and abs(float(noise.mean())) < 0.02
+  assert not np.allclose(seen, still, atol=1)
+  np.testing.assert_array_equal(objective.replace(train=False)._augment(batch["image"], keys), to_float(batch["image"]))
+
+
+def test_a_rows_randomness_is_its_own(tiny_clip):
+  """A part of the batch, gathered with nobody, has other losses, but the same pictures and captions."""
+  objective, batch, key = build.clip.objective(tiny_clip()), a_batch(8), jax.random.key(3)
+  keys = batching.fold_in_each(key, batch["index"])
+  whole, part = objective._augment(batch["image"], keys), objective._augment(batch["image"][2:5], keys[2:5])
+  np.testing.assert_array_equal(whole[2:5], part)
+
+
+def test_temperature_is_kept_below_a_hundred(tiny_clip):
+  config = tiny_clip(learning_rate=100.0, warmup_steps=0)
+  optimizer = build.optimizer(config)
+  params = {"params": {"logit_scale": jnp.float32(4.0), "other": jnp.float32(4.0)}}
+  grads = jax.tree.map(lambda p: -jnp.ones_like(p), params)
+  updates, _ = optimizer.update(grads, optimizer.init(params), params)
+  moved = jax.tree.map(jnp.add, params, updates)["params"]
+  assert float(jnp.exp(moved["logit_scale"])) == pytest.approx(100, rel=1e-5) and moved["other"] > 50
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    (lambda c: c.train.update(accumulate=2), "accumulate must be 1"),
+    (lambda c: c.model.update(loss="sigmoids"), "Did you mean 'sigmoid'"),
+    (lambda c: c.captions.update(templates=("a digit",)), "says nothing of the class"),
+    (lambda c: c.captions.update(held_out=("a {digit}",)), "not known"),
+    (lambda c: c.captions.update(vocab_size=100), "too small"),
+    (lambda c: c.model.image.update(heads=3), "does not split into 3 heads"),
+    (lambda c: c.model.image.update(patch=0), "must be in"),
+    (lambda c: c.model.text.update(depth=3), "no parameter 'depth'"),
+    (lambda c: c.data.update(shift=-1), "must be in"),
+  ],
+)
+def test_config_that_cannot_work(tiny_clip, change, says):
+  config = tiny_clip()
+  change(config)
+  with pytest.raises(ValueError, match=says):
+    build.check(config)
+    jax.eval_shape(lambda: build.initial_state(config))
