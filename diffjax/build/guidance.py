@@ -1,0 +1,61 @@
+"""CLIP guidance from its config: the energy, the method, and what the method asks of the sampler."""
+
+from collections.abc import Callable, Sequence
+
+from jax.tree_util import Partial
+
+from diffjax import guidance, samplers, schedules
+from diffjax.construction import check_numbers, construct, lookup
+from diffjax.networks import ImageFeatures
+from diffjax.typing import Array, Denoiser, Sampler
+
+VIEWS: dict[str, Callable] = {
+  "none": lambda: None,
+  "small_views": guidance.small_views,
+  "cutouts": guidance.Cutouts,
+}
+PENALTIES: dict[str, guidance.energy.Energy] = {
+  "total_variation": Partial(guidance.penalties.total_variation),
+  "out_of_range": Partial(guidance.penalties.out_of_range),
+  "saturation": Partial(guidance.penalties.saturation),
+}
+METHODS: dict[str, Callable[..., guidance.EnergyGuidance]] = {
+  "energy": guidance.EnergyGuidance,
+  "disco": guidance.disco,
+  "dps": lambda denoiser, energy, scale=1.0: guidance.EnergyGuidance(denoiser, energy, scale, position="mean"),
+  "lgd": guidance.lgd,
+  "mpgd": guidance.mpgd,
+  "freedom": guidance.freedom,
+  "universal": guidance.universal,
+  "training_free": guidance.training_free,
+}
+
+
+def clip_energy(
+  config, image_features: ImageFeatures, targets: Array, weights: Sequence[float], logit_scale: float
+) -> guidance.ClipEnergy:
+  """How far pictures are from unit vectors [P, D], as a guidance config measures it."""
+  views = construct(VIEWS, "kind of views", config.views, size=image_features.module.image_size)
+  return guidance.clip(
+    image_features, targets, weights, distance=config.distance, views=views, logit_scale=logit_scale
+  )
+
+
+def guided(
+  config, denoiser: Denoiser, energy: guidance.ClipEnergy, scale: float | None = None
+) -> guidance.EnergyGuidance:
+  """A denoiser guided down `scale` (default: the config's) times an energy, and down the config's penalties."""
+  scale = config.scale if scale is None else scale
+  check_numbers({"guidance_scale": scale})
+  penalties = [lookup(PENALTIES, "penalty", name) for name in config.penalties]
+  weights = (float(scale), *map(float, config.penalties.values()))
+  method = {"name": config.method, **config.options}
+  return construct(METHODS, "way of guidance", method, denoiser, guidance.energies(energy, *penalties, weights=weights))
+
+
+def sampler(config, guided: guidance.EnergyGuidance, sampler: Sampler) -> Sampler:
+  """A sampler as guidance needs it: moved where a step ends, for methods that do; going each step `repeats` times."""
+  if guided.position != "score":
+    mean = guided.position == "mean"
+    sampler = samplers.MeanGuided(sampler, schedules.variance_preserving if mean else schedules.variance_exploding)
+  return samplers.Recurrent(sampler, config.repeats) if config.repeats != 1 else sampler

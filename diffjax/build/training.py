@@ -1,0 +1,85 @@
+"""From a config to a training run, of whatever kind the model is."""
+
+from collections.abc import Callable
+from types import ModuleType
+
+import jax
+import optax
+
+from diffjax.build import clip, diffusion
+from diffjax.configuration import flat
+from diffjax.construction import check_numbers, lookup
+from diffjax.training.optimizers import adam, muon
+from diffjax.training.step import TrainState, TrainStep, init_state
+from diffjax.typing import Array
+
+OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": adam, "muon": muon}
+DECAYS = ("constant", "cosine")
+NO_STEP = 2**32 - 1
+"""A number that no step has: steps fold theirs into the same key."""
+PARALLEL = ("pmap",)
+
+
+def kind(config) -> ModuleType:
+  """The module with this kind of model's `objective`, `initial_params`, `num_classes` and `check`."""
+  return clip if clip.is_clip(config) else diffusion
+
+
+def num_classes(config) -> int:
+  """How many labels the model's data must have; 0 for a model that looks at none."""
+  return kind(config).num_classes(config)
+
+
+def learning_rate(config) -> optax.Schedule:
+  """Linear warm-up to train.learning_rate, then constant or a cosine to zero at train.steps."""
+  train = config.train
+  lookup(dict.fromkeys(DECAYS), "decay of the learning rate", train.decay)
+  rest = max(train.steps - train.warmup_steps, 1)
+  after = {
+    "constant": optax.constant_schedule(train.learning_rate),
+    "cosine": optax.cosine_decay_schedule(train.learning_rate, rest),
+  }[train.decay]
+  if not train.warmup_steps:
+    return after
+  warmup = optax.linear_schedule(train.learning_rate / train.warmup_steps, train.learning_rate, train.warmup_steps - 1)
+  return optax.join_schedules([warmup, after], [train.warmup_steps])
+
+
+def optimizer(config) -> optax.GradientTransformation:
+  """The optimiser that train.optimizer names, behind clipping by the global norm where the config asks for it."""
+  train = config.train
+  before = [optax.clip_by_global_norm(train.clip_norm)] if train.clip_norm else []
+  make = lookup(OPTIMIZERS, "optimizer", train.optimizer)
+  after = kind(config).bounds(config)
+  return optax.chain(*before, make(learning_rate(config), train.b1, train.b2, train.weight_decay), *after)
+
+
+def train_step(config) -> TrainStep:
+  """One update, as a config says."""
+  lookup(dict.fromkeys(PARALLEL), "way to run in parallel", config.parallel)
+  objective = kind(config).objective(config)
+  return TrainStep(objective, tuple(config.ema.decays), optimizer(config), config.train.accumulate)
+
+
+def held_out_objective(config, batch_size: int) -> Callable[..., Array]:
+  """What checkpoints are compared by: the objective, without dropout and augmentation, on batches of another size."""
+  config = config.copy_and_resolve_references()
+  config.train.batch_size = batch_size
+  return kind(config).objective(config).replace(train=False)
+
+
+def initial_state(config) -> TrainState:
+  """The state that train.seed starts from; trace it with `jax.eval_shape` for its shapes alone."""
+  key_init = jax.random.fold_in(jax.random.key(config.train.seed), NO_STEP)
+  params = kind(config).initial_params(config, key_init)
+  return init_state(params, optimizer(config), len(config.ema.decays))
+
+
+def check(config) -> None:
+  """Constructs everything that a config names, and looks at its numbers, so that mistakes show before a run begins.
+
+  Raises:
+    ValueError: the first mistake found.
+  """
+  check_numbers(flat(config.to_dict()))
+  kind(config).check(config)
