@@ -3,8 +3,8 @@
 python train.py --config=configs/clip_digits.py --workdir=runs/clip_digits
 python -m diffjax.evaluation --workdir=runs/clip_digits --zero_shot
 
-Hardware: 2 cores of an AMD EPYC with AVX-512. Time: 1 min 38 s from an empty cache. Result: held-out digits read by the
-caption most similar, 98.6 % in training templates and in held-out ones.
+Hardware: 2 cores of an AMD EPYC with AVX-512. Time: 1 min 53 s from an empty cache. Result: held-out digits read by the
+caption most similar, 98.4 % in training templates and in held-out ones.
 """
 
 from diffjax.configuration import default_clip_config
@@ -14,7 +14,7 @@ def get_config():
   config = default_clip_config()
   config.data.update(name="digits", image_size=8, channels=1, shift=1)
   config.model.update(
-    features=32, image=dict(patch=2, width=64, layers=3, heads=4), text=dict(width=64, layers=2, heads=4)
+    features=32, image=dict(patch=2, width=64, layers=3, heads=4), text=dict(width=64, layers=1, heads=4)
   )
   config.captions.update(
     names=dict(
@@ -34,10 +34,10 @@ def get_config():
     vocab_size=700,
     length=14,
   )  # fmt: skip
-  config.noise_levels.update(name="log_normal", mean=-1.5, std=1.0)
+  config.noise_levels.update(name="log_normal", mean=-1.2, std=1.2)
   config.train.update(
-    steps=2500, batch_size=64, learning_rate=3e-3, warmup_steps=100, decay="cosine", weight_decay=0.05,
-    steps_per_call=50, checkpoint_every=1250, sample_every=1250,
+    steps=4000, batch_size=64, learning_rate=3e-3, warmup_steps=100, decay="cosine", weight_decay=0.05,
+    steps_per_call=50, checkpoint_every=2000, sample_every=2000,
   )  # fmt: skip
   config.ema.decays = (0.99,)
   return config

@@ -48,9 +48,9 @@ def default_guidance_config():
   """How pictures are guided by CLIP, with every key; configs/guidance.py has others by name."""
   from ml_collections import ConfigDict
 
-  config = ConfigDict(dict(method="energy", scale=100.0, distance="spherical", repeats=1))
+  config = ConfigDict(dict(method="energy", scale=30.0, distance="spherical", repeats=1))
   config.options = ConfigDict()
-  config.views = ConfigDict(dict(name="small_views"))
+  config.views = ConfigDict(dict(name="small_views", count=4, noise=0.3))
   config.penalties = ConfigDict()
   return config
 

@@ -81,3 +81,15 @@ def test_a_clip_draws_nothing_itself(folders, tmp_path):
     draw(folders["clip"], tmp_path / "out")
   with pytest.raises(ValueError, match="run of a diffusion model"):
     draw(folders["model"], tmp_path / "out", clip=folders["model"], prompt="a three")
+
+
+def test_evaluation_asks_for_every_class(folders, tmp_path):
+  import json
+
+  from diffjax.evaluation.__main__ import main
+
+  folder = [f"--workdir={folders['model']}", f"--clip={folders['clip']}", f"--out={tmp_path}"]
+  main(["evaluation", *folder, "--num=20", "--steps=2", "--guidance_scale=10"])
+  report = json.loads((tmp_path / "evaluation.json").read_text())
+  assert report["drawn"]["count"] == 20 and 0 <= report["drawn"]["label_accuracy"] <= 1
+  assert report["guidance_scale"] == 10

@@ -85,6 +85,8 @@ def bounds(config) -> tuple:
 def check(config) -> None:
   """Raises ValueError for the first mistake in what a config says of a CLIP."""
   if config.train.accumulate > 1:
-    raise ValueError("train.accumulate must be 1 for a CLIP, whose loss compares all pictures of a batch; leave it out.")
+    raise ValueError(
+      "train.accumulate must be 1 for a CLIP, whose loss compares all pictures of a batch; leave it out."
+    )
   held_out_captions(config)
   objective(config)

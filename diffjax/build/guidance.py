@@ -36,9 +36,7 @@ def clip_energy(
 ) -> guidance.ClipEnergy:
   """How far pictures are from unit vectors [P, D], as a guidance config measures it."""
   views = construct(VIEWS, "kind of views", config.views, size=image_features.module.image_size)
-  return guidance.clip(
-    image_features, targets, weights, distance=config.distance, views=views, logit_scale=logit_scale
-  )
+  return guidance.clip(image_features, targets, weights, distance=config.distance, views=views, logit_scale=logit_scale)
 
 
 def guided(

@@ -2,10 +2,12 @@
 
   python -m diffjax.evaluation --workdir=runs/digits [--num=1000 --steps=10 --sampler=dpmpp_2m --seed=0]
   python -m diffjax.evaluation --workdir=runs/clip_digits --zero_shot
+  python -m diffjax.evaluation --workdir=runs/digits --clip=runs/clip_digits --num=300 --steps=25 --sampler=dpmpp_2m_sde
 
 Prints a table and writes `evaluation.json` and `evaluation.png`. Pictures are compared by their pixels; for other
 features call `diffjax.evaluation.evaluate`. Conditional models are asked for every label evenly. With --zero_shot each
 held-out picture is read as the class whose caption is most similar, in templates that training knew and in new ones.
+With --clip every class is asked for by its held-out captions in turn, and a classifier reads what was drawn.
 """
 
 import json
@@ -36,7 +38,7 @@ def main(argv: list[str]) -> None:
 def report_on_clip(options: flags.FlagValues) -> None:
   """Reads the held-out pictures in every template, prints the table, writes the files."""
   _check_workdir(options)
-  given = [name for name in (*DRAWING, "samples") if options[name].present]
+  given = [name for name in (*DRAWING, "samples", "clip") if options[name].present]
   if given:
     raise ValueError(f"--zero_shot draws nothing, so --{given[0]} has no use: leave one of them out.")
   from diffjax.build import clip as configs
@@ -81,7 +83,7 @@ def report_on_run(options: flags.FlagValues) -> None:
   if options.samples:
     drawn, source = read_samples(options.samples), {"samples": options.samples}
   else:
-    drawn, source = _draw(run, options)
+    drawn, source = (_draw_prompted if options.clip else _draw)(run, options)
   report = source | evaluate(drawn, train, held_out)
   with plots.replacing(out / "evaluation.json") as part:
     part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -134,6 +136,28 @@ def _draw(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict]:
   return {"image": images} | ({} if labels is None else {"label": labels}), asked
 
 
+def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict]:
+  from diffjax.build import clip as configs
+  from diffjax.run import load_clip, make_prompt
+
+  clip = load_clip(options.clip)
+  if clip.config is None:
+    raise ValueError(
+      f"{options.clip} holds published weights; --clip needs a run here, whose captions name the classes."
+    )
+  templates = configs.held_out_captions(clip.config)
+  each = options.num // len(templates[0])
+  asked = {name: options[name].value for name in ("steps", "sampler")}
+  images, labels = [], []
+  for label in range(len(templates[0])):
+    text = templates[label % len(templates)][label]
+    prompt = make_prompt(clip, text, scale=options.guidance_scale)
+    images.append(run.draw(each, prompt=prompt, seed=options.seed + label, **asked))
+    labels.append(np.full(each, label, np.int32))
+  told = asked | {"clip": options.clip, "guidance_scale": options.guidance_scale, "seed": options.seed}
+  return {"image": np.concatenate(images), "label": np.concatenate(labels)}, told
+
+
 def _options() -> flags.FlagValues:
   """Flags of their own, so that importing this file adds none to a program's."""
   options = flags.FlagValues()
@@ -144,6 +168,7 @@ def _options() -> flags.FlagValues:
   flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=options)
   flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance (default: the run's).", flag_values=options)
   flags.DEFINE_string("samples", None, "A samples.npz to judge, instead of drawing.", flag_values=options)
+  flags.DEFINE_string("clip", None, "Run of a CLIP, whose captions ask for the pictures.", flag_values=options)
   flags.DEFINE_bool("zero_shot", False, "How well a CLIP's run reads held-out pictures.", flag_values=options)
   flags.DEFINE_string("out", None, "Folder to write to (default: WORKDIR/evaluation).", flag_values=options)
   flags.DEFINE_bool("help", False, "Show this help.", flag_values=options)

@@ -193,8 +193,8 @@ def similarity_matrix(cosines: np.ndarray, images: np.ndarray, texts: Sequence[s
   rows, columns = len(images), len(texts)
   if cosines.shape != (rows, columns):
     raise ValueError(f"cosines have shape {cosines.shape}: give one for each of {rows} pictures and {columns} texts.")
-  figure = Figure(figsize=(2 + 0.6 * columns, 1.8 + 0.6 * rows), dpi=110, layout="constrained")
-  left, axes = figure.subplots(1, 2, width_ratios=(1, columns))
+  figure = Figure(figsize=(1.4 + 0.6 * columns, 1.8 + 0.6 * rows), dpi=110, layout="constrained")
+  left, axes = figure.subplots(1, 2, width_ratios=(1, columns), sharey=True)
   left.imshow(np.asarray(grid(images, columns=1)), extent=(0, 1, rows, 0), aspect="auto", interpolation="nearest")
   left.set_axis_off()
   left.set_ylim(rows, 0)

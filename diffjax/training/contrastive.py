@@ -22,7 +22,8 @@ class ContrastiveObjective:
 
   Attributes:
     tokens: int32 [templates, classes, L], the captions.
-    noise_levels: uniform numbers [b] -> sigma [b] of the noise that pictures get; None: none.
+    noise_levels: uniform numbers [b] -> sigma [b] of the noise that pictures get, half of which are then denoised as
+      far as their mean and variance tell; None: none.
     module: a `networks.CLIP`.
     shift: pixels that pictures are moved by, at most.
     flip: mirror half of the pictures.
@@ -42,7 +43,8 @@ class ContrastiveObjective:
     key_template, key_picture = batching.split(batching.fold_in_each(key, batch["index"]))
     template = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.tokens.shape[0]))(key_template)
     tokens = jnp.asarray(self.tokens)[template, batch["label"]]
-    images = preprocess(self._augment(batch["image"], key_picture), self.module.image.image_size, clip=False)
+    images = self._augment(batch["image"], key_picture, axis_name)
+    images = preprocess(images, self.module.image.image_size, clip=False)
     apply = lambda method, *inputs: self.module.apply(params, *inputs, method=method)
     pictures, texts = apply("encode_image", images).features, apply("encode_text", tokens).features
     all_pictures, all_texts, labels = parallel.gather((pictures, texts, batch["label"]), axis_name)
@@ -52,14 +54,26 @@ class ContrastiveObjective:
     to_texts, to_pictures = apply("similarity", pictures, all_texts), apply("similarity", texts, all_pictures)
     return (softmax_losses(to_texts, pairs) + softmax_losses(to_pictures, pairs)) / 2
 
-  def _augment(self, images, keys):
+  def _augment(self, images, keys, axis_name=None):
     x0 = to_float(images)
     if not self.train:
       return x0
-    key_flip, key_shift, key_level, key_noise = batching.split(keys, 4)
+    key_flip, key_shift, key_level, key_noise, key_denoise = batching.split(keys, 5)
     x0 = augmentation.flip(key_flip, x0) if self.flip else x0
     x0 = augmentation.shift(key_shift, x0, self.shift)
     if self.noise_levels is None:
       return x0
     sigma = self.noise_levels(batching.uniform(key_level))
-    return x0 + batching.expand(sigma, x0) * batching.normal(key_noise, x0.shape)
+    x = x0 + batching.expand(sigma, x0) * batching.normal(key_noise, x0.shape)
+    denoised = batching.expand(batching.uniform(key_denoise) < 0.5, x)
+    return jnp.where(denoised, _half_denoised(x, x0, sigma, axis_name), x)
+
+
+def _half_denoised(x, x0, sigma, axis_name):
+  """What a denoiser makes of x at noise level sigma, were the global batch x0 normally distributed: a blur, mostly.
+
+  Such are the pictures that guidance asks about while they are drawn.
+  """
+  mean = parallel.mean(x0.mean(axis=0, keepdims=True), axis_name)
+  variance = parallel.mean(jnp.square(x0 - mean).mean(), axis_name)
+  return mean + batching.expand(variance / (variance + jnp.square(sigma)), x) * (x - mean)

@@ -72,15 +72,34 @@ def test_augmentation_moves_and_noises(tiny_clip):
   keys = batching.fold_in_each(jax.random.key(0), batch["index"])
   seen = objective._augment(batch["image"], keys)
   still = objective.replace(shift=0)._augment(batch["image"], keys)
-  noise = still - to_float(batch["image"])
-  assert float(noise.std()) == pytest.approx(np.exp(-2), rel=0.05) and abs(float(noise.mean())) < 0.02
+  x0 = np.asarray(to_float(batch["image"]))
+  noise = np.asarray(still) - x0
+  left, stds = noise.std((1, 2, 3)), np.exp(-2)
+  assert (np.abs(left / stds - 1) < 0.4).all() and 0.9 < left[left > stds].mean() / stds < 1.3
+  centred = x0 - x0.mean(0)
+  shrinks = ((np.asarray(still) - x0.mean(0)) * centred).sum((1, 2, 3)) / np.square(centred).sum((1, 2, 3))
+  half_denoised = shrinks < 1 - 0.5 * stds**2 / (stds**2 + x0.var(0).mean())
+  assert 16 < half_denoised.sum() < 48
   assert not np.allclose(seen, still, atol=1)
   np.testing.assert_array_equal(objective.replace(train=False)._augment(batch["image"], keys), to_float(batch["image"]))
 
 
+def test_half_denoised_is_the_posterior_mean_of_normal_pictures():
+  """Least squares of x0 on x, for pictures drawn from a normal distribution, gives the same shrinkage."""
+  from diffjax.training.contrastive import _half_denoised
+
+  key_x0, key_noise = jax.random.split(jax.random.key(0))
+  x0 = 0.3 + 0.5 * jax.random.normal(key_x0, (20000, 2, 2, 1))
+  x = x0 + 0.7 * jax.random.normal(key_noise, x0.shape)
+  slope, constant = np.polyfit(np.ravel(x), np.ravel(x0), 1)
+  found = _half_denoised(x, x0, jnp.full(20000, 0.7), None)
+  np.testing.assert_allclose(found, constant + slope * x, atol=0.02)
+
+
 def test_a_rows_randomness_is_its_own(tiny_clip):
-  """A part of the batch, gathered with nobody, has other losses, but the same pictures and captions."""
-  objective, batch, key = build.clip.objective(tiny_clip()), a_batch(8), jax.random.key(3)
+  """A part of the batch is moved and noised as in the whole."""
+  objective = build.clip.objective(tiny_clip()).replace(noise_levels=None)
+  batch, key = a_batch(8), jax.random.key(3)
   keys = batching.fold_in_each(key, batch["index"])
   whole, part = objective._augment(batch["image"], keys), objective._augment(batch["image"][2:5], keys[2:5])
   np.testing.assert_array_equal(whole[2:5], part)
