@@ -3,8 +3,8 @@
   pip install "diffjax[cuda,tensorflow]"   # TFDS prepares CIFAR-10 with TensorFlow, once
   python train.py --config=configs/cifar10.py --workdir=runs/cifar10
 
-Without the paper's non-leaking augmentation, whose labels the network leaves at zero. The average has the paper's
-half-life of 0.5 M pictures. Hardware, time and result: not run here.
+The network is told of the augmentation, 12 % of each kind, here with bilinear interpolation. The average has the
+paper's half-life of 0.5 M pictures. Hardware, time and result: not run here.
 """
 
 from diffjax.configuration import default_config
@@ -12,7 +12,7 @@ from diffjax.configuration import default_config
 
 def get_config():
   config = default_config()
-  config.data.update(name="cifar10", image_size=32, channels=3, flip=True)
+  config.data.update(name="cifar10", image_size=32, channels=3, augment=0.12)
   config.model.update(name="ddpmpp_cifar10", width=128, num_classes=0, dropout=0.13, dtype="bfloat16")
   config.schedule.name = "edm"
   config.prediction.update(name="edm", sigma_data=0.5)

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-NEW_SAMPLER_KEYS = ("guidance_interval", "guidance_rescale", "threshold")
-"""Keys of `sampler` that the configs of older runs lack, and whose defaults mean what those runs did."""
+NEW_KEYS = {"sampler": ("guidance_interval", "guidance_rescale", "threshold"), "data": ("augment",)}
+"""Keys that the configs of older diffusion runs lack, and whose defaults mean what those runs did."""
 
 
 def default_config():
@@ -13,6 +13,7 @@ def default_config():
   from ml_collections import ConfigDict
 
   config = _common()
+  config.data.augment = 0.0
   config.schedule = ConfigDict()
   config.prediction = ConfigDict()
   config.time_scale = 1.0
@@ -90,7 +91,7 @@ def _common():
 
 
 def from_json(text: str):
-  """A ConfigDict from the JSON that a run's folder holds; `NEW_SAMPLER_KEYS` are filled in, nothing is executed.
+  """A ConfigDict from the JSON that a run's folder holds; `NEW_KEYS` are filled in, nothing is executed.
 
   Raises:
     ValueError: if it is no JSON, or lacks a key of its kind's default config, or has a value of another type there.
@@ -101,8 +102,9 @@ def from_json(text: str):
   parts = tree if isinstance(tree, dict) else {}
   is_clip = isinstance(parts.get("model"), dict) and parts["model"].get("name") == "clip"
   default = (default_clip_config() if is_clip else default_config()).to_dict()
-  if isinstance(parts.get("sampler"), dict) and not is_clip:
-    tree["sampler"] = {key: default["sampler"][key] for key in NEW_SAMPLER_KEYS} | tree["sampler"]
+  for section, keys in ({} if is_clip else NEW_KEYS).items():
+    if isinstance(parts.get(section), dict):
+      tree[section] = {key: default[section][key] for key in keys} | tree[section]
   misfits = list(_misfits(tree, default))
   if misfits:
     raise ValueError("; ".join(misfits))

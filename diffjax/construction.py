@@ -16,7 +16,7 @@ RANGES = {
   "[0, inf)": "checkpoint_every sample_every warmup_steps clip_norm weight_decay bound_weight guidance_interval s_churn"
   " num_classes augment_dim data.shift sigma_min s_tmin s_tmax s_noise tau rtol atol snr",
   "(0, inf)": "learning_rate time_scale sigma_data std shift rho sigma_max bound",
-  "[0, 1]": "label_dropout guidance_rescale eta quantile fraction tcd.gamma",
+  "[0, 1]": "augment label_dropout guidance_rescale eta quantile fraction tcd.gamma",
   "[0, 1)": "b1 b2 decays dropout",
   "[0, 4294967296)": "seed",
 }

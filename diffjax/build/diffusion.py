@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from diffjax import denoisers, grids, guidance, losses, networks, noise_levels, samplers, schedules
 from diffjax.construction import check_numbers, construct, lookup
 from diffjax.schedules import Schedule
+from diffjax.training.augmentation import AUGMENT_DIM
 from diffjax.training.objective import Objective
 from diffjax.typing import Array, Denoiser, PyTree, Sampler
 
@@ -167,6 +168,7 @@ def objective(config) -> Objective:
     stratified=config.train.stratified,
     num_classes=num_classes(config),
     flip=config.data.flip,
+    augment=float(config.data.augment),
     hybrid=config.train.bound_weight > 0,
   )
 
@@ -245,6 +247,8 @@ def check(config) -> None:
   net = module(config)
   if train.label_dropout > 0 and net.num_classes and not net.null_label:
     raise ValueError("train.label_dropout needs a network with a null label; set model.null_label=True, or drop none.")
+  if config.data.augment > 0 and net.augment_dim != AUGMENT_DIM:
+    raise ValueError(f"data.augment needs a network that is told of it; set model.augment_dim={AUGMENT_DIM}.")
   if train.bound_weight > 0 and not (net.learned_variance and isinstance(made, schedules.Discrete)):
     raise ValueError("train.bound_weight needs model.learned_variance=True and a discrete schedule such as 'linear'.")
   interval = tuple(config.sampler.guidance_interval)

@@ -38,6 +38,7 @@ class Objective:
     num_classes: 0 for a model without labels.
     label_dropout: the share of labels replaced by the null label, num_classes.
     flip: mirror half of the pictures.
+    augment: the probability of each non-leaking augmentation, of which the network is told; 0: none.
     train: whether dropout acts.
     hybrid: add the variational bound, for a discrete schedule and a network with learned variance.
     bound_weight: of that bound.
@@ -55,6 +56,7 @@ class Objective:
   stratified: bool = struct.field(pytree_node=False, default=False)
   num_classes: int = struct.field(pytree_node=False, default=0)
   flip: bool = struct.field(pytree_node=False, default=False)
+  augment: float = struct.field(pytree_node=False, default=0.0)
   train: bool = struct.field(pytree_node=False, default=True)
   hybrid: bool = struct.field(pytree_node=False, default=False)
 
@@ -64,11 +66,14 @@ class Objective:
     key_noise, key_level, key_flip, key_label, key_network = batching.split(keys, 5)
     x0 = to_float(batch["image"])
     x0 = augmentation.flip(key_flip, x0) if self.flip else x0
+    cond = self._cond(batch, key_label)
+    if self.augment and self.train:
+      x0, label = augmentation.non_leaking(batching.fold_in(key_flip, 1), x0, self.augment)
+      cond = (cond or {}) | {"augment": label}
     sigma = self.noise_levels(self._uniform(key, key_level, batch["index"]))
     noise = batching.normal(key_noise, x0.shape)
     network = denoisers.BoundNetwork(params, self.module)
     denoiser = denoisers.NetworkDenoiser(network, self.prediction, self.schedule, self.time_scale, train=self.train)
-    cond = self._cond(batch, key_label)
     if not self.hybrid:
       return losses.denoising(denoiser, self.weight, x0, noise, sigma, cond, key=key_network)
     sigma_next = self.schedule.sigma_below(sigma)

@@ -201,3 +201,13 @@ def test_weight_decay_is_for_kernels(tiny):
   updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
   for p, u in zip(jax.tree.leaves(params), jax.tree.leaves(updates)):
     assert bool((u != 0).all()) == (p.ndim > 1)
+
+
+def test_augmentation_needs_a_network_that_is_told(tiny):
+  config = tiny()
+  config.data.augment = 0.12
+  with pytest.raises(ValueError, match=r"set model\.augment_dim=9"):
+    build.check(config)
+  config.model.augment_dim = 9
+  build.check(config)
+  assert build.objective(config).augment == 0.12

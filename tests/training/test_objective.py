@@ -166,3 +166,14 @@ def test_bfloat16_computes_but_parameters_and_loss_stay_float32(tiny):
     values[dtype] = value, jax.tree.leaves(grads)[-1]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02), *values.values())
   assert not np.array_equal(values["float32"][1], values["bfloat16"][1])
+
+
+def test_the_network_is_told_of_the_augmentation_it_sees():
+  seen, _ = show(augment=1.0)
+  assert seen["cond"]["augment"].shape == (256, 9)
+  plain, _ = show()
+  told = np.asarray(seen["cond"]["augment"])
+  assert np.abs(told).max(1).min() > 0 and not np.allclose(seen["x"], plain["x"], atol=0.1)
+  assert show(augment=1.0, train=False)[0]["cond"] is None
+  labelled, _ = show(augment=0.5, num_classes=10)
+  assert set(labelled["cond"]) == {"augment", "label"}
