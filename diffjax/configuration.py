@@ -51,7 +51,7 @@ def default_guidance_config():
 
   config = ConfigDict(dict(method="energy", scale=30.0, distance="spherical", repeats=1))
   config.options = ConfigDict()
-  config.views = ConfigDict(dict(name="small_views", count=4, noise=0.3))
+  config.views = ConfigDict(dict(name="small_views"))
   config.penalties = ConfigDict()
   return config
 

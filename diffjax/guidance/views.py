@@ -100,7 +100,7 @@ def _number(count, sigma):
   return jnp.round(count(sigma)).astype(jnp.int32) if callable(count) else count
 
 
-def small_views(size: int, count: Count = 4, translate: float = 0.1, noise: float = 0.1) -> Cutouts:
+def small_views(size: int, count: Count = 4, translate: float = 0.1, noise: float = 0.3) -> Cutouts:
   """Views of small pictures, where a cut would leave nothing: the whole of it, moved and noised."""
   return Cutouts(count, 0, 1.0, 0.0, 0.0, translate, 0.0, noise, size, 0.0)
 
