@@ -1,6 +1,6 @@
 """CIFAR-10 without labels, by the recipe of Karras et al. 2022 (table 7): DDPM++, batch 512, 200 M pictures.
 
-  pip install "diffjax[cuda,tensorflow]"   # TFDS prepares CIFAR-10 with TensorFlow, once
+  pip install -e ".[cuda,tensorflow]"   # TFDS prepares CIFAR-10 with TensorFlow, once
   python train.py --config=configs/cifar10.py --workdir=runs/cifar10
 
 The network is told of the augmentation, 12 % of each kind, here with bilinear interpolation. The average has the

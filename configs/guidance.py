@@ -8,6 +8,9 @@ in `diffjax.configuration.default_guidance_config`. Results of these: not run.
 
 from diffjax.configuration import default_guidance_config
 
+SIGMA_500, SIGMA_800 = 3.44, 25.7
+"""Noise levels of those times of 1000 in the linear schedule."""
+
 
 def get_config(name="energy"):
   make = {
@@ -17,6 +20,7 @@ def get_config(name="energy"):
     "universal": universal,
     "freedom": freedom,
     "tfg": tfg,
+    "mpgd": mpgd,
   }
   if name not in make:
     raise ValueError(f"configs/guidance.py has no {name!r}; choose one of {', '.join(make)}.")
@@ -31,23 +35,28 @@ def disco():
 
 
 def dps():
-  """Diffusion posterior sampling (Chung et al. 2023): where a step ends moves by the gradient."""
+  """Diffusion posterior sampling (Chung et al. 2023): x_t moves by the gradient for x_t; the paper has no CLIP."""
   return way("dps", views=dict(name="cutouts"))
 
 
 def universal():
-  """Universal guidance (Bansal et al. 2023), as for CLIP: forward guidance of 2, each step ten times."""
-  return way("universal", dict(scale=2.0), distance="cosine", repeats=10)
+  """Universal guidance (Bansal et al. 2023), as for CLIP: 2 times its logit, 100 cosines; each step ten times."""
+  return way("universal", dict(scale=2.0), scale=100.0, distance="cosine", repeats=10)
 
 
 def freedom():
-  """FreeDoM (Yu et al. 2023): the mean moves by the gradient scaled by alpha."""
-  return way("freedom")
+  """FreeDoM (Yu et al. 2023): the mean moves by alpha times the gradient; steps from t = 800 to 500 ten times."""
+  return way("freedom", repeats=10, repeat_interval=(SIGMA_500, SIGMA_800))
 
 
 def tfg():
   """Training-free guidance (Ye et al. 2024), as for CLIP features: rho 0.25, mu 2, smoothing 0.1, 4 inner steps."""
   return way("training_free", dict(rho=0.25, mu=2.0, spread=0.1, inner_steps=4))
+
+
+def mpgd():
+  """Manifold-preserving guidance (He et al. 2023): the gradient at the predicted picture, past the model: cheap."""
+  return way("mpgd", dict(scale=1.0))
 
 
 def way(method, options=(), scale=1.0, views=None, **more):

@@ -1,6 +1,6 @@
 """MNIST at 28x28, padded by nothing: the U-Net halves it twice, to 7x7.
 
-  pip install "diffjax[tensorflow]"   # TFDS prepares MNIST with TensorFlow, once
+  pip install -e ".[tensorflow]"   # TFDS prepares MNIST with TensorFlow, once
   python train.py --config=configs/mnist.py --workdir=runs/mnist
 
 Hardware, time and result: not run here (needs a download).

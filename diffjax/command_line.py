@@ -62,8 +62,12 @@ def parse(argv: list[str], values: Any = None) -> list[str]:
   except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     # config_flags reads the file and applies the overrides while it parses
     reason = _sentence(error)  # of a missing key it is the key in quotes, and maybe the nearest
-    what = "the config has no key" if reason.startswith("'") else "in the flags for a config:"
-    sys.exit(f"error: {what} {reason}")
+    key, near = re.match(r"'([^']*)'", reason), re.search(r'Did you mean "([^"]*)"', reason)
+    if not key:
+      sys.exit(f"error: in the flags for a config: {reason}")
+    given = next((arg.split("=")[0] for arg in argv if re.match(rf"--.*\.{re.escape(key[1])}(\.|=|$)", arg)), key[1])
+    hint = f" Did you mean {near[1]!r}?" if near else ""
+    sys.exit(f"error: the config has no key {key[1]!r}, which {given} names.{hint} The config's file shows its keys.")
   if len(rest) > 1:
     sys.exit(f"error: {rest[1]!r} is no flag; flags look like --name=value.")
   return rest

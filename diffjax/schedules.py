@@ -23,7 +23,6 @@ from diffjax.typing import Array
 
 MAX_SIGMA = 1e5
 """Stands for an infinite noise-to-signal ratio (a flow at t = 1, zero terminal SNR): float32 still resolves x0."""
-
 MIN_LOG_SNR = -2 * math.log(MAX_SIGMA)
 
 
@@ -384,9 +383,8 @@ class Shifted(Schedule):
 def from_diffusers(config: Mapping[str, Any]) -> Any:
   """The schedule, prediction, grid and sampler that a diffusers `scheduler_config.json`, read as a dict, stands for.
 
-  Returns a `diffjax.published.Published`.
-
-  Keys that belong to another of their schedulers have no effect, as in diffusers. Numbers of steps go to `.grid`.
+  Returns a `diffjax.published.Published`; numbers of steps go to its `.grid`. Keys that belong to another of their
+  schedulers have no effect, as in diffusers.
 
   Raises:
     ValueError: for a class, key or value that is unknown or has no counterpart, or for keys that contradict each other.

@@ -65,8 +65,14 @@ def test_flags():
 @pytest.mark.parametrize(
   ("argument", "says"),
   [
-    ("model.num_classes=3", "error: the config has no key 'num_classes'"),
-    ("model.widht=3", "error: the config has no key 'widht' Did you mean \"width\""),
+    (
+      "model.num_classes=3",
+      "error: the config has no key 'num_classes', which --config.model.num_classes names. The config's",
+    ),
+    (
+      "model.widht=3",
+      "error: the config has no key 'widht', which --config.model.widht names. Did you mean 'width'? The",
+    ),
     ("train.steps=2.5", "--config.train.steps=2.5: expected a whole number"),
     ("train.learning_rate=x", "--config.train.learning_rate=x: expected a number"),
     ("data.flip=perhaps", "--config.data.flip=perhaps: expected true or false"),

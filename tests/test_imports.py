@@ -115,6 +115,11 @@ def test_imports_point_downward(path):
     assert own not in ALONE or other == own or other in ALONE[own], f"{own} may not import {other}"
 
 
+def test_no_file_is_longer_than_400_lines():
+  lengths = {path: len(path.read_text().splitlines()) for path in ROOT.rglob("*.py")}
+  assert not {path: length for path, length in lengths.items() if length > 400}
+
+
 def test_every_room_of_the_table_exists():
   assert set(FLOOR_OF) == {room(path) for path in files()}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffjax import denoisers, grids, guidance, losses, networks, noise_levels, samplers, schedules
+from diffjax import batching, denoisers, grids, guidance, losses, networks, noise_levels, samplers, schedules
 from diffjax.construction import check_numbers, construct, lookup
 from diffjax.schedules import Schedule
 from diffjax.training.augmentation import AUGMENT_DIM
@@ -211,10 +211,10 @@ def _grid(config, spec, num_steps):
     raise ValueError(f"the grid {dict(spec)} in {num_steps} steps cannot be used: {error}") from None
 
 
-def sampler(config, name: str | None = None, **options: float) -> Sampler:
+def sampler(config, name: str | None = None, *, num_steps: int | None = None, **options: float) -> Sampler:
   """A sampler by name (default: the config's own, with `sampler.options`), and those of `options` that are not None.
 
-  A network with a learned variance draws with it by "ddpm".
+  A network with a learned variance draws with it by "ddpm". Churn is spread over the grid's `num_steps`.
 
   Raises:
     ValueError: an unknown name, or an option that the sampler does not have or that is out of range.
@@ -224,8 +224,11 @@ def sampler(config, name: str | None = None, **options: float) -> Sampler:
     name, given = config.sampler.name, dict(config.sampler.options) | given
   if name == "ddpm":
     given = {"learned": module(config).learned_variance} | given
+  if given.get("s_churn"):
+    given = {"num_steps": num_steps or config.sampler.steps} | given
   made = schedule(config)
-  return construct(SAMPLERS, "sampler", {"name": name, **given}, scaling=made.scaling, schedule=made)
+  own = {"scaling": made.scaling, "schedule": made, "noise": batching.normal}
+  return construct(SAMPLERS, "sampler", {"name": name, **given}, **own)
 
 
 def check(config) -> None:
@@ -250,7 +253,15 @@ def check(config) -> None:
   if config.data.augment > 0 and net.augment_dim != AUGMENT_DIM:
     raise ValueError(f"data.augment needs a network that is told of it; set model.augment_dim={AUGMENT_DIM}.")
   if train.bound_weight > 0 and not (net.learned_variance and isinstance(made, schedules.Discrete)):
-    raise ValueError("train.bound_weight needs model.learned_variance=True and a discrete schedule such as 'linear'.")
+    raise ValueError(
+      "train.bound_weight needs model.learned_variance=True and a discrete schedule such as 'linear', without a shift."
+    )
+  in_time = not isinstance(prediction(config), denoisers.EDM | denoisers.Consistency)
+  if in_time and net.embedding != "fourier" and made.t_max * config.time_scale < 10:
+    raise ValueError(
+      f"the network is told a time of at most {made.t_max * config.time_scale:.3g}, in which its embedding"
+      f" {net.embedding!r} tells no two apart; set time_scale=1000."
+    )
   interval = tuple(config.sampler.guidance_interval)
   if len(interval) != 2 or not interval[0] < interval[1]:
     raise ValueError(f"sampler.guidance_interval is {interval}, but must be two noise levels, the lower one first.")

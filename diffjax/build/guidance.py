@@ -6,6 +6,7 @@ from jax.tree_util import Partial
 
 from diffjax import guidance, samplers, schedules
 from diffjax.construction import check_numbers, construct, lookup
+from diffjax.guidance.training_free import over_alpha_squared
 from diffjax.networks import ImageFeatures
 from diffjax.typing import Array, Denoiser, Sampler
 
@@ -22,7 +23,9 @@ PENALTIES: dict[str, guidance.energy.Energy] = {
 METHODS: dict[str, Callable[..., guidance.EnergyGuidance]] = {
   "energy": guidance.EnergyGuidance,
   "disco": guidance.disco,
-  "dps": lambda denoiser, energy, scale=1.0: guidance.EnergyGuidance(denoiser, energy, scale, position="mean"),
+  "dps": lambda denoiser, energy, scale=1.0: guidance.EnergyGuidance(
+    denoiser, energy, Partial(over_alpha_squared, scale), position="mean"
+  ),
   "lgd": guidance.lgd,
   "mpgd": guidance.mpgd,
   "freedom": guidance.freedom,
@@ -52,8 +55,12 @@ def guided(
 
 
 def sampler(config, guided: guidance.EnergyGuidance, sampler: Sampler) -> Sampler:
-  """A sampler as guidance needs it: moved where a step ends, for methods that do; going each step `repeats` times."""
+  """A sampler as guidance needs it: moved where a step ends, for methods that do; going steps `repeats` times."""
   if guided.position != "score":
-    mean = guided.position == "mean"
-    sampler = samplers.MeanGuided(sampler, schedules.variance_preserving if mean else schedules.variance_exploding)
-  return samplers.Recurrent(sampler, config.repeats) if config.repeats != 1 else sampler
+    # DPS and FreeDoM add to x_t at the step's end what they find at its start; training-free guidance moves x0
+    preserving = guided.position == "mean" and config.method != "training_free"
+    scaling = schedules.variance_preserving if preserving else schedules.variance_exploding
+    sampler = samplers.MeanGuided(sampler, scaling)
+  if config.repeats == 1:
+    return sampler
+  return samplers.Recurrent(sampler, config.repeats, tuple(config.repeat_interval))

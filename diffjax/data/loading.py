@@ -41,7 +41,7 @@ def load(
     from diffjax.data.image_folder import open_folder
 
     if not folder or image_size is None:
-      raise ValueError("data set 'image_folder' needs both a folder of pictures (folder=) and a size (image_size=)")
+      raise ValueError("data set 'image_folder' needs a folder of pictures, data.folder, and a size, data.image_size")
     return open_folder(folder, split, image_size, channels or 3)
   if folder:
     raise ValueError(f"folder is only for data set 'image_folder', not {name!r}; leave it out, or change the name")

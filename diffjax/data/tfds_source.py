@@ -67,7 +67,7 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
   if encodes and importlib.util.find_spec("tensorflow") is None:
     raise ImportError(
       f"data set {name!r} is not prepared under {builder.data_dir}, and preparing it takes TensorFlow;"
-      ' install it once with: pip install "diffjax[tensorflow]"'
+      ' install it once with: pip install -e ".[tensorflow]"'
     )
   try:
     builder.download_and_prepare(file_format="array_record")

@@ -7,7 +7,8 @@
 Prints a table and writes `evaluation.json` and `evaluation.png`. Pictures are compared by their pixels; for other
 features call `diffjax.evaluation.evaluate`. Conditional models are asked for every label evenly. With --zero_shot each
 held-out picture is read as the class whose caption is most similar, in templates that training knew and in new ones.
-With --clip every class is asked for by its held-out captions in turn, and a classifier reads what was drawn.
+With --clip every class is asked for by its captions in turn, held-out ones or those of --captions=training, and a
+classifier reads what was drawn.
 """
 
 import json
@@ -75,11 +76,14 @@ def report_on_run(options: flags.FlagValues) -> None:
   given = [name for name in DRAWING if options[name].present]
   if options.samples and given:
     raise ValueError(f"--samples brings pictures already drawn, so --{given[0]} has no use: leave one of them out.")
+  if options["captions"].present and not options.clip:
+    raise ValueError("--captions says how a CLIP is asked, and there is none: give its run as --clip, or leave it out.")
   from diffjax.run import load_run  # after the flags are known to be right, for it is slow
 
   run = load_run(options.workdir)
   out = _out(options)
   train, held_out = run.data("train"), run.data("test")
+  pixels(train["image"][:1])  # pictures that are too large are refused before any is drawn
   if options.samples:
     drawn, source = read_samples(options.samples), {"samples": options.samples}
   else:
@@ -145,7 +149,8 @@ def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray
     raise ValueError(
       f"{options.clip} holds published weights; --clip needs a run here, whose captions name the classes."
     )
-  templates = configs.held_out_captions(clip.config)
+  make = {"training": configs.training_captions, "held_out": configs.held_out_captions}[options.captions]
+  templates = make(clip.config)
   each = options.num // len(templates[0])
   asked = {name: options[name].value for name in ("steps", "sampler")}
   images, labels = [], []
@@ -154,7 +159,7 @@ def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray
     prompt = make_prompt(clip, text, scale=options.guidance_scale)
     images.append(run.draw(each, prompt=prompt, seed=options.seed + label, **asked))
     labels.append(np.full(each, label, np.int32))
-  told = asked | {"clip": options.clip, "guidance_scale": options.guidance_scale, "seed": options.seed}
+  told = asked | {name: options[name].value for name in ("clip", "captions", "guidance_scale", "seed")}
   return {"image": np.concatenate(images), "label": np.concatenate(labels)}, told
 
 
@@ -169,6 +174,9 @@ def _options() -> flags.FlagValues:
   flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance (default: the run's).", flag_values=options)
   flags.DEFINE_string("samples", None, "A samples.npz to judge, instead of drawing.", flag_values=options)
   flags.DEFINE_string("clip", None, "Run of a CLIP, whose captions ask for the pictures.", flag_values=options)
+  flags.DEFINE_enum(
+    "captions", "held_out", ["held_out", "training"], "Which captions ask, with --clip.", flag_values=options
+  )
   flags.DEFINE_bool("zero_shot", False, "How well a CLIP's run reads held-out pictures.", flag_values=options)
   flags.DEFINE_string("out", None, "Folder to write to (default: WORKDIR/evaluation).", flag_values=options)
   flags.DEFINE_bool("help", False, "Show this help.", flag_values=options)

@@ -43,6 +43,21 @@ def precision_recall(real: np.ndarray, drawn: np.ndarray, k: int = 3) -> tuple[f
   return float(np.concatenate(precise).mean()), float(recalled.mean())
 
 
+def class_recall(real, real_labels, drawn, drawn_labels, k: int = 3) -> float:
+  """Mean over the classes of recall within each: low where every picture of a class looks the same.
+
+  real [N, D] with real_labels int [N], drawn [M, D] with drawn_labels int [M] -> a figure in [0, 1]; nan unless each
+  class asked for has more than k pictures on both sides. Compare it with that of as many real pictures a class.
+  """
+  recalls = []
+  for label in np.unique(drawn_labels):
+    pair = real[real_labels == label], drawn[drawn_labels == label]
+    if min(map(len, pair)) <= k:
+      return float("nan")
+    recalls.append(precision_recall(*pair, k)[1])
+  return float(np.mean(recalls))
+
+
 def density_coverage(real: np.ndarray, drawn: np.ndarray, k: int = 5) -> tuple[float, float]:
   """Real balls round each drawn picture over k, and share of real balls that hold one (Naeem et al. 2020, section 3).
 

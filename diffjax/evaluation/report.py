@@ -19,6 +19,7 @@ ROWS = (
   ("frechet", "Frechet distance", "{:.3f}", "lower is nearer to the training data"),
   ("precision", "precision", "{:.3f}", "drawn ones that look real"),
   ("recall", "recall", "{:.3f}", "training ones within reach of the drawn"),
+  ("class_recall", "recall within classes", "{:.3f}", "the same, class by class; lower for fewer pictures"),
   ("density", "density", "{:.3f}", "1 is as dense as real"),
   ("coverage", "coverage", "{:.3f}", "training ones with a drawn one close by"),
   ("nearest_ratio", "nearest distance ratio", "{:.3f}", "1 is as new as held-out, 0 is copied"),
@@ -76,7 +77,9 @@ def evaluate(
     report[name] = {"count": len(own)} | _likeness(reference, own)
     report[name]["nearest_ratio"] = _finite(metrics.distance_ratio(own, reference, computed["held_out"]))
     if all("label" in pictures for pictures in (drawn, train, judged[name])):
-      report[name]["label_accuracy"] = metrics.label_accuracy(own, judged[name]["label"], reference, train["label"])
+      labels = np.asarray(judged[name]["label"])
+      report[name]["label_accuracy"] = metrics.label_accuracy(own, labels, reference, train["label"])
+      report[name]["class_recall"] = _finite(metrics.class_recall(reference, train["label"], own, labels))
   return report
 
 

@@ -116,14 +116,15 @@ def resampling(length: int, start: Array, side: Array, size: int) -> Array:
   """Weights [size, length] that scale `side` pixels of a line, from `start` on, to `size`, by a triangle.
 
   Antialiased where that shrinks. Only pixels of the part count, of those the ones outside the line as 0. All but the
-  two lengths may be traced, as long as the part starts and ends within one length of the line.
+  two lengths may be traced.
   """
   scale = side / size
   centre = start + (jnp.arange(size) + 0.5) * scale
   pixels = jnp.arange(-length, 2 * length) + 0.5
   inside = (pixels > start) & (pixels < start + side)
   weights = jnp.maximum(1 - jnp.abs(pixels[None] - centre[:, None]) / jnp.maximum(scale, 1.0), 0) * inside[None]
-  return (weights / weights.sum(axis=1, keepdims=True))[:, length : 2 * length]
+  total = jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-12)  # far outside there is nothing to weigh
+  return (weights / total)[:, length : 2 * length]
 
 
 def rotate(image: Array, angle: Array) -> Array:

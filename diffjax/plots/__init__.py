@@ -5,6 +5,7 @@ smoothing, so that a pixel stays a pixel. Whatever is written appears whole or n
 """
 
 import contextlib
+import errno
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -23,20 +24,22 @@ NOTE = 12
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-  """Names the file that the system refuses to write where its error does not, as that of a full disk."""
+  """Names the file that the system refuses to write, and how to mend it, in one sentence."""
   try:
     yield
   except OSError as error:
-    if error.errno is None or error.filename is not None:
-      raise
-    raise OSError(f"{path} cannot be written ({error.strerror}); make room, then give the same command.") from error
+    if error.errno is None:
+      raise  # already a sentence of ours
+    mend = "make it writable" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else "make room"
+    raise OSError(f"{path} cannot be written ({error.strerror}); {mend}, then give the same command.") from error
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Yields a neighbouring name to write to; it takes the place of `path` when the block ends, and goes if it fails."""
   path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
+  with naming(path.parent):
+    path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, by which writers know the format
   try:
     with naming(path):

@@ -86,9 +86,20 @@ def load_clip(folder: str | pathlib.Path) -> ClipRun:
   if not folder.is_dir():
     raise FileNotFoundError(f"there is no folder {folder}; give the run of a CLIP, or a folder of published weights.")
   if not (folder / CHECKPOINTS).is_dir():
-    return ClipRun(*weights.load_clip(folder), load_tokenizer(folder))
+    return _published(folder)
   config = read_config(folder)
   if not build.clip.is_clip(config):
     raise ValueError(f"{folder} is the run of a diffusion model; give a CLIP's as --clip.")
   state = restore(folder, config)
   return ClipRun(build.clip.module(config), state.averaged, build.clip.tokenizer(config), config)
+
+
+def _published(folder):
+  module, params = weights.load_clip(folder)
+  tokenizer = load_tokenizer(folder, length=module.text.context)
+  if tokenizer.vocab_size > module.text.vocab_size:
+    raise ValueError(
+      f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, but its model knows {module.text.vocab_size}; give"
+      " both from one source."
+    )
+  return ClipRun(module, params, tokenizer)

@@ -101,8 +101,7 @@ class Run:
       raise ValueError(f"batch_size is {batch_size}, but at least one picture must be drawn at a time.")
     construction.check_numbers({"seed": seed})
     sigmas = build.grid(self.config, steps if steps is not None else self.config.sampler.steps, grid)
-    options = self._churn(options, sigmas)
-    method = build.sampler(self.config, sampler, **options)
+    method = build.sampler(self.config, sampler, num_steps=len(sigmas) - 1, **options)
     denoiser, labels = self._condition(num, labels, guidance_scale)
     if cfgpp and (prompt or not hasattr(denoiser, "x0_and_shift")):
       raise ValueError(
@@ -134,9 +133,6 @@ class Run:
       )
     images = np.concatenate(pictures)[:num]
     return (images, np.concatenate(paths, axis=1)[:, :num]) if trajectory else images
-
-  def _churn(self, options, sigmas):
-    return options | {"num_steps": len(sigmas) - 1} if options.get("s_churn") is not None else options
 
   def _edit(self, denoiser, sigmas, init_image, mask, strength):
     """(denoiser, sigmas, start) of pictures that start at start + sigmas[0] * noise."""

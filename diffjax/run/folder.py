@@ -91,8 +91,10 @@ def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
   import fcntl  # here, for not every system has it, and drawing needs none
 
   check_folder(workdir)
-  workdir.mkdir(parents=True, exist_ok=True)
-  with (workdir / LOCK).open("a") as lock:
+  with plots.naming(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = (workdir / LOCK).open("a")
+  with lock:
     try:
       if parallel.process()["process_index"] == 0:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

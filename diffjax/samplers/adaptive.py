@@ -35,7 +35,6 @@ class Attempt(NamedTuple):
   sigma_next: Array
   first: Array
   progress: Progress
-  number: Array
 
 
 @struct.dataclass
@@ -58,21 +57,20 @@ class Adaptive:
     return Progress(jnp.full(x.shape[:1], 0.05, x.dtype), jnp.zeros(x.shape[:1], jnp.int32))
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_first, key_attempts = batching.split(key)
     sigma, sigma_next = (jnp.broadcast_to(level, x.shape[:1]).astype(x.dtype) for level in (sigma, sigma_next))
-    first = slope(denoiser, x, sigma, key_first)
-    start = Attempt(x, sigma, sigma_next, first, carry._replace(calls=carry.calls + 1), jnp.zeros((), jnp.int32))
-    attempt = lambda now: self._attempt(denoiser, now, key_attempts)
+    # One key for all calls: a denoiser that draws at random must be one function here, or no error estimate falls
+    first = slope(denoiser, x, sigma, key)
+    start = Attempt(x, sigma, sigma_next, first, carry._replace(calls=carry.calls + 1))
+    attempt = lambda now: self._attempt(denoiser, now, key)
     end = while_loop(lambda now: jnp.any(now.sigma > now.sigma_next), attempt, start, self.max_steps)
     return jnp.where(expand(end.sigma > sigma_next, x), jnp.nan, end.x), end.progress
 
   def _attempt(self, denoiser, now, key):
-    x, sigma, sigma_next, first, (h, calls), number = now
+    x, sigma, sigma_next, first, (h, calls) = now
     (t, scale), (t_next, _) = flow_time(sigma), flow_time(sigma_next)
     last = h >= t - t_next
     target = jnp.where(last, sigma_next, (t - h) / (scale + h))
-    keys = batching.split(batching.fold_in(key, number), len(TABLEAU))
-    moved, taken = slopes(denoiser, x, sigma, target, TABLEAU, keys, first)
+    moved, taken = slopes(denoiser, x, sigma, target, TABLEAU, [key] * len(TABLEAU), first)
 
     length = jnp.where(last, t - t_next, h)
     excess = jax.lax.stop_gradient(self._excess(x, sigma, moved, target, length, taken))
@@ -86,7 +84,7 @@ class Adaptive:
       calls + len(TABLEAU) * (sigma > sigma_next),
     )
     keep = lambda new, old: jnp.where(expand(accept, new), new, old)
-    return Attempt(keep(moved, x), keep(target, sigma), sigma_next, keep(taken[-1], first), progress, number + 1)
+    return Attempt(keep(moved, x), keep(target, sigma), sigma_next, keep(taken[-1], first), progress)
 
   def _excess(self, x, sigma, moved, target, length, taken):
     """The error of each sample [B], in units of the tolerance."""

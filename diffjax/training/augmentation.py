@@ -59,7 +59,7 @@ def _warp(image, matrix, offset):
   middle = (jnp.array(image.shape[:2]) - 1) / 2
   places = jnp.stack(jnp.meshgrid(*(jnp.arange(n) for n in image.shape[:2]), indexing="ij"))
   places = jnp.einsum("ij,jhw->ihw", matrix, places - middle[:, None, None]) + (middle + offset)[:, None, None]
-  sample = lambda channel: jax.scipy.ndimage.map_coordinates(channel, list(places), order=1, mode="reflect")
+  sample = lambda channel: jax.scipy.ndimage.map_coordinates(channel, list(places), order=1, mode="mirror")
   return jax.vmap(sample, -1, -1)(image)
 
 

@@ -37,9 +37,9 @@ class Objective:
     stratified: spread the noise levels of a global batch evenly.
     num_classes: 0 for a model without labels.
     label_dropout: the share of labels replaced by the null label, num_classes.
-    flip: mirror half of the pictures.
+    flip: mirror half of the pictures in training.
     augment: the probability of each non-leaking augmentation, of which the network is told; 0: none.
-    train: whether dropout acts.
+    train: whether dropout and augmentation act.
     hybrid: add the variational bound, for a discrete schedule and a network with learned variance.
     bound_weight: of that bound.
   """
@@ -65,7 +65,7 @@ class Objective:
     keys = batching.fold_in_each(key, batch["index"])
     key_noise, key_level, key_flip, key_label, key_network = batching.split(keys, 5)
     x0 = to_float(batch["image"])
-    x0 = augmentation.flip(key_flip, x0) if self.flip else x0
+    x0 = augmentation.flip(key_flip, x0) if self.flip and self.train else x0
     cond = self._cond(batch, key_label)
     if self.augment and self.train:
       x0, label = augmentation.non_leaking(batching.fold_in(key_flip, 1), x0, self.augment)

@@ -70,8 +70,9 @@ def text_encoder(config: Config, features: int | None, dtype: jnp.dtype) -> Text
     features = whole(config, "projection_size", fields["width"], "features")
     return TextEncoder(features=features, pooling="last", causal=False, projection_bias=True, dtype=dtype, **fields)
   eos_id = config.get("eos_token_id", 49407)
-  if not isinstance(eos_id, int) or isinstance(eos_id, bool):
-    raise ValueError(f"config.json has eos_token_id {eos_id!r}, expected one whole number")
+  if not isinstance(eos_id, int) or isinstance(eos_id, bool) or not 0 <= eos_id < max(fields["vocab_size"], 3):
+    most = fields["vocab_size"] - 1
+    raise ValueError(f"config.json has eos_token_id {str(eos_id)[:100]}, expected a whole number from 0 to {most}")
   # Early configurations say 2, wrongly, and mean CLIP's own rule
   place = dict(pooling="highest") if eos_id == 2 else dict(pooling="eos", eos_id=eos_id)
   return TextEncoder(features=features, dtype=dtype, **place, **fields)
@@ -105,8 +106,8 @@ def _tower(config, keys, kind):
   defaults, family = DEFAULTS[kind], kind[0]
   fields = {ours: whole(config, key, defaults.get(key, default), ours) for key, ours, default in keys}
   activation = config.get("hidden_act", ACTIVATION[family])
-  if activation not in ACTIVATIONS:
-    raise ValueError(f"config.json has hidden_act {activation!r}: expected one of {', '.join(ACTIVATIONS)}")
+  if not isinstance(activation, str) or activation not in ACTIVATIONS:
+    raise ValueError(f"config.json has hidden_act {str(activation)[:100]!r}: expected one of {', '.join(ACTIVATIONS)}")
   norm_eps = config.get("layer_norm_eps", NORM_EPS[family])
   if not isinstance(norm_eps, float) or not 0 < norm_eps < 1:
     raise ValueError(f"config.json has layer_norm_eps {norm_eps!r}, expected a number in 0..1")

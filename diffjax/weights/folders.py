@@ -32,8 +32,8 @@ def file_in(folder: Path, name: str) -> Path:
       folder, or something that is not a regular file.
     FileNotFoundError: no such file.
   """
-  if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0:"):
-    raise ValueError(f"{folder} names a file {name!r}: expected a plain file name inside the folder")
+  if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0:") or len(name) > 255:
+    raise ValueError(f"{folder} names a file {str(name)[:100]!r}: expected a plain file name inside the folder")
   path = folder / name
   if not path.exists():
     raise FileNotFoundError(f"{folder} holds no {name}")

@@ -62,25 +62,33 @@ def load(key_map: KeyMap, expected: PyTree, stored: Mapping[str, Stored], prefix
   prefix is put before the paths of `expected` for the key map.
 
   Raises:
-    ValueError: missing, surplus and wrongly shaped tensors, and those that are not floating point, all in one.
+    ValueError: missing, surplus and wrongly shaped tensors, and those that are not floating point, all in one; or
+      weights that are NaN or infinite.
   """
   flat = traverse_util.flatten_dict(expected, sep="/")
   wanted = {}
   for path, leaf in flat.items():
     wanted |= jax.eval_shape(lambda a, path=path: key_map.to_stored(prefix + path, a), leaf)
   _check(wanted, stored)
-  arrays = {path: jnp.asarray(key_map.to_ours(prefix + path, stored), dtype) for path in flat}
-  return traverse_util.unflatten_dict(arrays, sep="/")
+  arrays = {path: _finite(path, key_map.to_ours(prefix + path, stored), stored) for path in flat}
+  return traverse_util.unflatten_dict({path: jnp.asarray(a, dtype) for path, a in arrays.items()}, sep="/")
+
+
+def _finite(path, array, stored):
+  if not np.isfinite(array).all():
+    where = next(tensor.path for tensor in stored.values())
+    raise ValueError(f"the weights of {path} in {where} are not all finite numbers: the file is damaged")
+  return array
 
 
 def _check(wanted: Mapping[str, jax.ShapeDtypeStruct], stored: Mapping[str, Stored]) -> None:
   shared = sorted(set(wanted) & set(stored))
-  shapes = [name for name in shared if stored[name].shape != wanted[name].shape]
+  shapes = [n for n in shared if stored[n].shape != wanted[n].shape]
   dtypes = [name for name in shared if stored[name].dtype not in FLOATS]
   faults = [
     _listed("missing", sorted(set(wanted) - set(stored))),
     _listed("surplus", sorted(set(stored) - set(wanted))),
-    _listed("wrongly shaped", [f"{name} {stored[name].shape}, expected {wanted[name].shape}" for name in shapes]),
+    _listed("wrongly shaped", [f"{n} {stored[n].shape!s:.80}, expected {wanted[n].shape}" for n in shapes]),
     _listed("of no floating type", [f"{name} {stored[name].dtype}" for name in dtypes]),
   ]
   if any(faults):
@@ -90,4 +98,5 @@ def _check(wanted: Mapping[str, jax.ShapeDtypeStruct], stored: Mapping[str, Stor
 
 def _listed(kind: str, names: list[str], most: int = 8) -> str:
   more = f" and {len(names) - most} more" if len(names) > most else ""
-  return f"{kind}: {', '.join(names[:most])}{more}" if names else ""
+  shown = (ascii(name)[1:-1][:200] for name in names[:most])  # a file may name its tensors as it likes
+  return f"{kind}: {', '.join(shown)}{more}" if names else ""

@@ -107,6 +107,23 @@ def test_options_of_the_configs_own_sampler(tiny):
   assert build.sampler(config, "heun").s_churn == 0
 
 
+def test_churn_from_the_config_is_that_of_the_command_line(tiny):
+  config = tiny()
+  config.sampler.update(name="heun", options={"s_churn": 2.0})
+  own, asked = build.sampler(config, num_steps=18), build.sampler(tiny(), "heun", num_steps=18, s_churn=2.0)
+  assert own == asked and own.num_steps == 18
+
+
+def test_a_time_that_the_embedding_cannot_resolve_is_refused(tiny):
+  config = tiny()
+  config.schedule.name, config.prediction = "rectified_flow", {"name": "flow"}
+  config.model.embedding = "sinusoidal"
+  with pytest.raises(ValueError, match="set time_scale=1000"):
+    build.check(config)
+  config.time_scale = 1000.0
+  build.check(config)
+
+
 @pytest.mark.parametrize("fields", [dict(seed=-1), dict(label_dropout=0.1)])
 def test_check_refuses_what_would_fail_later(tiny, fields):
   config = tiny()

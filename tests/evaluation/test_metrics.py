@@ -54,6 +54,15 @@ def test_precision_recall_counted_by_hand():
   assert evaluation.precision_recall(drawn, LINE, k=1) == (1.0, 0.5)
 
 
+def test_class_recall_is_the_mean_over_classes():
+  drawn = np.array([[-2.0], [2.9], [3.9], [18.5]])
+  real, labels = np.concatenate([LINE, LINE + 1000]), np.repeat([0, 1], 4)
+  both = np.concatenate([drawn, LINE + 2000])  # the second class is missed altogether
+  assert metrics.class_recall(real, labels, both, labels, k=1) == 0.5
+  assert metrics.class_recall(real, labels, both[[0, 1, 2, 3]], labels[:4], k=1) == 1.0
+  assert np.isnan(metrics.class_recall(real, labels, both, labels, k=4))
+
+
 def test_density_coverage_counted_by_hand():
   # k = 1: the real balls are [-1, 1], [0, 2], [1, 3], [2, 18]; 1 lies in three of them, 5 and 6 in one, 30 in none.
   drawn = np.array([[1.0], [5.0], [6.0], [30.0], [30.0]])

@@ -27,6 +27,12 @@ def test_an_overview_of_an_oblong_picture_has_black_bars():
   np.testing.assert_allclose(view[:, jnp.array([0, 1, 10, 11])], -1, atol=1e-5)
 
 
+def test_an_overview_of_a_very_oblong_picture_is_mostly_black():
+  view = cutouts(size=60)(jnp.zeros((1, 60, 10, 3)), KEYS[:1], 0)
+  np.testing.assert_allclose(view[:, :, 26:34], 0, atol=1e-5)
+  np.testing.assert_allclose(view[:, :, :20], -1, atol=1e-5)
+
+
 def test_inner_cuts_lie_inside_and_vary_in_size():
   """A ramp tells where a cut lies: its pixels rise by side / size, from the corner on."""
   ramp = jnp.broadcast_to(jnp.linspace(-1, 1, 40)[None, :, None, None], (64, 40, 40, 1))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax import build, run, weights
+from diffjax import build, data, run, weights
 from diffjax.evaluation.__main__ import main as evaluation
 from train import train
 
@@ -66,6 +66,14 @@ def test_exported_it_reads_back_as_published_weights(clip_run, tmp_path):
   assert back.config is None
   with pytest.raises(SystemExit, match="published weights"):
     evaluation(["evaluation", f"--workdir={tmp_path}", "--zero_shot"])
+
+
+def test_a_tokenizer_of_another_model_is_refused(clip_run, tmp_path):
+  clip = run.load_clip(clip_run[0])
+  weights.save_clip(tmp_path, clip.module, clip.params)
+  data.train_tokenizer(["some quite other words"] * 3 + [str(n) for n in range(5000)], 3000).save(tmp_path)
+  with pytest.raises(ValueError, match="its model knows"):
+    run.load_clip(tmp_path)
 
 
 def test_zero_shot_takes_the_most_similar_caption(clip_run):

@@ -1,5 +1,6 @@
 """Drawing from a run: each picture is its number's, and nothing a person turns compiles again."""
 
+import dataclasses
 import errno
 import logging
 import subprocess
@@ -55,6 +56,14 @@ def test_batches_do_not_change_pictures(run, sampler):
   for size in (4, 10, 256):
     assert_close(run.draw(10, sampler=sampler, eta=1.0, batch_size=size), whole)
   assert_close(run.draw(3, sampler=sampler, eta=1.0), whole[:3])
+
+
+@pytest.mark.slow
+def test_churn_of_the_config_draws_as_that_of_the_command_line(run):
+  asked = run.draw(3, steps=6, sampler="heun", s_churn=2.0)
+  config = run.config.copy_and_resolve_references()
+  config.sampler.update(name="heun", options={"s_churn": 2.0})
+  np.testing.assert_array_equal(dataclasses.replace(run, config=config).draw(3, steps=6), asked)
 
 
 def test_trajectory_goes_from_noise_to_the_pictures(run):

@@ -5,7 +5,7 @@ import pytest
 from oracles import Gaussian, Mixture
 
 import diffjax
-from diffjax import grids, samplers
+from diffjax import batching, grids, samplers
 from diffjax.batching import expand
 from diffjax.samplers.adaptive import ERROR, TABLEAU, solve
 
@@ -118,3 +118,14 @@ def test_what_is_not_done_in_time_is_nan():
 def test_levels_that_do_not_descend_are_refused(sigma, sigma_next):
   with pytest.raises(ValueError, match="finite, descend strictly"):
     solve(Gaussian(), jnp.asarray(START), sigma, sigma_next, key=KEY)
+
+
+def test_a_denoiser_that_draws_at_random_is_one_function_within_a_step():
+  """Random views of CLIP guidance and dropout are such; fresh numbers at each call would look like an error."""
+
+  def denoiser(x, sigma, cond=None, *, key=None):
+    return x / (1 + expand(sigma, x) ** 2) + 0.1 * batching.normal(key, x.shape)
+
+  x = 5.0 * jax.random.normal(jax.random.key(0), (3, 8))
+  x0 = diffjax.sample(denoiser, samplers.Adaptive(), x, jnp.array([5.0, 0.1, 0.0]), key=jax.random.key(1))
+  assert np.isfinite(x0).all()

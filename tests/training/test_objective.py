@@ -71,6 +71,8 @@ def test_half_of_the_pictures_are_mirrored():
   mirrored = np.asarray(seen["x"][:, 0, 0, 0] > 0)
   assert 0.4 < mirrored.mean() < 0.6
   np.testing.assert_allclose(seen["x"][mirrored, :, ::-1].mean(0), seen["x"][~mirrored].mean(0), atol=1e-4)
+  held_out, _ = show(flip=True, train=False)
+  assert (held_out["x"][:, 0, 0, 0] < 0).all()
 
 
 def test_share_of_labels_is_dropped():

@@ -224,6 +224,9 @@ def configure(folder, tower=None, **changes):
     ("text_config", {"hidden_size": True}, "hidden_size True"),
     ("text_config", {"num_attention_heads": 3}, "3 heads"),
     ("text_config", {"eos_token_id": [1]}, "eos_token_id"),
+    ("text_config", {"eos_token_id": 10**30}, "eos_token_id"),
+    ("text_config", {"eos_token_id": -5}, "eos_token_id"),
+    ("text_config", {"hidden_act": [1]}, "hidden_act"),
     ("text_config", {"hidden_act": "swish"}, "hidden_act 'swish'"),
     ("vision_config", {"layer_norm_eps": -1.0}, "layer_norm_eps"),
     ("vision_config", {"patch_size": 5}, "patches of 5"),
@@ -268,3 +271,15 @@ def test_a_mixture_of_clip_and_siglip_is_not_saved(tiny_clip, tmp_path):
   with pytest.raises(ValueError, match="mixes"):
     weights.save_clip(tmp_path / "mixed", mixed, params)
   assert not (tmp_path / "mixed").exists()
+
+
+@pytest.mark.parametrize("name", ["a\nb\x1b[31m", "n" * 10**6])
+def test_names_of_tensors_are_printed_safely(name, folder):
+  change(folder, **{name: np.zeros(3, np.float32)})
+  message = refusal(folder, "surplus")
+  assert message.isprintable()
+
+
+def test_weights_that_are_not_finite_are_refused(folder):
+  change(folder, logit_scale=np.full((), np.nan, np.float32))
+  refusal(folder, "logit_scale", "not all finite")
