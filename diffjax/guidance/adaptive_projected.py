@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.batching import expand, squared_norm
+from diffjax.batching import expand, shortening, squared_norm
 from diffjax.guidance.stacking import like, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
 
@@ -38,7 +38,7 @@ class AdaptiveProjected:
     """The guided x0 with `past` [B, ...] added to the difference of the predictions, and that sum."""
     conditional, null = stacked(self.denoiser, x, sigma, [cond, like(self.null_cond, cond)], key)
     total = conditional - null + past
-    difference = total * jnp.minimum(1, self.radius / jnp.sqrt(_square(total)))
+    difference = total * shortening(jnp.sqrt(_square(total)), self.radius)
     parallel = (difference * conditional).sum(_axes(x), keepdims=True) / _square(conditional) * conditional
     return conditional + expand(self.scale - 1, x) * (difference + (self.eta - 1) * parallel), total
 
