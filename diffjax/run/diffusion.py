@@ -102,7 +102,7 @@ class Run:
     construction.check_numbers({"seed": seed})
     sigmas = build.grid(self.config, steps if steps is not None else self.config.sampler.steps, grid)
     options = self._churn(options, sigmas)
-    method = build.sampler(self.config, sampler, **options)
+    method = restart = build.sampler(self.config, sampler, **options)
     denoiser, labels = self._condition(num, labels, guidance_scale)
     if cfgpp and (prompt or not hasattr(denoiser, "x0_and_shift")):
       raise ValueError(
@@ -114,6 +114,8 @@ class Run:
       denoiser, method = prompt.guide(denoiser, method)
     method = samplers.Recurrent(method, repeats) if repeats != 1 else method
     denoiser, sigmas, start = self._edit(denoiser, sigmas, init_image, mask, strength)
+    if isinstance(restart, samplers.Restart):
+      restart.check_grid(sigmas)
     count = parallel.local_device_count()
     batch_size = -(-min(batch_size, num) // count) * count
     fixed = parallel.replicate((denoiser, method, sigmas, jax.random.key(seed), start))
