@@ -44,6 +44,13 @@ def squared_norm(x: Array) -> Array:
   return jnp.square(x).sum(tuple(range(1, x.ndim)), keepdims=True)
 
 
+def shortening(length: Array, longest: Array | float) -> Array:
+  """The factor in [0, 1] that leaves vectors of a `length` above zero no longer than `longest`; inf: 1, of slope 0."""
+  endless = jnp.isposinf(longest)
+  # inf / length has an infinite slope, which times the zero of a minimum not taken would be NaN
+  return jnp.where(endless, 1, jnp.minimum(1, jnp.where(endless, 1, longest) / length))
+
+
 def sample_keys(key: Array, num: int) -> Array:
   """One key per sample, [num]: folds the sample's number into a single key; keys that are [num] already stay.
 

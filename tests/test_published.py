@@ -71,37 +71,50 @@ def in_double(name, monkeypatch):
   return getattr(module, name)
 
 
-def theirs(config, num_steps, published, monkeypatch, **options):
-  """Their loop over network and step, with NOISE as theirs; the network's times follow from their noise levels."""
+def is_flow(config):
+  return "Flow" in config["_class_name"] or config.get("use_flow_sigmas", False)
+
+
+def theirs(config, num_steps, published, monkeypatch, last=True, **options):
+  """Their loop over network and step, with NOISE as theirs; the network's times follow from their noise levels.
+
+  Without `last` up to the last level above zero.
+  """
   name = config["_class_name"]
   scheduler = in_double(name, monkeypatch).from_config(config)
   scheduler.set_timesteps(num_steps)
   levels = np.asarray(published.grid(num_steps))[:-1]
-  if "Flow" in name:
+  if is_flow(config):
     scheduler.sigmas = scheduler.sigmas.clamp(max=levels[0] / (1 + levels[0]))  # where ours starts, just short of 1
   x = torch.tensor(START) * (levels[0] if name.startswith(EXPLODING) else 1.0)
   if hasattr(scheduler, "sigmas"):
     sigmas = scheduler.sigmas.numpy()[: len(scheduler.timesteps)]
-    sigmas = sigmas / (1 - sigmas) if "Flow" in name else sigmas
+    sigmas = sigmas / (1 - sigmas) if is_flow(config) else sigmas
     visited = np.array(list(dict.fromkeys(sigmas.tolist())))
     np.testing.assert_allclose(
       visited[:: scheduler.config.get("solver_order") if "Single" in name else 1], levels, 1e-9
     )
+    if "KDPM2" in name:  # every second call is in the middle of a step
+      middle = np.roll(scheduler.sigmas_interpol.numpy(), "Ancestral" in name)[: len(sigmas)]
+      sigmas = np.where(np.arange(len(sigmas)) % 2, middle, sigmas)
     times = published.prediction.in_noise(jnp.asarray(sigmas), published.schedule)[1]
     times = published.time_scale * np.asarray(times)
   else:
     times = scheduler.timesteps.numpy()
-  for i, t in enumerate(scheduler.timesteps):
+  for i, t in enumerate(scheduler.timesteps[: None if last else -1]):
     seen = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
     x = scheduler.step(torch.tensor(network(seen.numpy(), times[i], np)), t, x, **options).prev_sample
   return x.numpy()
 
 
-def ours(config, num_steps, published):
-  """Our trajectory from the same start; where theirs stops at some noise, it is taken there by one level more."""
+def ours(config, num_steps, published, last=True):
+  """Our trajectory from the same start; where theirs stops at some noise, it is taken there by one level more.
+
+  Without `last` up to the last level above zero.
+  """
   sigmas, scaling = published.grid(num_steps), published.schedule.scaling
   final = jnp.asarray(published.final_sigma)
-  if final > 0:
+  if final > 0 and last:
     sigmas = grids.end_in_zero(jnp.append(sigmas[:-1], final))
   denoiser = published.denoiser(lambda x, t, cond, key: network(x, t.reshape(-1, 1, 1, 1), jnp))
   exploding = config["_class_name"].startswith(EXPLODING)
@@ -115,8 +128,8 @@ def ours(config, num_steps, published):
 
   start = x, published.sampler.init(x)
   walk = jax.jit(lambda: jax.lax.scan(step, start, (sigmas[:-2], sigmas[1:-1], noise))[0][0])
-  if final > 0:
-    return np.asarray(walk() * (1.0 if exploding else scaling(final)))
+  if final > 0 or not last:
+    return np.asarray(walk() * (1.0 if exploding else scaling(sigmas[-2])))
   return np.asarray(denoiser(walk(), sigmas[-2]))
 
 
@@ -187,6 +200,76 @@ def double_by_default():
   torch.set_default_dtype(torch.float64)
   yield
   torch.set_default_dtype(before)
+
+
+FULL = {"lower_order_final": False}
+FLOW = FULL | {"use_flow_sigmas": True, "flow_shift": 3.0, "prediction_type": "flow_prediction"}
+KARRAS = FULL | {"use_karras_sigmas": True, "sigma_min": 0.1, "sigma_max": 9.0}
+ENDS = {
+  "deis": LATENT | FULL | {"_class_name": "DEISMultistepScheduler"},
+  "deis 3": LATENT | FULL | {"_class_name": "DEISMultistepScheduler", "solver_order": 3},
+  "unipc": LATENT | FULL | {"_class_name": "UniPCMultistepScheduler"},
+  "unipc 3 bh1": LATENT
+  | FULL
+  | {
+    "_class_name": "UniPCMultistepScheduler",
+    "solver_order": 3,
+    "solver_type": "bh1",
+    "final_sigmas_type": "sigma_min",
+  },
+  "lms": LATENT | {"_class_name": "LMSDiscreteScheduler"},
+  "sa": LATENT | FULL | {"_class_name": "SASolverScheduler"},
+  "sa 3": LATENT | FULL | {"_class_name": "SASolverScheduler", "predictor_order": 3, "corrector_order": 4},
+  "tcd": {"_class_name": "TCDScheduler"},
+  **{
+    f"{name} flow": FLOW | {"_class_name": name} for name in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler")
+  },
+  **{f"{name} flow": FLOW | {"_class_name": name} for name in ("DEISMultistepScheduler", "SASolverScheduler")},
+  "unipc flow, not shifted": FLOW | {"_class_name": "UniPCMultistepScheduler", "flow_shift": 1.0},
+  **{
+    f"{name} ends": LATENT | KARRAS | {"_class_name": name} for name in ("SASolverScheduler", "DEISMultistepScheduler")
+  },
+  "dpm 2 ends": LATENT | KARRAS | {"_class_name": "DPMSolverMultistepScheduler"},
+  "lms own ends": LATENT | KARRAS | {"_class_name": "LMSDiscreteScheduler"},
+}
+"""Those compared up to the last level above zero, whence theirs goes on otherwise: by extrapolation, or not to zero."""
+WHOLE = {
+  "kdpm2": LATENT | {"_class_name": "KDPM2DiscreteScheduler"},
+  "kdpm2 ends": LATENT | KARRAS | {"_class_name": "KDPM2DiscreteScheduler"},
+  "kdpm2 ancestral": LATENT | {"_class_name": "KDPM2AncestralDiscreteScheduler"},
+  "ddim parallel": LATENT | {"_class_name": "DDIMParallelScheduler", "clip_sample": False},
+  "ddpm parallel": LATENT | {"_class_name": "DDPMParallelScheduler"},
+  "single step flow": FLOW | {"_class_name": "DPMSolverSinglestepScheduler", "solver_order": 1},
+  "single step ends": LATENT
+  | {"_class_name": "DPMSolverSinglestepScheduler", "solver_order": 1, "use_karras_sigmas": True}
+  | {"sigma_min": 0.1, "sigma_max": 9.0},
+}
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(
+      name, marks=[] if name in ("UniPCMultistepScheduler flow", "SASolverScheduler flow") else pytest.mark.slow
+    )
+    for name in ENDS | WHOLE
+  ],
+)
+def test_trajectories_of_what_else_there_is_agree(name, monkeypatch, x64):
+  config, last = (ENDS | WHOLE)[name], name in WHOLE
+  published = schedules.from_diffusers(config)
+  drawn = ours(config, 10, published, last)
+  np.testing.assert_allclose(drawn, theirs(config, 10, published, monkeypatch, last), rtol=1e-9, atol=1e-9)
+
+
+def test_third_order_but_for_their_second_step(monkeypatch, x64):
+  """Theirs takes it by its solver_type; "heun" integrates the line through both x0, as ours does."""
+  config = LATENT | FULL | {"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}
+  published = schedules.from_diffusers(config)
+  drawn = ours(config, 10, published, last=False)
+  by_integral = theirs(config | {"solver_type": "heun"}, 10, published, monkeypatch, last=False)
+  np.testing.assert_allclose(drawn, by_integral, rtol=1e-9, atol=1e-9)
+  assert 1e-6 < np.abs(drawn - theirs(config, 10, published, monkeypatch, last=False)).max() < 0.05
 
 
 KINDS = ("epsilon", "v_prediction", "sample")

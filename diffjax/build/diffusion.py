@@ -269,6 +269,7 @@ def check(config) -> None:
     if not (steps.isdecimal() and int(steps)):
       raise ValueError(f"sampler.grids has a key {steps!r}; expected a number of steps such as '8'.")
     _grid(config, spec, max(int(steps), 2))  # a single step would show no more than the first level
-  grid(config, config.sampler.steps)
-  sampler(config)
+  sigmas, method = grid(config, config.sampler.steps), sampler(config)
+  if isinstance(method, samplers.Restart):
+    method.check_grid(sigmas)
   guided(config, None)

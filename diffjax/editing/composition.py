@@ -23,8 +23,21 @@ class Compose:
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     """x0 [B, ...] at x [B, ...], sigma [] or [B]; raises ValueError unless each of `others` has a weight."""
+    return self._add(self.denoiser(x, sigma, cond, key=key), x, sigma, cond, key)
+
+  @property
+  def x0_and_variance(self):
+    """As `__call__`, with the variance's place of the first denoiser, if it has one."""
+    predict = self.denoiser.x0_and_variance
+
+    def composed(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
+      first, fraction = predict(x, sigma, cond, key=key)
+      return self._add(first, x, sigma, cond, key), fraction
+
+    return composed
+
+  def _add(self, first, x, sigma, cond, key):
     if len(self.others) != len(self.weights):
       raise ValueError(f"there are {len(self.others)} others, but {len(self.weights)} weights; give each one.")
-    first = self.denoiser(x, sigma, cond, key=key)
     differences = [other(x, sigma, cond, key=key) - first for other in self.others]
     return first + sum(expand(weight, x) * difference for weight, difference in zip(self.weights, differences))

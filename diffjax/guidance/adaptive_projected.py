@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.batching import expand, squared_norm
+from diffjax.batching import expand, shortening, squared_norm
 from diffjax.guidance.stacking import like, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
 
@@ -36,15 +36,36 @@ class AdaptiveProjected:
     self, x: Array, sigma: Array, cond: Cond = None, past: Array | float = 0.0, *, key: Array | None = None
   ) -> tuple[Array, Array]:
     """The guided x0 with `past` [B, ...] added to the difference of the predictions, and that sum."""
-    conditional, null = stacked(self.denoiser, x, sigma, [cond, like(self.null_cond, cond)], key)
+    return self._guide(*self._both(self.denoiser, x, sigma, cond, key), past)
+
+  def x0_and_shift(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> tuple[Array, Array]:
+    """The unconditional x0, and what guidance adds to it."""
+    conditional, null = self._both(self.denoiser, x, sigma, cond, key)
+    return null, self._guide(conditional, null)[0] - null
+
+  @property
+  def x0_and_variance(self):
+    """As `__call__`, with the conditional variance's place beside x0; only there if the denoiser has it."""
+    predict = self.denoiser.x0_and_variance
+
+    def guided(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
+      both, fraction = self._both(predict, x, sigma, cond, key)
+      return self._guide(*both)[0], None if fraction is None else fraction[0]
+
+    return guided
+
+  def _both(self, predict, x, sigma, cond, key):
+    return stacked(predict, x, sigma, [cond, like(self.null_cond, cond)], key)
+
+  def _guide(self, conditional, null, past=0.0):
     total = conditional - null + past
-    difference = total * jnp.minimum(1, self.radius / jnp.sqrt(_square(total)))
-    parallel = (difference * conditional).sum(_axes(x), keepdims=True) / _square(conditional) * conditional
-    return conditional + expand(self.scale - 1, x) * (difference + (self.eta - 1) * parallel), total
-
-
-def _axes(x):
-  return tuple(range(1, x.ndim))
+    difference = total * shortening(jnp.sqrt(_square(total)), self.radius)
+    parallel = (
+      (difference * conditional).sum(tuple(range(1, conditional.ndim)), keepdims=True)
+      / _square(conditional)
+      * conditional
+    )
+    return conditional + expand(self.scale - 1, conditional) * (difference + (self.eta - 1) * parallel), total
 
 
 def _square(x):

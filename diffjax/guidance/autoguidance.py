@@ -25,6 +25,20 @@ class AutoGuidance:
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     """x0 [B, ...] at x [B, ...], sigma [] or [B]."""
-    x0, weak = self.denoiser(x, sigma, cond, key=key), self.weak(x, sigma, cond, key=key)
+    return self._guide(self.denoiser(x, sigma, cond, key=key), x, sigma, cond, key)
+
+  @property
+  def x0_and_variance(self):
+    """As `__call__`, with the variance's place beside x0; only there if the denoiser has it."""
+    predict = self.denoiser.x0_and_variance
+
+    def guided(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
+      x0, fraction = predict(x, sigma, cond, key=key)
+      return self._guide(x0, x, sigma, cond, key), fraction
+
+    return guided
+
+  def _guide(self, x0, x, sigma, cond, key):
+    weak = self.weak(x, sigma, cond, key=key)
     scale = jnp.where(within(sigma, self.interval), self.scale, 1.0).astype(x0.dtype)
     return weak + expand(scale, x) * (x0 - weak)

@@ -29,8 +29,25 @@ class Composed:
     self, x: Array, sigma: Array, cond: Sequence[Cond], *, key: Array | None = None
   ) -> tuple[Array, Array]:
     """The unconditional x0, and what the conditions add to it."""
+    return self._add(stacked(self.denoiser, x, sigma, self._all(cond), key))
+
+  @property
+  def x0_and_variance(self):
+    """As `__call__`, with the variance's place beside x0, the first condition's; only there if the denoiser has it."""
+    predict = self.denoiser.x0_and_variance
+
+    def guided(x: Array, sigma: Array, cond: Sequence[Cond], *, key: Array | None = None):
+      x0s, fraction = stacked(predict, x, sigma, self._all(cond), key)
+      return sum(self._add(x0s)), None if fraction is None else fraction[1]
+
+    return guided
+
+  def _all(self, cond):
     if not isinstance(cond, Sequence) or len(cond) != len(self.scales):
       given = f"{len(cond)} of them" if isinstance(cond, Sequence) else type(cond).__name__
       raise ValueError(f"cond must be a sequence of {len(self.scales)} conditions, one for each scale, got {given}.")
-    null, *conditional = stacked(self.denoiser, x, sigma, [like(self.null_cond, cond[0]), *cond], key)
-    return null, sum(expand(scale, x) * (x0 - null) for scale, x0 in zip(self.scales, conditional))
+    return [like(self.null_cond, cond[0]), *cond]
+
+  def _add(self, x0s):
+    null, *conditional = x0s
+    return null, sum(expand(scale, null) * (x0 - null) for scale, x0 in zip(self.scales, conditional))

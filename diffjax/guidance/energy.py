@@ -122,7 +122,7 @@ class EnergyGuidance:
       rate = expand(_value(self.inner_scale, sigma), x)
       down = lambda _, delta: delta - (rate * self._tame(slope(x0 + delta), sigma)).astype(delta.dtype)
       shift += jax.lax.fori_loop(0, self.inner_steps, down, jnp.zeros_like(x0))
-    shift *= jnp.minimum(1, expand(_value(self.clamp, sigma), x) / _rms(shift))
+    shift *= batching.shortening(_rms(shift), expand(_value(self.clamp, sigma), x))
     return x0, fraction, jnp.where(expand(batching.within(sigma, self.interval), x), shift, 0)
 
   def _blend(self, x0, x, sigma):
@@ -150,7 +150,9 @@ class EnergyGuidance:
   def _tame(self, gradient, sigma):
     finite = jnp.isfinite(gradient).all(tuple(range(1, gradient.ndim)))
     if self.report is not None:
-      tell = lambda: jax.debug.callback(self.report, (~finite).sum(), jnp.max(sigma))
+      # under vmap both branches of a cond run
+      told = lambda count, sigma: self.report(count, sigma) if count else None
+      tell = lambda: jax.debug.callback(told, (~finite).sum(), jnp.max(sigma))
       jax.lax.cond(finite.all(), lambda: None, tell)
     gradient = jnp.where(expand(finite, gradient), gradient, 0)
     return gradient / _rms(gradient) if self.normalize else gradient

@@ -13,6 +13,9 @@ class PerturbedAttention:
   The perturbed prediction is that of the same network with the identity for self-attention maps, which it uses for the
   samples whose cond["perturb"] is True; `networks.UNet` does so in the blocks of its field `perturbed_blocks`. One
   network call on the doubled batch. Scale 0 is the unguided model; [] or [B].
+
+  Around `ClassifierFree(denoiser, null_cond, w)`, which perturbs the conditional prediction alone, this is
+  null + w * (x0 - null) + scale * w * (x0 - perturbed).
   """
 
   denoiser: Denoiser
@@ -20,6 +23,22 @@ class PerturbedAttention:
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     """x0 [B, ...] at x [B, ...], sigma [] or [B]; cond is None or a dict."""
+    return self._guide(*self._both(self.denoiser, x, sigma, cond, key))
+
+  @property
+  def x0_and_variance(self):
+    """As `__call__`, with the variance's place beside x0; only there if the denoiser has it."""
+    predict = self.denoiser.x0_and_variance
+
+    def guided(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
+      both, fraction = self._both(predict, x, sigma, cond, key)
+      return self._guide(*both), None if fraction is None else fraction[0]
+
+    return guided
+
+  def _both(self, predict, x, sigma, cond, key):
     conds = [(cond or {}) | {"perturb": jnp.full(x.shape[0], flag)} for flag in (False, True)]
-    x0, perturbed = stacked(self.denoiser, x, sigma, conds, key)
-    return x0 + expand(self.scale, x) * (x0 - perturbed)
+    return stacked(predict, x, sigma, conds, key)
+
+  def _guide(self, x0, perturbed):
+    return x0 + expand(self.scale, x0) * (x0 - perturbed)

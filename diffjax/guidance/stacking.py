@@ -24,11 +24,13 @@ def stacked(predict, x: Array, sigma: Array, conds: list[Cond], key: Array | Non
 
 
 def like(null_cond: PyTree, cond: Cond) -> Cond:
-  """`null_cond`, whose arrays may lack the leading [B], in the shapes and types of cond.
+  """`null_cond`, whose arrays may lack the leading [B], in the shapes and types of cond; never perturbed.
 
   Raises:
     ValueError: if the two differ in structure.
   """
+  if isinstance(cond, dict) and "perturb" in cond:
+    null_cond = {"perturb": False} | (null_cond or {})
   if jax.tree.structure(cond) != jax.tree.structure(null_cond):
     raise ValueError(f"cond is {_names(cond)}, but null_cond is {_names(null_cond)}; give both the same entries.")
   return jax.tree.map(lambda n, c: jnp.broadcast_to(jnp.asarray(n, c.dtype), c.shape), null_cond, cond)

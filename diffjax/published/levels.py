@@ -17,6 +17,8 @@ SPACINGS: dict[str, Callable[..., Array]] = {
   "use_beta_sigmas": lambda num_steps, low, high: grids.beta_quantiles(num_steps, schedules.EDM(t_min=low, t_max=high)),
 }
 """Other levels between the same ends, by the key that asks for them."""
+OWN_ENDS = ("LMSDiscreteScheduler", "DPMSolverSDEScheduler")
+"""Those in which Karras' levels always lie between the schedule's own ends."""
 
 
 def is_flow(config: Config) -> bool:
@@ -55,6 +57,15 @@ def multistep(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
     "trailing": lambda: np.arange(total, 0, -schedule.num_steps / num_steps).round() - 1,
   }[config["timestep_spacing"]]()
   return every[_descending(times.astype(int), schedule, num_steps)]
+
+
+def unipc(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
+  """As `multistep`, but flows begin at, or by 1e-6 below, the noise itself."""
+  if not is_flow(config):
+    return multistep(config, schedule, num_steps)
+  t = _shifted(np.linspace(1, 1 / config["num_train_timesteps"], num_steps + 1)[:-1], config["flow_shift"])
+  t[0] = min(t[0], 1 - 1e-6)
+  return _flow_levels(t)
 
 
 def single_step(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
@@ -122,8 +133,10 @@ def _flow_levels(t):
 
 def _spaced(config, levels, num_steps):
   """The levels, or as many others between their ends where one of `use_..._sigmas` asks for them."""
-  ends = config.get("sigma_min") or float(levels[-1]), config.get("sigma_max") or float(levels[0])
+  ends = float(levels[-1]), float(levels[0])
+  asked = config.get("sigma_min") or ends[0], config.get("sigma_max") or ends[1]
   for key, make in SPACINGS.items():
     if config.get(key):
-      return np.asarray(make(num_steps, *ends)[:-1])
+      own = key == "use_karras_sigmas" and config["_class_name"] in OWN_ENDS
+      return np.asarray(make(num_steps, *(ends if own else asked))[:-1])
   return levels

@@ -53,7 +53,9 @@ def _cosine_dpm(config, schedule):
 
 def _sa_solver(config, schedule):
   orders = {key: config[key] for key in ("predictor_order", "corrector_order")}
-  interval = tuple(float(schedule.sigma(float(t))) for t in (200, 800))  # their default tau
+  # their default tau is 1 at the times 200 to 800, to which flows' own are rounded down
+  times = np.array([200, 801]) / config["num_train_timesteps"] if levels.is_flow(config) else (199.5, 800.5)
+  interval = tuple(float(schedule.sigma(t)) for t in times)
   return {"name": "sa_solver", "interval": interval, "shipped": True, **orders}
 
 
@@ -89,8 +91,7 @@ _LEADING, _LINSPACE = {"timestep_spacing": "leading"}, {"timestep_spacing": "lin
 _ZERO_SNR = {"rescale_betas_zero_snr": False}
 _CLIP = {"clip_sample": True, "clip_sample_range": 1.0}
 _DYNAMIC = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
-_SPACED = dict.fromkeys(levels.SPACINGS, False)
-_ENDS = {"sigma_min": None, "sigma_max": None}
+_SPACED = dict.fromkeys(levels.SPACINGS, False) | {"sigma_min": None, "sigma_max": None}
 _FINAL = {"final_sigmas_type": "zero"}
 _SHIFTING = {"use_dynamic_shifting": False, "time_shift_type": "exponential"}
 _KARRAS_STYLE = _LATENT | _LINSPACE | _SPACED
@@ -139,13 +140,7 @@ SCHEDULERS = {
     lambda config, schedule: {"name": "pndm", "skip_prk": config["skip_prk_steps"]},
   ),
   "EulerDiscreteScheduler": Scheduler(
-    _TRAINED
-    | _LINSPACE
-    | _SPACED
-    | _ENDS
-    | _ZERO_SNR
-    | _FINAL
-    | {"interpolation_type": "linear", "timestep_type": "discrete"},
+    _TRAINED | _LINSPACE | _SPACED | _ZERO_SNR | _FINAL | {"interpolation_type": "linear", "timestep_type": "discrete"},
     levels.interpolated,
     _named("euler"),
   ),
@@ -194,10 +189,9 @@ SCHEDULERS = {
     _MULTISTEP
     | _FINAL
     | _ZERO_SNR
-    | _ENDS
     | {"solver_order": 2, "solver_type": "bh2", "predict_x0": True, "disable_corrector": [], "solver_p": None}
     | {"shift_terminal": None},
-    levels.multistep,
+    levels.unipc,
     lambda config, schedule: {"name": "unipc", "order": config["solver_order"], "kind": config["solver_type"]},
   ),
   "SASolverScheduler": Scheduler(

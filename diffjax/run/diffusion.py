@@ -101,7 +101,7 @@ class Run:
       raise ValueError(f"batch_size is {batch_size}, but at least one picture must be drawn at a time.")
     construction.check_numbers({"seed": seed})
     sigmas = build.grid(self.config, steps if steps is not None else self.config.sampler.steps, grid)
-    method = build.sampler(self.config, sampler, num_steps=len(sigmas) - 1, **options)
+    method = restart = build.sampler(self.config, sampler, num_steps=len(sigmas) - 1, **options)
     denoiser, labels = self._condition(num, labels, guidance_scale)
     if cfgpp and (prompt or not hasattr(denoiser, "x0_and_shift")):
       raise ValueError(
@@ -113,6 +113,8 @@ class Run:
       denoiser, method = prompt.guide(denoiser, method)
     method = samplers.Recurrent(method, repeats) if repeats != 1 else method
     denoiser, sigmas, start = self._edit(denoiser, sigmas, init_image, mask, strength)
+    if isinstance(restart, samplers.Restart):
+      restart.check_grid(sigmas)
     count = parallel.local_device_count()
     batch_size = -(-min(batch_size, num) // count) * count
     fixed = parallel.replicate((denoiser, method, sigmas, jax.random.key(seed), start))

@@ -1,5 +1,7 @@
 """What Adams methods share: their past values, and integrals of the polynomial through them."""
 
+import numbers
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,8 +14,8 @@ POINTS, POINT_WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
 def check_order(method: str, order: int, highest: int) -> None:
-  """Raises ValueError unless `order` is one of 1..highest."""
-  if order not in range(1, highest + 1):
+  """Raises ValueError unless `order` is one of the whole numbers 1..highest."""
+  if not isinstance(order, numbers.Integral) or isinstance(order, bool) or not 1 <= order <= highest:
     raise ValueError(f"{method} has no order {order!r}; choose one of 1 to {highest}.")
 
 

@@ -4,7 +4,18 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.schedules import variance_exploding
-from diffjax.typing import Sampler
+from diffjax.typing import Denoiser, Sampler
+
+
+def with_variance(predict: Callable, denoiser: Denoiser) -> Callable:
+  """`predict` (x, sigma, key=key) -> x0 as a denoiser that has the learned variance of `denoiser`, if that has one.
+
+  The variance is asked for by a second network call of the same inputs, which the compiler merges with the first.
+  """
+  if hasattr(denoiser, "x0_and_variance"):
+    fraction = lambda x, sigma, key: denoiser.x0_and_variance(x, sigma, key=key)[1]
+    predict.x0_and_variance = lambda x, sigma, *, key=None: (predict(x, sigma, key=key), fraction(x, sigma, key))
+  return predict
 
 
 @struct.dataclass
@@ -38,5 +49,5 @@ class MeanGuided:
       shifts.append(shift)
       return x0.astype(x.dtype)
 
-    x, carry = self.sampler.step(unguided, x, sigma, sigma_next, carry, key)
+    x, carry = self.sampler.step(with_variance(unguided, denoiser), x, sigma, sigma_next, carry, key)
     return x + jnp.asarray(self.scaling(sigma) / self.scaling(sigma_next), x.dtype) * shifts[0], carry

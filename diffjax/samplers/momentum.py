@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import struct
+from diffjax.samplers.mean_guided import with_variance
 from diffjax.typing import Sampler
 
 
@@ -35,5 +36,5 @@ class Momentum:
       differences.append(difference)
       return x0.astype(x.dtype)
 
-    x, carry = self.sampler.step(guided, x, sigma, sigma_next, carry, key)
+    x, carry = self.sampler.step(with_variance(guided, denoiser), x, sigma, sigma_next, carry, key)
     return x, (carry, differences[0].astype(past.dtype))

@@ -51,6 +51,14 @@ class Restart:
       raise ValueError(f"restart goes from t_min = {t_min} up to t_max = {t_max}; give 0 < t_min < t_max.")
     return cls(Heun(scaling=scaling), t_min, t_max, num_restarts, num_steps)
 
+  def check_grid(self, sigmas: Array) -> None:
+    """Raises ValueError if the levels of a grid [N + 1] do not pass t_min, so that there would be no restart."""
+    if not sigmas[-2] <= self.t_min < sigmas[0]:
+      raise ValueError(
+        f"restart begins at sigma {float(self.t_min):.3g}, but the grid goes from {float(sigmas[0]):.3g} to "
+        f"{float(sigmas[-2]):.3g} above zero; take a t_min between the two, or another grid."
+      )
+
   def init(self, x):
     return self.sampler.init(x)
 

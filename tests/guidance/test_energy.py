@@ -156,6 +156,19 @@ def test_finite_gradients_are_not_reported(caplog):
   assert "3 gradients at sigma 0.7 were not finite" in caplog.text
 
 
+@pytest.mark.parametrize("position", ["score", "x0"])
+def test_nothing_is_told_of_finite_gradients_under_vmap(position):
+  told = []
+  guided = guidance.EnergyGuidance(DATA, linear, position=position, report=lambda *what: told.append(what))
+  jax.vmap(lambda x: guided(x, jnp.asarray(0.7)))(jnp.stack([start(), start()]))
+  broken = guidance.EnergyGuidance(DATA, lambda x0, key: total(x0) ** 2 / 0.0, report=guided.report)
+  jax.effects_barrier()
+  assert not told
+  jax.vmap(lambda x: broken(x, jnp.asarray(0.7)))(jnp.stack([start(), start()]))
+  jax.effects_barrier()
+  assert [int(count) for count, _ in told] == [3, 3]
+
+
 def rms(a):
   return np.sqrt(np.square(np.asarray(a)).mean((1, 2, 3)))
 

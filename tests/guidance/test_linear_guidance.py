@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import denoisers, guidance, schedules
+from diffjax import denoisers, editing, guidance, schedules
 from diffjax.batching import expand
 from diffjax.networks import UNet
 from diffjax.networks.attention import SelfAttention
@@ -175,6 +175,44 @@ def test_perturbed_attention_guidance_takes_one_call(network):
   perturbed = denoiser(x(), SIGMA, {"perturb": jnp.ones(3, bool)})
   expected = denoiser(x(), SIGMA) + 2 * (denoiser(x(), SIGMA) - perturbed)
   np.testing.assert_allclose(guided, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_perturbed_attention_around_classifier_free_perturbs_the_conditional_prediction_alone():
+  def perturbable(x, sigma, cond=None, *, key=None):
+    perturb = jnp.asarray(cond.get("perturb", jnp.zeros(x.shape[0])), x.dtype)
+    return by_class(x, sigma, cond) * (1 - 0.3 * expand(perturb, x))
+
+  w, s = 2.5, 0.8
+  guided = guidance.PerturbedAttention(guidance.ClassifierFree(perturbable, NULL, w), s / w)
+  predict = lambda labels, perturb: perturbable(x(), SIGMA, {"label": labels, "perturb": jnp.full(3, perturb)})
+  labels = LABELS[0]["label"]
+  null, plain, perturbed = predict(jnp.full(3, 3), False), predict(labels, False), predict(labels, True)
+  expected = null + w * (plain - null) + s * (plain - perturbed)
+  np.testing.assert_allclose(guided(x(), SIGMA, LABELS[0]), expected, rtol=1e-5, atol=1e-5)
+
+
+class Learned:
+  def __call__(self, x, sigma, cond=None, *, key=None):
+    return by_class(x, sigma, cond)
+
+  def x0_and_variance(self, x, sigma, cond=None, *, key=None):
+    return by_class(x, sigma, cond), expand(0.25 * cond["label"], jnp.ones_like(x))
+
+
+@pytest.mark.parametrize(
+  ("guided", "cond"),
+  [
+    (guidance.AdaptiveProjected(Learned(), NULL, 2.0), LABELS[0]),
+    (guidance.AutoGuidance(Learned(), lambda x, sigma, cond, key: x, 2.0), LABELS[0]),
+    (guidance.Composed(Learned(), NULL, (1.5, 0.5)), LABELS),
+    (guidance.PerturbedAttention(Learned(), 2.0), LABELS[0]),
+    (editing.Compose(Learned(), (Learned(),), (0.5,)), LABELS[0]),
+  ],
+)
+def test_a_learned_variance_passes_through(guided, cond):
+  x0, fraction = guided.x0_and_variance(x(), SIGMA, cond)
+  np.testing.assert_allclose(x0, guided(x(), SIGMA, cond), rtol=1e-5, atol=1e-5)
+  np.testing.assert_allclose(fraction, expand(0.25 * LABELS[0]["label"], jnp.ones_like(x())))
 
 
 def test_guidance_nests_and_compiles_once_for_all_scales():

@@ -66,6 +66,19 @@ def test_churn_of_the_config_draws_as_that_of_the_command_line(run):
   np.testing.assert_array_equal(dataclasses.replace(run, config=config).draw(3, steps=6), asked)
 
 
+def test_a_grid_on_which_restart_never_restarts_is_refused(run):
+  """The grid ends at 0.1, above the default t_min; or, shortened, begins below it."""
+  with pytest.raises(ValueError, match=r"restart begins at sigma 0\.06, but the grid goes from 8 to 0\.1"):
+    run.draw(2, sampler="restart")
+  picture = np.zeros((8, 8, 1), np.uint8)
+  with pytest.raises(ValueError, match=r"restart begins at sigma 0\.5, but the grid goes from"):
+    run.draw(2, sampler="restart", t_min=0.5, t_max=2.0, init_image=picture, strength=0.2)
+  assert run.draw(2, sampler="restart", t_min=0.5, t_max=2.0).shape == (2, 8, 8, 1)
+  run.config.sampler.name = "restart"
+  with pytest.raises(ValueError, match="restart begins at sigma"):
+    build.check(run.config)
+
+
 def test_trajectory_goes_from_noise_to_the_pictures(run):
   images, path = run.draw(5, steps=4, trajectory=True, batch_size=2)
   assert path.shape == (5, 5, 8, 8, 1) and path.dtype == np.uint8

@@ -50,6 +50,60 @@ def test_a_denoiser_without_guidance_is_refused():
       diffjax.sample(denoiser, samplers.MeanGuided(samplers.Euler()), start(), SIGMAS, key=KEYS)
 
 
+class Learned:
+  """Says a variance of its own for each label."""
+
+  def __call__(self, x, sigma, cond=None, *, key=None):
+    return by_label(x, sigma, cond)
+
+  def x0_and_variance(self, x, sigma, cond=None, *, key=None):
+    return by_label(x, sigma, cond), expand(0.3 * cond["label"], jnp.ones_like(x))
+
+
+@pytest.mark.parametrize(
+  ("guided", "wrap"),
+  [
+    (guidance.ClassifierFree(Learned(), {"label": 0}, 0.7), samplers.MeanGuided),
+    (guidance.AdaptiveProjected(Learned(), {"label": 0}, 2.0), samplers.MeanGuided),
+    (guidance.AdaptiveProjected(Learned(), {"label": 0}, 2.0), samplers.Momentum),
+  ],
+)
+def test_a_learned_variance_reaches_the_sampler(guided, wrap):
+  """DDPM draws as with the variance between the two that the model says for each label."""
+  draw = lambda sampler: diffjax.sample(guided, sampler, start(), SIGMAS, key=KEYS, cond=LABEL)
+  learned = draw(wrap(samplers.DDPM(learned=True)))
+  fraction = jnp.array([0.3, 0.6, 0.6]).reshape(3, 1, 1, 1)
+  np.testing.assert_allclose(learned, draw(wrap(samplers.DDPM(fraction))), rtol=1e-5, atol=1e-5)
+  assert np.abs(learned - draw(wrap(samplers.DDPM()))).max() > 0.01
+
+
+def test_the_second_call_for_a_variance_is_merged_with_the_first():
+  """The compiled step multiplies the network's weights as often as without the wrapper."""
+  weights = jax.random.normal(jax.random.key(0), (200, 200)) / 20
+  network = lambda x: jnp.tanh(x.reshape(x.shape[0], -1) @ weights).reshape(*x.shape[:-1], -1)
+
+  class Guided:
+    def x0_and_shift(self, x, sigma, key):
+      return network(x), jnp.ones_like(x)
+
+    def x0_and_variance(self, x, sigma, key):
+      return network(x) + 1, jax.nn.sigmoid(network(x))
+
+  def flops(sampler):
+    step = lambda x: sampler.step(Guided(), x, jnp.asarray(2.0), jnp.asarray(1.0), (), KEYS)[0]
+    return jax.jit(step).lower(jnp.ones((3, 200))).compile().cost_analysis()["flops"]
+
+  once = 2 * 3 * 200 * 200
+  assert once < flops(samplers.MeanGuided(samplers.DDPM(learned=True))) < 1.5 * once
+
+
+def test_projected_guidance_at_the_mean():
+  guided = guidance.AdaptiveProjected(by_label, {"label": 0}, 3.0, radius=1.0)
+  null, shift = guided.x0_and_shift(start(), jnp.asarray(1.0), LABEL)
+  np.testing.assert_allclose(null, by_label(start(), 1.0, {"label": jnp.zeros(3)}), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(null + shift, guided(start(), jnp.asarray(1.0), LABEL), rtol=1e-5, atol=1e-5)
+
+
 def test_one_repeat_is_the_sampler_itself():
   draw = lambda sampler: diffjax.sample(Mixture(), sampler, start(), SIGMAS, key=KEYS)
   for sampler in (samplers.Euler(1.0), samplers.DPMpp2M()):
