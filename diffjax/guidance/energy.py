@@ -39,7 +39,7 @@ class EnergyGuidance:
 
   Per call one network call, one gradient of the energy (and inner_steps more), and, unless position is "x0", one
   gradient of the network. Norms and gradients are per sample. The gradient of a sample that is not finite counts as
-  zero, and is reported.
+  zero, and is reported; without a `report` it stays, and shows in the picture.
 
   Attributes:
     denoiser: the model.
@@ -60,8 +60,8 @@ class EnergyGuidance:
     spread: see num_samples.
     inner_steps, inner_scale: steps of gradient descent on the energy, from x0 on, past the denoiser; inner_scale is
       like scale (Bansal et al. 2023, "backward").
-    report: called on the host with (count, sigma) when gradients are not finite; None: never, and only then can the
-      compiled program be kept on disk.
+    report: called on the host with (count, sigma) when gradients are not finite, which are then taken as zero; None:
+      they are left as they are, and only then can the compiled program be kept on disk.
   """
 
   denoiser: Denoiser
@@ -148,13 +148,13 @@ class EnergyGuidance:
     return math.log(self.num_samples) - jax.nn.logsumexp(minus, axis=0)
 
   def _tame(self, gradient, sigma):
-    finite = jnp.isfinite(gradient).all(tuple(range(1, gradient.ndim)))
     if self.report is not None:
+      finite = jnp.isfinite(gradient).all(tuple(range(1, gradient.ndim)))
       # under vmap both branches of a cond run
       told = lambda count, sigma: self.report(count, sigma) if count else None
       tell = lambda: jax.debug.callback(told, (~finite).sum(), jnp.max(sigma))
       jax.lax.cond(finite.all(), lambda: None, tell)
-    gradient = jnp.where(expand(finite, gradient), gradient, 0)
+      gradient = jnp.where(expand(finite, gradient), gradient, 0)
     return gradient / _rms(gradient) if self.normalize else gradient
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import batching, build, construction, data, editing, parallel, samplers
+from diffjax.guidance.energy import warn_of_nonfinite
 from diffjax.run.folder import load_data, read_config, restore
 from diffjax.run.prompts import Prompt
 from diffjax.sampling import sample
@@ -109,21 +110,27 @@ class Run:
         " leave it out."
       )
     method = samplers.MeanGuided(method) if cfgpp else method
-    if prompt:
-      denoiser, method = prompt.guide(denoiser, method)
-    method = samplers.Recurrent(method, repeats) if repeats != 1 else method
-    denoiser, sigmas, start = self._edit(denoiser, sigmas, init_image, mask, strength)
-    if isinstance(restart, samplers.Restart):
-      restart.check_grid(sigmas)
+
+    def assemble(report=None):
+      guided, guided_method = prompt.guide(denoiser, method, report) if prompt else (denoiser, method)
+      recurrent = samplers.Recurrent(guided_method, repeats) if repeats != 1 else guided_method
+      edited, levels, start = self._edit(guided, sigmas, init_image, mask, strength)
+      if isinstance(restart, samplers.Restart):
+        restart.check_grid(levels)
+      return parallel.replicate((edited, recurrent, levels, jax.random.key(seed), start))
+
     count = parallel.local_device_count()
     batch_size = -(-min(batch_size, num) // count) * count
-    fixed = parallel.replicate((denoiser, method, sigmas, jax.random.key(seed), start))
+    fixed = assemble()
     draw_batch = _draw(self.image_shape, trajectory)
     pictures, finite, paths = [], [], []
     for first in progress(range(0, num, batch_size)):
       numbers = np.arange(first, first + batch_size)
       cond = None if labels is None else {"label": labels[np.minimum(numbers, num - 1)]}
       drawn, is_finite, path = draw_batch(*fixed, *parallel.shard((numbers, cond)))
+      if prompt and not parallel.unshard(is_finite).all():
+        # Again, by a program that takes gradients that are not finite for zero and tells; no disk could keep it
+        drawn, is_finite, path = draw_batch(*assemble(warn_of_nonfinite), *parallel.shard((numbers, cond)))
       pictures.append(parallel.unshard(drawn))
       finite.append(parallel.unshard(is_finite))
       paths.append(parallel.unshard(path, axis=1) if trajectory else None)

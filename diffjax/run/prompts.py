@@ -1,7 +1,7 @@
 """Words and pictures that say what to draw, as guidance of a run: each becomes a vector, once."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,11 @@ class Prompt:
   config: Any
   scale: float | None = None
 
-  def guide(self, denoiser: Denoiser, sampler: Sampler) -> tuple[Denoiser, Sampler]:
-    """Both, guided to the prompts."""
-    guided = build.guidance.guided(self.config, denoiser, self.energy, self.scale)
+  def guide(
+    self, denoiser: Denoiser, sampler: Sampler, report: Callable[[int, float], None] | None = None
+  ) -> tuple[Denoiser, Sampler]:
+    """Both, guided to the prompts; `report` as in `guidance.EnergyGuidance`."""
+    guided = build.guidance.guided(self.config, denoiser, self.energy, self.scale).replace(report=report)
     return guided, build.guidance.sampler(self.config, guided, sampler)
 
   def scores(self, images: np.ndarray) -> np.ndarray:

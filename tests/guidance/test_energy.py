@@ -131,6 +131,8 @@ def test_a_gradient_that_is_not_finite_is_zero_and_told():
   x0 = jax.jit(lambda x: guided(x, jnp.asarray(0.7)))(start())
   jax.effects_barrier()
   assert np.isfinite(x0).all()
+  silent = guidance.EnergyGuidance(DATA, broken, report=None)(start(), jnp.asarray(0.7))
+  assert not np.isfinite(silent).any()  # where nobody is told, it shows
   unguided, well = DATA(start(), 0.7), guidance.EnergyGuidance(DATA, linear)(start(), jnp.asarray(0.7))
   assert told == [(3, pytest.approx(0.7))]
   np.testing.assert_allclose(x0, unguided, rtol=1e-6)

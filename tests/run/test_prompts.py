@@ -77,6 +77,24 @@ def test_pictures_get_nearer_to_the_prompt(clip, model):
 
 
 @pytest.mark.slow
+def test_a_gradient_that_is_not_finite_is_told_and_draws_all_the_same(clip, model, caplog):
+  """The half of the picture's features are compared by a weight so large that the energy overflows."""
+  broken = run.make_prompt(clip, "a three", scale=1e30)
+  broken.energy = broken.energy.replace(targets=broken.energy.targets * 1e30)
+  drawn = model.draw(4, sampler="euler", steps=3, prompt=broken)
+  assert "gradients at sigma" in caplog.text
+  np.testing.assert_array_equal(drawn, model.draw(4, sampler="euler", steps=3))
+
+
+@pytest.mark.slow
+def test_the_program_of_a_prompt_can_be_kept_on_disk(clip, model):
+  """Host callbacks would keep it from that, and everybody waiting."""
+  denoiser, _ = run.make_prompt(clip, "a three").guide(build.denoiser(model.config, model.params), samplers.Euler())
+  x, keys = np.zeros((2, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 2)
+  assert "callback" not in jax.jit(denoiser).lower(x, 1.0, key=keys).as_text()
+
+
+@pytest.mark.slow
 def test_prompt_scale_and_weight_do_not_compile_again(clip, model):
   import logging
 
