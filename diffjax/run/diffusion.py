@@ -114,13 +114,13 @@ class Run:
       denoiser, method = prompt.guide(denoiser, method)
     method = samplers.Recurrent(method, repeats) if repeats != 1 else method
     denoiser, sigmas, start = self._edit(denoiser, sigmas, init_image, mask, strength)
-    count = parallel.local_device_count()
+    count = parallel.device_count()
     batch_size = -(-min(batch_size, num) // count) * count
     fixed = parallel.replicate((denoiser, method, sigmas, jax.random.key(seed), start))
     draw_batch = _draw(self.image_shape, trajectory)
     pictures, finite, paths = [], [], []
     for first in progress(range(0, num, batch_size)):
-      numbers = np.arange(first, first + batch_size)
+      numbers = np.arange(first, first + batch_size)[parallel.own_part(batch_size)]
       cond = None if labels is None else {"label": labels[np.minimum(numbers, num - 1)]}
       drawn, is_finite, path = draw_batch(*fixed, *parallel.shard((numbers, cond)))
       pictures.append(parallel.unshard(drawn))
