@@ -5,10 +5,10 @@ A step is a pure function with an `axis_name`; here it is mapped over the device
 """
 
 import functools
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
 from typing import Any
 
 import jax
@@ -54,6 +54,7 @@ def initialize(
     how = {}
   else:
     return
+  jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from Python
   try:
     jax.distributed.initialize(initialization_timeout=timeout, **how)
   except ValueError as error:
@@ -130,6 +131,7 @@ def from_first(fun: Callable[[], Any]) -> Any:
       value = fun()
     except Exception as error:
       failure = error
+  _wait_for_all()
   told = {"value": value} if failure is None else {"failure": f"{type(failure).__name__}: {failure}"[:1000]}
   text = np.frombuffer(json.dumps(told).encode().ljust(LONGEST), np.uint8)
   told = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))))
@@ -138,6 +140,17 @@ def from_first(fun: Callable[[], Any]) -> Any:
   if "failure" in told:
     raise ValueError(f"the first process has failed: {told['failure']}")
   return told["value"]
+
+
+def _wait_for_all() -> None:
+  """Waits as long as it takes, while between CPUs a collective gives up after half a minute."""
+  from orbax.checkpoint.multihost import get_barrier_sync_fn  # here, for a single process needs none of it
+
+  get_barrier_sync_fn()(key=f"diffjax/{next(_BARRIERS)}", timeout_ms=7 * 24 * 3600 * 1000)
+
+
+_BARRIERS = itertools.count()
+"""Numbers of the barriers, the same in all processes, as each serves once."""
 
 
 def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
@@ -251,7 +264,7 @@ def _move_to_front(a, axis):
 def prefetch(items: Iterable[PyTree], size: int = 2) -> Iterator[PyTree]:
   """Stays `size` items ahead, so that the transfers they have started overlap with computation."""
   items = iter(items)
-  queue = list(islice(items, size))
+  queue = list(itertools.islice(items, size))
   while queue:
     yield queue.pop(0)
-    queue.extend(islice(items, 1))
+    queue.extend(itertools.islice(items, 1))
