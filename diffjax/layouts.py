@@ -57,7 +57,7 @@ class Replicated:
     return parallel.unreplicate(metrics)
 
   def snapshot(self, state: PyTree) -> PyTree:
-    """The state to save and to look at, which outlives the next step."""
+    """The state to save and to look at before the next step."""
     return parallel.unreplicate(state)
 
 

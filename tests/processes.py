@@ -24,6 +24,9 @@ def environment(devices):
     "NPROC": "32",
     "JAX_PLATFORMS": "cpu",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
   }
 
@@ -41,7 +44,7 @@ def start(asked, num_processes=1, devices=1, missing=()):
   ]
 
 
-def finish(processes, timeout=240):
+def finish(processes, timeout=900):
   """[(exit status, stdout, stderr)] of processes that should end by themselves."""
   try:
     told = [process.communicate(timeout=timeout) for process in processes]
@@ -59,7 +62,6 @@ def said(out):
 def run(folder, name, tiny_data, num_processes=1, devices=1, **asked):
   """What each process of a run has seen, and what the first has printed."""
   asked |= {"workdir": str(folder / "run"), "out": str(folder / name), "data_dir": str(tiny_data)}
-  asked["cache"] = jax.config.jax_compilation_cache_dir
   ended = finish(start(asked, num_processes, devices))
   for status, _, errors in ended:
     assert status == 0, errors

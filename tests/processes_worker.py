@@ -2,8 +2,8 @@
 
 python processes_worker.py '{"workdir": ..., "out": ..., ...}' COORDINATOR NUM_PROCESSES PROCESS_ID
 
-The first argument holds, as JSON, "workdir", "out" (what it sees goes to OUT.PROCESS_ID.npz), "data_dir", "cache", and
-maybe "clip" (train one), "config" (keys of the config), "stop_after" (calls of the step until SIGTERM), "draw" (so many
+The first argument holds, as JSON, "workdir", "out" (what it sees goes to OUT.PROCESS_ID.npz), "data_dir", and maybe
+"clip" (train one), "config" (keys of the config), "stop_after" (calls of the step until SIGTERM), "draw" (so many
 pictures). Without "workdir" it only joins the others, within "timeout" seconds.
 """
 
@@ -30,8 +30,6 @@ from train import train
 
 
 def main(asked):
-  jax.config.update("jax_compilation_cache_dir", asked["cache"])
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
   config = (tiny_clip_config if asked.get("clip") else tiny_config).get_config()
   config.data.data_dir = asked["data_dir"]
   config.update_from_flattened_dict(asked.get("config", {}))

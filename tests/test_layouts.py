@@ -61,11 +61,13 @@ def test_fsdp_sees_every_example_once(eight, tiny_data):
   assert examples_seen([eight["pmap"][1]]) == examples_seen([eight["fsdp"][1]])
 
 
-def restored(workdir):
+def restored(workdir, step=None):
+  """The state of a run, as NumPy arrays, at its newest checkpoint or another."""
   config = runs.read_config(workdir)
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
   try:
-    return checkpoints.restore_newest(jax.eval_shape(lambda: build.initial_state(config)))[0]
+    step = checkpoints.steps()[-1] if step is None else step
+    return checkpoints.restore(step, jax.eval_shape(lambda: build.initial_state(config)))[0]
   finally:
     checkpoints.close()
 
@@ -75,6 +77,14 @@ def test_a_shared_state_is_saved_whole(eight):
   for a, b in zip(jax.tree.leaves(restored(workdir)), leaves(seen), strict=True):
     assert isinstance(a, np.ndarray)
     np.testing.assert_array_equal(a, b)
+
+
+def test_steps_that_follow_do_not_reach_what_is_being_saved(eight):
+  """The arrays are written in the background, and given away to the next step."""
+  for step in (3, 6):
+    ours, theirs = (restored(workdir, step) for workdir, _ in eight.values())
+    assert ours.step == theirs.step == step
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), ours.params, theirs.params)
 
 
 def test_fsdp_draws_what_pmap_draws(eight):
@@ -101,18 +111,16 @@ MOVES = [
   dict(num_processes=1, devices=2, layout="pmap"),
   dict(num_processes=1, devices=8, layout="pmap"),
   dict(num_processes=4, devices=2, layout="pmap"),
-  dict(num_processes=1, devices=1, layout="pmap"),
   dict(num_processes=1, devices=8, layout="fsdp"),
-  dict(num_processes=4, devices=1, layout="fsdp"),
   dict(num_processes=2, devices=2, layout="fsdp"),
-  dict(num_processes=1, devices=8, layout="pmap"),
+  dict(num_processes=1, devices=1, layout="pmap"),
 ]
 
 
 @pytest.mark.slow
 def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
   """8 -> 2 -> 8 devices, 4 processes -> 1, pmap -> fsdp -> pmap: each goes on with the very state, and the next ids."""
-  changes = WIDE | {"train.steps": 18, "train.sample_every": 0, "train.steps_per_call": 1}
+  changes = WIDE | {"train.steps": 14, "train.sample_every": 0, "train.steps_per_call": 1}
   examples, before, step = {}, None, 0
   for i, move in enumerate(MOVES):
     last = i == len(MOVES) - 1
@@ -127,11 +135,12 @@ def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
     examples |= {(step + k, place): example for (k, place), example in examples_seen(seen).items()}
     before = restored(tmp_path / "run")
     step = int(before.step)
-    assert step == (18 if last else 2 * (i + 1))
+    print(f"{move}: goes on to step {step}", flush=True)
+    assert step == (14 if last else 2 * (i + 1))
   config = runs.read_config(tmp_path / "run")
-  assert examples == examples_expected(config, 0, 18)
+  assert examples == examples_expected(config, 0, 14)
   (tmp_path / "alone").mkdir()
   whole, _ = processes.run(tmp_path / "alone", "whole", tiny_data, config=changes)
   for a, b in zip(jax.tree.leaves(before), leaves(whole[0]), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-3)
-  print(f"{len(MOVES)} moves, 18 steps, {len(examples)} examples, none repeated or skipped")
+  print(f"{len(MOVES)} moves, 14 steps, {len(examples)} examples, none repeated or skipped")

@@ -209,7 +209,7 @@ def scripts(name, *arguments, num_processes=2, devices=2):
 
   root, address = pathlib.Path(__file__).parents[1], processes.free_address()
   command = [sys.executable, *([root / name] if name.endswith(".py") else ["-m", name]), *map(str, arguments)]
-  environment = processes.environment(devices) | {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir}
+  environment = processes.environment(devices)
   flags = [f"--coordinator={address}", f"--num_processes={num_processes}"]
   pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
   started = [
