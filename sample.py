@@ -19,7 +19,7 @@ import sys
 import numpy as np
 from absl import flags
 
-from diffjax import compilation, plots
+from diffjax import compilation, parallel, plots
 from diffjax.build import SAMPLERS
 from diffjax.command_line import run as run_script
 from diffjax.data.pictures import load_picture
@@ -51,6 +51,8 @@ def draw(
 ) -> np.ndarray:
   """Draws from the run in `workdir`, writes the files to `out`, and returns the pictures, uint8 [num, H, W, C].
 
+  Of several processes each draws its share and returns all, and the first writes.
+
   Args:
     workdir: the run's folder.
     out: where to write; made if it is missing.
@@ -74,7 +76,7 @@ def draw(
     OSError: if nothing can be written to `out`.
   """
   run, out = load_run(workdir, best=best), pathlib.Path(out)
-  plots.check_writable(out)
+  parallel.from_first(lambda: plots.check_writable(out))
   options |= read_pictures(run, init_image, mask)
   asked = read_prompt(clip, prompt, image_prompt, guidance, guidance_scale)
   options |= {"guidance_scale": guidance_scale} if asked is None else {"prompt": asked}
@@ -92,17 +94,22 @@ def draw(
     kept = np.argsort(-arrays["scores"], kind="stable")[:num]
     images, arrays = images[kept], {name: values[kept] for name, values in arrays.items()}
     path = path[:, kept] if filmstrip else None
+  parallel.from_first(lambda: write(out, images, arrays, path, asked))
+  parallel.announce(f"{num} pictures from step {run.step} in {out}")
+  return images
+
+
+def write(out: pathlib.Path, images: np.ndarray, arrays: dict[str, np.ndarray], path, asked: Prompt | None) -> None:
+  """Writes the pictures, what else is known of each, and the way there if there is one."""
   with plots.replacing(out / "samples.npz") as part, part.open("wb") as file:
     np.savez_compressed(file, images=images, **arrays)
   notes = [f"{score:.2f}" for score in arrays.get("scores", ())[:IN_GRID]]
   plots.save(plots.grid(images[:IN_GRID], notes=notes), out / "grid.png")
-  if filmstrip:
+  if path is not None:
     film = path[:, :IN_FILM]
     scores = np.stack([asked.scores(moment) for moment in film]) if asked else None
     plots.save(plots.film_strip(film, scores=scores), out / "filmstrip.png")
     plots.animation(path[:, :IN_GRID], out / "denoising.gif")
-  print(f"{num} pictures from step {run.step} in {out}")
-  return images
 
 
 def read_prompt(clip, prompt, image_prompt, guidance, scale) -> Prompt | None:
@@ -138,7 +145,7 @@ def read_pictures(run: Run, init_image: str | pathlib.Path | None, mask: str | p
 def _progress(batches):
   import tqdm
 
-  return tqdm.tqdm(batches, unit="batch", disable=len(batches) < 2 or not sys.stderr.isatty())
+  return tqdm.tqdm(batches, unit="batch", disable=len(batches) < 2 or not (parallel.is_first() and sys.stderr.isatty()))
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from diffjax import run as runs
 from diffjax.command_line import run as run_script
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.loop import StopRequest, calls, stack_batches
-from diffjax.training.report import Report
+from diffjax.training.report import NoReport, Report
 from diffjax.training.step import TrainState, TrainStep, several_steps
 
 HELD_OUT, PART = 512, 64
@@ -46,37 +46,37 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   # Every error in the config shows here, before anything is written
   build.check(config)
   parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
-  train_step = build.train_step(config)
-  shapes = jax.eval_shape(lambda: build.initial_state(config))
+  train_step, layout = build.train_step(config), build.layout(config)
   source = runs.load_data(config, "train")
   held_out = held_out_batches(config)
   with runs.claimed(workdir, config):
-    return continue_run(config, workdir, train_step, shapes, source, held_out)
+    return continue_run(config, workdir, train_step, layout, source, held_out)
 
 
-def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, shapes, source, held_out) -> TrainState:
+def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, source, held_out) -> TrainState:
   """The rest of `train`, in a folder that is this process's own."""
   spec = config.train
 
   # Where the run stands
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
   best = Checkpoints(workdir / runs.BEST, best=True)
-  found = newest.restore_newest(shapes)
-  state, saved = found or (compilation.jit(lambda: build.initial_state(config), once=True)(), None)
+  found = newest.restore_newest(layout.target)
+  state, saved = found or (layout.initial(lambda: build.initial_state(config)), None)
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
-  devices = parallel.local_device_count()
-  print(f"{num_params:,} parameters, {len(source):,} pictures, {devices} device(s); all goes to {workdir}")
+  devices = parallel.device_count()
+  say = parallel.announce
+  say(f"{num_params:,} parameters, {len(source):,} pictures, {devices} device(s); all goes to {workdir}")
   if start == spec.steps:
-    print(f"the run is complete: {start} steps are done")
-    return jax.tree.map(np.asarray, state)
-  newest.check_room(state)  # now, not after hours
+    say(f"the run is complete: {start} steps are done")
+    return parallel.whole(state)
+  parallel.from_first(lambda: newest.check_room(state))  # now, not after hours
   if start:
-    print(f"going on from step {start}")
+    say(f"going on from step {start}")
 
   # Data: ids of examples that live on the devices, or the examples themselves
   if config.data.in_memory:
-    resident = parallel.replicate(data.in_memory(source))
+    resident = layout.replicate(data.in_memory(source))
     batches = data.id_batches(len(source), spec.batch_size, spec.seed, **parallel.process())
   else:
     resident = {}
@@ -87,28 +87,31 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, shapes, s
 
   def feed():
     for num in calls(start, spec.steps, spec.steps_per_call, boundaries):
-      stacked = parallel.shard(stack_batches(batches, num, spec.steps_per_call), axis=1)
-      yield num, parallel.replicate(num), stacked, batches.get_state()
+      stacked = layout.share(stack_batches(batches, num, spec.steps_per_call))
+      yield num, layout.replicate(np.int32(num)), stacked, batches.get_state()
 
   # The loop
   objective = build.held_out_objective(config, sum(len(batch["index"]) for batch in held_out))
-  held_out_loss = compilation.jit(lambda params, batch: objective(params, batch, jax.random.key(0)))
-  multi_step = parallel.pmap(functools.partial(several_steps, train_step, axis_name=parallel.AXIS), donate_argnums=(0,))
-  key = parallel.replicate(jax.random.key(spec.seed))
-  state = parallel.replicate(state)
-  report = Report(workdir, start, spec.steps, spec.batch_size, spec.log_every, build.learning_rate(config))
+  held_out_loss = layout.evaluate(lambda params, batch: objective(params, batch, jax.random.key(0)))
+  multi_step = layout.compile(functools.partial(several_steps, train_step))
+  key = layout.replicate(jax.random.key(spec.seed))
+  state = layout.place(state)
+  report = NoReport()
+  if parallel.is_first():
+    report = Report(workdir, start, spec.steps, spec.batch_size, spec.log_every, build.learning_rate(config))
 
   def save(step, state, data_state):
     if stop_request:  # whoever takes the machine away does not wait for an evaluation
       newest.save(step, state, config.to_dict(), data_state, float("inf"))
       return
-    loss = float(np.concatenate([held_out_loss(state.averaged, batch) for batch in held_out]).mean())
+    losses = [np.asarray(held_out_loss(state.averaged, batch)) for batch in held_out]
+    loss = parallel.from_first(lambda: float(np.concatenate(losses).mean()))
     report.held_out(step, loss)
     newest.save(step, state, config.to_dict(), data_state, loss)
     best.save_if_best(step, state, config.to_dict(), data_state, loss)
 
   def preview(step, state):
-    runs.preview(config, state.averaged, step, workdir / "samples" / f"step_{step:07d}.png")
+    runs.preview(config, parallel.whole(state.averaged), step, workdir / "samples" / f"step_{step:07d}.png")
     report.draw_curve()
 
   with contextlib.closing(report), contextlib.closing(newest), contextlib.closing(best), StopRequest() as stop_request:
@@ -118,7 +121,7 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, shapes, s
       step += num
       if pending:
         take(report, *pending, spec.max_skipped_in_row, newest)
-      pending = step, num, metrics
+      pending = step, num, functools.partial(layout.fetch, metrics)
       last = step == spec.steps or bool(stop_request)
       saving, showing = (last or (every > 0 and step % every == 0) for every in boundaries[1:])
       if not (saving or showing):
@@ -126,24 +129,24 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, shapes, s
       take(report, *pending, spec.max_skipped_in_row, newest)
       pending = None
       with report.paused():
-        host = parallel.unreplicate(state)
+        snapshot = layout.snapshot(state)
         if saving:
-          save(step, host, data_state)
+          save(step, snapshot, data_state)
         if showing and not stop_request:
-          preview(step, host)
+          preview(step, snapshot)
       if last:
         break
     newest.wait()
     best.wait()
   if step < spec.steps:
-    print(f"stopped at step {step}, all saved; the same command goes on from there")
+    say(f"stopped at step {step}, all saved; the same command goes on from there")
     sys.exit(128 + stop_request.signum)
-  return parallel.unreplicate(state)
+  return parallel.whole(layout.snapshot(state))
 
 
-def take(report: Report, step: int, num: int, metrics, max_skipped: int, checkpoints: Checkpoints) -> None:
+def take(report: Report, step: int, num: int, fetch, max_skipped: int, checkpoints: Checkpoints) -> None:
   """Waits for the metrics of a call and reports them; stops a run whose updates are no longer finite."""
-  metrics = {name: values[:num] for name, values in parallel.unreplicate(metrics).items()}
+  metrics = {name: values[:num] for name, values in fetch().items()}
   report.add(step, metrics)
   if metrics["skipped_in_row"].max() >= max_skipped:
     checkpoints.wait()

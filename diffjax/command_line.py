@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from diffjax import parallel
+
 _PACKAGE = pathlib.Path(__file__).parent
 _EXPECTED = {
   r"invalid literal for int\(\).*": "expected a whole number",
@@ -20,11 +22,32 @@ _EXPECTED = {
 
 
 def run(main: Callable[[], None]) -> None:
-  """Parses absl's flags and runs `main`, reporting errors as `reporting` does."""
-  from absl import app
+  """Parses absl's flags, joins the run's other processes and runs `main`, reporting errors as `reporting` does."""
+  from absl import app, flags
 
+  def joined(argv):
+    join(flags.FLAGS)
+    main()
+
+  define_processes(flags.FLAGS)
   with reporting():
-    app.run(lambda argv: main(), flags_parser=parse)
+    app.run(joined, flags_parser=parse)
+
+
+def define_processes(values: Any) -> None:
+  """The flags of a run of several processes, of every script that uses devices."""
+  from absl import flags
+
+  flags.DEFINE_string(
+    "coordinator", None, "Host:port of process 0; SLURM and TPU pods need none of these.", flag_values=values
+  )
+  flags.DEFINE_integer("num_processes", None, "How many processes there are.", flag_values=values)
+  flags.DEFINE_integer("process_id", None, "Which of the processes this is, from 0.", flag_values=values)
+
+
+def join(values: Any) -> None:
+  """Joins the processes that those flags, or the environment, tell of."""
+  parallel.initialize(values.coordinator, values.num_processes, values.process_id)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,9 @@ from typing import Any
 NEW_KEYS = {"sampler": ("guidance_interval", "guidance_rescale", "threshold"), "data": ("augment",)}
 """Keys that the configs of older diffusion runs lack, and whose defaults mean what those runs did."""
 
+FREE_KEYS = ("parallel",)
+"""Keys that may change from one start of a run to the next: how it runs, and not what comes out."""
+
 
 def default_config():
   """A diffusion model's ConfigDict with every key that train.py and sample.py read; files in configs/ fill it in."""
@@ -126,9 +129,9 @@ def _misfits(value: Any, default: Any, key: str = "it") -> Iterator[str]:
 
 
 def differences(config, other) -> list[str]:
-  """ "key: ours, theirs" for each key in which two configs differ, after a round trip through JSON."""
+  """ "key: ours, theirs" for each key in which two runs' configs differ, after a round trip through JSON."""
   ours, theirs = (flat(json.loads(c.to_json())) for c in (config, other))
-  keys = sorted(ours.keys() | theirs.keys())
+  keys = sorted((ours.keys() | theirs.keys()) - set(FREE_KEYS))
   missing = "nothing"
   return [f"{k}: {ours.get(k, missing)}, {theirs.get(k, missing)}" for k in keys if ours.get(k) != theirs.get(k)]
 

@@ -31,10 +31,10 @@ ROOT = pathlib.Path(diffjax.__file__).parent
 # A room is a file or a folder of diffjax. It may import rooms of the floors below its own, and within itself.
 # A room of a new file goes on the lowest floor that is above all it needs.
 FLOORS = [
-  {"typing", "struct"},
+  {"typing", "struct", "roll_call"},
   {"compilation", "batching", "configuration", "construction", "networks", "data", "plots", "contrastive"},
   {"schedules", "parallel", "weights"},
-  {"grids", "noise_levels", "posterior", "denoisers"},
+  {"grids", "noise_levels", "posterior", "denoisers", "layouts"},
   {"losses", "sampling", "samplers", "guidance", "evaluation"},
   {"training", "editing", "likelihood"},
   {"build"},

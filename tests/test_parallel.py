@@ -107,8 +107,8 @@ def test_uneven_batches_are_refused(batch_size, accumulate):
   parallel.check_batch_size(8 * accumulate, accumulate)
 
 
-def test_only_pmap(tiny):
+def test_unknown_layouts_are_refused(tiny):
   config = tiny()
   config.parallel = "pmpa"
   with pytest.raises(ValueError, match="Did you mean 'pmap'"):
-    build.train_step(config)
+    build.layout(config)

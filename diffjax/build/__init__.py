@@ -22,10 +22,12 @@ from diffjax.build.diffusion import (
   schedule,
 )
 from diffjax.build.training import (
+  LAYOUTS,
   OPTIMIZERS,
   check,
   held_out_objective,
   initial_state,
+  layout,
   learning_rate,
   num_classes,
   optimizer,
@@ -35,6 +37,7 @@ from diffjax.build.training import (
 __all__ = [
   "DTYPES",
   "GRIDS",
+  "LAYOUTS",
   "LOSSES",
   "NETWORKS",
   "NOISE_LEVELS",
@@ -52,6 +55,7 @@ __all__ = [
   "held_out_objective",
   "image_shape",
   "initial_state",
+  "layout",
   "learning_rate",
   "module",
   "num_classes",

@@ -9,6 +9,7 @@ import optax
 from diffjax.build import clip, diffusion
 from diffjax.configuration import flat
 from diffjax.construction import check_numbers, lookup
+from diffjax.layouts import Replicated, Sharded
 from diffjax.training.optimizers import adam, muon
 from diffjax.training.step import TrainState, TrainStep, init_state
 from diffjax.typing import Array
@@ -17,7 +18,7 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": ad
 DECAYS = ("constant", "cosine")
 NO_STEP = 2**32 - 1
 """A number that no step has: steps fold theirs into the same key."""
-PARALLEL = ("pmap",)
+LAYOUTS = {"pmap": Replicated, "fsdp": Sharded}
 
 
 def kind(config) -> ModuleType:
@@ -56,7 +57,6 @@ def optimizer(config) -> optax.GradientTransformation:
 
 def train_step(config) -> TrainStep:
   """One update, as a config says."""
-  lookup(dict.fromkeys(PARALLEL), "way to run in parallel", config.parallel)
   objective = kind(config).objective(config)
   return TrainStep(objective, tuple(config.ema.decays), optimizer(config), config.train.accumulate)
 
@@ -66,6 +66,11 @@ def held_out_objective(config, batch_size: int) -> Callable[..., Array]:
   config = config.copy_and_resolve_references()
   config.train.batch_size = batch_size
   return kind(config).objective(config).replace(train=False)
+
+
+def layout(config) -> Replicated | Sharded:
+  """Where the run's arrays live: `parallel` in the config."""
+  return lookup(LAYOUTS, "way to run in parallel", config.parallel)(jax.eval_shape(lambda: initial_state(config)))
 
 
 def initial_state(config) -> TrainState:

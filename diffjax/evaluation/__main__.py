@@ -19,7 +19,7 @@ import zipfile
 import numpy as np
 from absl import flags
 
-from diffjax import command_line, compilation, plots
+from diffjax import command_line, compilation, parallel, plots
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
 
 DRAWING = ("num", "steps", "sampler", "seed", "guidance_scale")
@@ -33,6 +33,7 @@ def main(argv: list[str]) -> None:
     if options.help:
       print(__doc__, *(f"  --{name}: {options[name].help}" for name in options), sep="\n")
       return
+    command_line.join(options)
     (report_on_clip if options.zero_shot else report_on_run)(options)
 
 
@@ -42,10 +43,8 @@ def report_on_clip(options: flags.FlagValues) -> None:
   given = [name for name in (*DRAWING, "samples", "clip") if options[name].present]
   if given:
     raise ValueError(f"--zero_shot draws nothing, so --{given[0]} has no use: leave one of them out.")
-  from diffjax.build import clip as configs
   from diffjax.data import in_memory
   from diffjax.run import load_clip, load_data
-  from diffjax.run.preview import similarity
 
   clip = load_clip(options.workdir)
   if clip.config is None:
@@ -54,6 +53,13 @@ def report_on_clip(options: flags.FlagValues) -> None:
     )
   out = _out(options)
   held_out = in_memory(load_data(clip.config, "test"))
+  parallel.from_first(lambda: _report_on_clip(clip, options.workdir, held_out, out))
+
+
+def _report_on_clip(clip, workdir, held_out, out):
+  from diffjax.build import clip as configs
+  from diffjax.run.preview import similarity
+
   parts = {"training templates": configs.training_captions, "held-out templates": configs.held_out_captions}
   report = {}
   for part, captions in parts.items():
@@ -64,7 +70,7 @@ def report_on_clip(options: flags.FlagValues) -> None:
   with plots.replacing(out / "evaluation.json") as file:
     file.write_text(json.dumps({"pictures": len(held_out["image"]), "zero_shot": report}, indent=2) + "\n")
   similarity(clip, out / "evaluation.png")
-  print(f"{len(held_out['image'])} held-out pictures, read by {options.workdir}")
+  print(f"{len(held_out['image'])} held-out pictures, read by {workdir}")
   for part, shares in report.items():
     print(f"\n{part}", *(f"{share:>9.1%}   {template}" for template, share in shares.items()), sep="\n")
   print(f"\nwrote {out}")
@@ -88,6 +94,10 @@ def report_on_run(options: flags.FlagValues) -> None:
     drawn, source = read_samples(options.samples), {"samples": options.samples}
   else:
     drawn, source = (_draw_prompted if options.clip else _draw)(run, options)
+  parallel.from_first(lambda: _report_on_pictures(drawn, source, train, held_out, out))
+
+
+def _report_on_pictures(drawn, source, train, held_out, out):
   report = source | evaluate(drawn, train, held_out)
   with plots.replacing(out / "evaluation.json") as part:
     part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
@@ -107,7 +117,7 @@ def _check_workdir(options):
 
 def _out(options):
   out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation")
-  plots.check_writable(out)
+  parallel.from_first(lambda: plots.check_writable(out))
   return out
 
 
@@ -180,6 +190,7 @@ def _options() -> flags.FlagValues:
   flags.DEFINE_bool("zero_shot", False, "How well a CLIP's run reads held-out pictures.", flag_values=options)
   flags.DEFINE_string("out", None, "Folder to write to (default: WORKDIR/evaluation).", flag_values=options)
   flags.DEFINE_bool("help", False, "Show this help.", flag_values=options)
+  command_line.define_processes(options)
   return options
 
 

@@ -119,13 +119,13 @@ class Run:
         restart.check_grid(levels)
       return parallel.replicate((edited, recurrent, levels, jax.random.key(seed), start))
 
-    count = parallel.local_device_count()
+    count = parallel.device_count()
     batch_size = -(-min(batch_size, num) // count) * count
     fixed = assemble()
     draw_batch = _draw(self.image_shape, trajectory)
     pictures, finite, paths = [], [], []
     for first in progress(range(0, num, batch_size)):
-      numbers = np.arange(first, first + batch_size)
+      numbers = np.arange(first, first + batch_size)[parallel.own_part(batch_size)]
       cond = None if labels is None else {"label": labels[np.minimum(numbers, num - 1)]}
       drawn, is_finite, path = draw_batch(*fixed, *parallel.shard((numbers, cond)))
       if prompt and not parallel.unshard(is_finite).all():

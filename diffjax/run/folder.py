@@ -95,14 +95,17 @@ def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
     workdir.mkdir(parents=True, exist_ok=True)
     lock = (workdir / LOCK).open("a")
   with lock:
-    try:
-      if parallel.process()["process_index"] == 0:
+
+    def lock_and_claim():
+      try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise ValueError(f"another process trains in {workdir}; stop it, or take another --workdir.") from None
-    except OSError as error:  # some file systems of clusters have no locks
-      warnings.warn(f"{workdir} cannot be locked ({error.strerror}); let no other process train in it.", stacklevel=3)
-    claim(workdir, config)
+      except BlockingIOError:
+        raise ValueError(f"another process trains in {workdir}; stop it, or take another --workdir.") from None
+      except OSError as error:  # some file systems of clusters have no locks
+        warnings.warn(f"{workdir} cannot be locked ({error.strerror}); let no other process train in it.", stacklevel=5)
+      claim(workdir, config)
+
+    parallel.from_first(lock_and_claim)
     yield
 
 

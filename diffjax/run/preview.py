@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from diffjax import build, plots
+from diffjax import build, parallel, plots
 from diffjax.run.clip import ClipRun
 from diffjax.run.diffusion import Run
 from diffjax.run.folder import load_data
@@ -14,13 +14,19 @@ DRAWN = 64
 
 
 def preview(config, params: PyTree, step: int, path: pathlib.Path) -> None:
-  """Writes a picture of what a model can do: a grid of what it draws, or of a CLIP the similarity matrix."""
+  """Writes a picture of what a model can do: a grid of what it draws, or of a CLIP the similarity matrix.
+
+  All processes draw, and the first writes.
+  """
   if build.clip.is_clip(config):
-    similarity(ClipRun(build.clip.module(config), params, build.clip.tokenizer(config), config), path)
+    if parallel.is_first():
+      similarity(ClipRun(build.clip.module(config), params, build.clip.tokenizer(config), config), path)
     return
   run = Run(config, params, step)
   labels = np.arange(DRAWN) % run.num_classes if run.num_classes else None
-  plots.save(plots.grid(run.draw(DRAWN, labels=labels, batch_size=DRAWN)), path)
+  drawn = run.draw(DRAWN, labels=labels, batch_size=DRAWN)
+  if parallel.is_first():
+    plots.save(plots.grid(drawn), path)
 
 
 def similarity(clip: ClipRun, path: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffjax import parallel
 from diffjax.typing import PyTree
 
 CHECKSUMS = "checksums.json"
@@ -25,10 +26,11 @@ class Checkpoints:
   """The checkpoints in one folder: `<folder>/<step>/`, the newest `keep` of them, or those with the least loss.
 
   Each holds the state, and JSON: the run's config, the state of the data iterator, shape and dtype of every leaf. It
-  appears under its name only when it is complete, with the checksum of each of its files.
+  appears under its name only when it is complete, with the checksum of each of its files. Of several processes all must
+  call the same methods in the same order; each writes what it alone holds, and the first decides.
 
   Args:
-    folder: made if it is missing, unless `read_only`.
+    folder: made if it is missing, unless `read_only`; all processes must see it.
     keep: how many to keep.
     best: keep those with the least loss instead of the newest.
     read_only: change nothing on the disk; otherwise damaged checkpoints are renamed to `damaged-<step>` when they are
@@ -40,8 +42,8 @@ class Checkpoints:
 
     self._ocp, self._read_only = ocp, read_only
     self.folder = pathlib.Path(folder).absolute()
-    if best and not read_only and self.folder.is_dir():
-      self._set_aside_damaged()  # the manager reads the losses as soon as it is made
+    if best and not read_only:
+      parallel.from_first(self._set_aside_damaged)  # the manager reads the losses as soon as it is made
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
       best_fn=(lambda metrics: metrics["loss"]) if best else None,
@@ -49,6 +51,8 @@ class Checkpoints:
       create=not read_only,
       cleanup_tmp_directories=not read_only,
       async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+      # else the processes' signals for one step of two folders are the same
+      multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name),
     )
     self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -63,7 +67,7 @@ class Checkpoints:
 
     Args:
       step: the number of steps done.
-      state: a pytree of NumPy arrays that nobody changes any more.
+      state: a pytree of NumPy arrays that nobody changes any more, or of jax.Arrays shared among the processes.
       config: the run's configuration, JSON-able.
       data: the state of the data iterator, JSON-able.
       loss: what `best` compares.
@@ -75,7 +79,7 @@ class Checkpoints:
       return
     args = self._ocp.args
     contents = {"config": config, "data": data, "leaves": _describe(state)}
-    self.check_room(state)
+    parallel.from_first(lambda: self.check_room(state))
     items = args.Composite(state=args.StandardSave(state), run=args.JsonSave(contents))
     with self._writing():
       self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
@@ -103,26 +107,28 @@ class Checkpoints:
       )
 
   def restore(self, step: int, target: PyTree) -> tuple[PyTree, dict]:
-    """(state as NumPy arrays, JSON contents) at one step.
+    """(state, JSON contents) at one step.
 
     Args:
       step: one of `steps()`.
-      target: the expected pytree of anything with shape and dtype, `jax.eval_shape` of the state for example.
+      target: the expected pytree of anything with shape and dtype, `jax.eval_shape` of the state for example. What has
+        a sharding, too, is restored as a jax.Array with it, everything else as a NumPy array.
 
     Raises:
       ValueError: if the checkpoint holds other leaves than `target`; names the first that differs.
       DamagedCheckpoint: if it cannot be read or a file fails its checksum.
     """
     path = self.folder / str(step)
-    damage = _damage(path)
+    damage = parallel.from_first(lambda: _damage(path))
     if damage:
       raise DamagedCheckpoint(f"checkpoint {path} is damaged: {damage}.")
     args = self._ocp.args
     contents = self._read(path, run=args.JsonRestore()).run
     _compare(contents["leaves"], _describe(target), path)
-    buffers = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), target)
+    shared = lambda a: getattr(a, "sharding", None) is not None
+    buffers = jax.tree.map(lambda a: a if shared(a) else np.empty(a.shape, a.dtype), target)
     state = self._read(path, state=args.StandardRestore(buffers)).state
-    return jax.tree.map(np.asarray, state), contents
+    return jax.tree.map(lambda a, leaf: a if shared(leaf) else np.asarray(a), state, target), contents
 
   def restore_newest(self, target: PyTree) -> tuple[PyTree, dict] | None:
     """The newest checkpoint that is whole, or None where there is none; warns when it passes over damaged ones.
@@ -138,7 +144,8 @@ class Checkpoints:
       except DamagedCheckpoint as error:
         damage = error
       if step != steps[0]:
-        warnings.warn(f"{damage} Falling back to the one before it.", stacklevel=2)
+        if parallel.is_first():
+          warnings.warn(f"{damage} Falling back to the one before it.", stacklevel=2)
         self._set_aside(step)
     if steps:
       raise DamagedCheckpoint(f"{damage} There is no whole one before it; start in a new workdir.")
@@ -182,14 +189,14 @@ class Checkpoints:
         (path / CHECKSUMS).write_text(json.dumps({name: _checksum(path / name) for name in _files(path)}))
 
   def _set_aside_damaged(self):
-    for path in self.folder.iterdir():
+    for path in self.folder.glob("*"):
       if path.name.isdigit() and (damage := _damage(path)):
         warnings.warn(f"checkpoint {path} is damaged: {damage}. The next best takes its place.", stacklevel=3)
         self._rename(path)
 
   def _set_aside(self, step):
     if not self._read_only:
-      self._rename(self.folder / str(step))
+      parallel.from_first(lambda: self._rename(self.folder / str(step)))
       self._manager.reload()
 
   def _rename(self, path):

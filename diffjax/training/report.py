@@ -115,6 +115,24 @@ class Report:
         self._events.close()
 
 
+class NoReport:
+  """The report of every process but the first: none."""
+
+  paused = contextlib.nullcontext
+
+  def add(self, step, metrics):
+    pass
+
+  def draw_curve(self):
+    pass
+
+  def held_out(self, step, loss):
+    pass
+
+  def close(self):
+    pass
+
+
 def _read_lines(path: pathlib.Path) -> list[dict]:
   """The whole lines of a JSON lines file; a run that was killed may have left half a line at the end."""
   lines = []

@@ -94,7 +94,8 @@ class TrainStep:
     value_and_grad = jax.value_and_grad(mean_loss)
     if self.accumulate == 1:
       return value_and_grad(params, batch)
-    parts = jax.tree.map(lambda a: a.reshape(self.accumulate, -1, *a.shape[1:]), batch)
+    # strided, so that each part is spread over the devices as the batch is
+    parts = jax.tree.map(lambda a: a.reshape(-1, self.accumulate, *a.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total, part):
       return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
