@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import grids, sample, samplers, schedules
+from diffjax import grids, guidance, sample, samplers, schedules
 
 diffusers = pytest.importorskip("diffusers")
 torch = pytest.importorskip("torch")
@@ -438,11 +438,52 @@ def test_levels_of_other_classes_agree(name, num_steps):
     ({"_class_name": "IPNDMScheduler", "trained_betas": [0.1]}, "trained_betas of IPNDMScheduler is"),
     ({"_class_name": "CMStochasticIterativeScheduler", "s_noise": 1.1}, "s_noise of .* is 1.1"),
     ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}, "can only be False here"),
+    (
+      {"_class_name": "UniPCMultistepScheduler", "predict_x0": False},
+      "predict_x0 of .* is False, but can only be True",
+    ),
+    (None, "the configuration is None, but must be a dict"),
+    (SDXL | {"beta_start": "x"}, r"beta_start of .* is 'x', but must be a number in \(0, 1\)"),
+    (SDXL | {"num_train_timesteps": None}, "num_train_timesteps of .* is None, but must be a number"),
+    (SDXL | {"beta_start": 0.02, "beta_end": 1e-4}, "beta_start is 0.02, above beta_end, which is 0.0001"),
+    (SDXL | {"sigma_min": 9.0, "sigma_max": 1.0}, "sigma_min is 9.0, above sigma_max, which is 1.0"),
+    ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": -1}, r"shift of .* is -1, but must be in \(0, inf\)"),
+    (
+      {"_class_name": "DDPMScheduler", "thresholding": True, "dynamic_thresholding_ratio": 3},
+      r"dynamic_thresholding_ratio of DDPMScheduler is 3, but must be in \[0, 1\]",
+    ),
   ],
 )
 def test_mistakes_are_named(config, says):
   with pytest.raises(ValueError, match=says):
     schedules.from_diffusers(config)
+
+
+def test_dynamic_thresholds_come_before_clipping():
+  """As theirs: published configurations ask for both."""
+  both = {"_class_name": "DDPMScheduler", "thresholding": True, "clip_sample": True, "sample_max_value": 1.5}
+  assert isinstance(schedules.from_diffusers(both).threshold(None), guidance.DynamicThreshold)
+
+
+def test_clipping_recomputes_the_noise(monkeypatch, x64):
+  """Theirs does so with `use_clipped_model_output`, which is no key of a configuration."""
+  config = LATENT | {"_class_name": "DDIMScheduler"}
+  published = schedules.from_diffusers(config)
+  drawn = ours(config, 10, published)
+  by_ours = theirs(config, 10, published, monkeypatch, use_clipped_model_output=True)
+  np.testing.assert_allclose(drawn, by_ours, rtol=1e-9, atol=1e-9)
+  assert np.abs(drawn - theirs(config, 10, published, monkeypatch)).max() > 1e-3
+
+
+def test_orders_are_kept_to_the_end(monkeypatch, x64):
+  """Theirs lowers that of the last steps but one with `lower_order_final`, if they are fewer than 15."""
+  config = LATENT | {"_class_name": "DPMSolverMultistepScheduler", "solver_order": 3}
+  published = schedules.from_diffusers(config)
+  drawn = lambda final: theirs(
+    config | {"solver_type": "heun", "lower_order_final": final}, 10, published, monkeypatch, last=False
+  )
+  np.testing.assert_allclose(ours(config, 10, published, last=False), drawn(False), rtol=1e-9, atol=1e-9)
+  assert np.abs(drawn(True) - drawn(False)).max() > 1e-6
 
 
 def test_steps_that_do_not_fit_are_refused():
