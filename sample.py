@@ -101,7 +101,8 @@ def draw(
     scores = np.stack([asked.scores(moment) for moment in film]) if asked else None
     plots.save(plots.film_strip(film, scores=scores), out / "filmstrip.png")
     plots.animation(path[:, :IN_GRID], out / "denoising.gif")
-  print(f"{num} pictures from step {run.step} in {out}")
+  calls = "" if run.calls is None else f", each with {run.calls.min()} to {run.calls.max()} network calls"
+  print(f"{num} pictures from step {run.step} in {out}{calls}")
   return images
 
 
