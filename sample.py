@@ -95,7 +95,8 @@ def draw(
     images, arrays = images[kept], {name: values[kept] for name, values in arrays.items()}
     path = path[:, kept] if filmstrip else None
   parallel.from_first(lambda: write(out, images, arrays, path, asked))
-  parallel.announce(f"{num} pictures from step {run.step} in {out}")
+  calls = "" if run.calls is None else f", each with {run.calls.min()} to {run.calls.max()} network calls"
+  parallel.announce(f"{num} pictures from step {run.step} in {out}{calls}")
   return images
 
 

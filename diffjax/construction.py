@@ -41,6 +41,20 @@ def check_numbers(values: Mapping[str, Any]) -> None:
         raise ValueError(f"{key} is {value!r}, but must be {f'in {interval}' if interval else 'finite'}.")
 
 
+def check_in(interval: str, **values: Any) -> None:
+  """Raises ValueError unless each value that is a number, and no array, lies in the interval, such as "[0, 1)"."""
+  for name, value in values.items():
+    if isinstance(value, numbers.Real) and not _lies_in(value, interval):
+      raise ValueError(f"{name} is {value!r}, but must be in {interval}.")
+
+
+def check_whole(least: int, **values: Any) -> None:
+  """Raises ValueError unless each value is a whole number of at least `least`."""
+  for name, value in values.items():
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+      raise ValueError(f"{name} is {value!r}, but must be a whole number of at least {least}.")
+
+
 def _lies_in(number: float, interval: str) -> bool:
   low, high = map(float, interval[1:-1].split(","))
   above = number > low if interval.startswith("(") else number >= low

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.batching import expand
-from diffjax.schedules import Schedule
+from diffjax.schedules import MAX_SIGMA, Schedule
 from diffjax.typing import Array, Cond, Network, PyTree
 
 
@@ -40,6 +40,19 @@ class Prediction(abc.ABC):
     """The output that means x0: the inverse of `to_x0`, and the training target when x0 is the data."""
     c_skip, c_out = self.skip_out(sigma, schedule)
     return (x0 - expand(c_skip, x) * x) / expand(c_out, x)
+
+
+def check_prediction(prediction: Prediction, schedule: Schedule) -> None:
+  """Raises ValueError for a prediction of noise or score where the schedule ends in pure noise; not under jit."""
+  if not isinstance(prediction, Eps | Score) or any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(schedule)):
+    return
+  with jax.ensure_compile_time_eval():
+    highest = float(schedule.sigma(schedule.t_max))
+  if highest > MAX_SIGMA / 2:
+    raise ValueError(
+      f"{type(prediction).__name__} says nothing about the data where the schedule ends in pure noise; predict v, x0 "
+      "or the flow, or take a schedule that ends before."
+    )
 
 
 def convert(output: Array, x: Array, sigma: Array, schedule: Schedule, source: Prediction, target: Prediction) -> Array:
@@ -148,6 +161,9 @@ class NetworkDenoiser:
   schedule: Schedule
   time_scale: float = 1.0
   train: bool = struct.field(pytree_node=False, default=False)
+
+  def __post_init__(self):
+    check_prediction(self.prediction, self.schedule)
 
   def output(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     """The network's own output at (x, sigma); it sees c_noise as [B]."""

@@ -19,8 +19,9 @@ def sample(
   key: Array,
   cond: Cond = None,
   trajectory: bool = False,
+  carry: bool = False,
   callback: Callable[[int], None] | None = None,
-) -> Array | tuple[Array, Array]:
+) -> Array | tuple:
   """Draws x0 by walking down a grid of noise levels; the last step, to zero, is the denoiser itself.
 
   All arithmetic is in the precision of x, at least float32, whatever the denoiser computes in. Denoisers and samplers
@@ -34,10 +35,11 @@ def sample(
     key: one key, from which each sample gets its own, or one key per sample, [B].
     cond: handed to the denoiser at each call.
     trajectory: also return x after each step.
+    carry: also return what the sampler carries at last, such as the network calls that `samplers.Adaptive` counts.
     callback: called on the host with the number of steps done, for progress.
 
   Returns:
-    x0 [B, ...]; with `trajectory` also [N + 1, B, ...] that starts with x and ends with x0.
+    x0 [B, ...]; with `trajectory` also [N + 1, B, ...] that starts with x and ends with x0; with `carry` also that.
 
   Raises:
     ValueError: if the grid is not one list of finite levels that descend to zero (known only outside of jit), or
@@ -77,17 +79,19 @@ def sample(
       setattr(conditioned, name, also(getattr(denoiser, name)))
 
   def body(state, levels):
-    x, carry = state
+    x, past = state
     step, sigma, sigma_next = levels
-    x, carry = sampler.step(conditioned, x, sigma, sigma_next, carry, batching.fold_in(keys, step))
+    x, past = sampler.step(conditioned, x, sigma, sigma_next, past, batching.fold_in(keys, step))
     if callback is not None:
       jax.debug.callback(callback, step + 1)
     x = x.astype(dtype)  # noise may have been drawn in more
-    return (x, carry), x if trajectory else None
+    return (x, past), x if trajectory else None
 
   start: tuple[Array, PyTree] = (x, sampler.init(x))
-  (noisy, _), path = jax.lax.scan(body, start, (jnp.arange(num_steps - 1), sigmas[:-2], sigmas[1:-1]))
+  (noisy, past), path = jax.lax.scan(body, start, (jnp.arange(num_steps - 1), sigmas[:-2], sigmas[1:-1]))
   x0 = conditioned(noisy, sigmas[-2], key=batching.fold_in(keys, num_steps - 1))
   if callback is not None:
     jax.debug.callback(callback, num_steps)
-  return (x0, jnp.concatenate([x[None], path, x0[None]])) if trajectory else x0
+  others = [jnp.concatenate([x[None], path, x0[None]])] if trajectory else []
+  others += [past] if carry else []
+  return (x0, *others) if others else x0

@@ -149,19 +149,23 @@ def test_bits_of_the_density_bound_those_of_the_levels(x64):
   assert 0 < gap < 5e-3
 
 
-def classic_bound(betas, x0, noises, predict, learned, mean=np.mean):
-  """The bound of Nichol & Dhariwal 2021 from betas, in x_t and step by step: prior, terms, reconstruction."""
+def classic_bound(betas, x0, noises, predict, share, decoder_share):
+  """The bound of Nichol & Dhariwal 2021 from betas, in x_t and step by step: prior, terms, reconstruction.
+
+  Their larger variance, too, is the posterior's of the second step where the pixels are decoded: decoder_share 0.
+  """
   total = np.cumprod(1 - betas)
   before = np.append(1.0, total[:-1])
   small = betas * (1 - before) / (1 - total)
   small[0] = small[1]
-  bits = lambda nats: mean(nats.reshape(len(x0), -1), axis=1) / np.log(2)
+  bits = lambda nats: np.mean(nats.reshape(len(x0), -1), axis=1) / np.log(2)
   kl = lambda m1, v1, m2, v2: (np.log(v2 / v1) + (v1 + (m1 - m2) ** 2) / v2 - 1) / 2
   terms = []
   for t, beta in enumerate(betas):
     x = np.sqrt(total[t]) * x0 + np.sqrt(1 - total[t]) * noises[t]
     predicted = predict(x / np.sqrt(total[t]), np.sqrt(1 / total[t] - 1))
-    variance = np.exp(learned * np.log(beta) + (1 - learned) * np.log(small[t]))
+    larger = share if t else decoder_share
+    variance = np.exp(larger * np.log(beta) + (1 - larger) * np.log(small[t]))
     from_x0 = np.sqrt(before[t]) * beta / (1 - total[t])
     from_x = np.sqrt(1 - beta) * (1 - before[t]) / (1 - total[t])
     means = [from_x0 * a + from_x * x for a in (x0, predicted)]
@@ -179,8 +183,8 @@ PIXELS = np.array([0, 90, 128, 166, 200, 255])[:, None, None] / 127.5 - 1 + np.z
 BETAS = np.linspace(1e-3, 0.2, 30)
 
 
-@pytest.mark.parametrize("learned", [None, 0.3])
-def test_bound_is_the_published_one(learned, x64):
+@pytest.mark.parametrize(("learned", "fraction"), [(None, 0.0), (None, 1.0), (0.3, 0.0)])
+def test_bound_is_the_published_one(learned, fraction, x64):
   denoiser = Gaussian(0.1, 0.4)
 
   class Learned:
@@ -204,11 +208,12 @@ def test_bound_is_the_published_one(learned, x64):
       schedules.from_betas(BETAS),
       jnp.asarray(PIXELS),
       key=keys,
+      fraction=fraction,
       noise=drawn,
     )
-  share = 0.0 if learned is None else learned
+  share, decoder_share = (fraction, 0.0) if learned is None else (learned, learned)
   prior, terms, reconstruction = classic_bound(
-    BETAS, PIXELS, noises, lambda x, s: np.asarray(denoiser(jnp.asarray(x), s)), share
+    BETAS, PIXELS, noises, lambda x, s: np.asarray(denoiser(jnp.asarray(x), s)), share, decoder_share
   )
   assert bound.steps.shape == (29, 6)
   np.testing.assert_allclose(bound.prior, prior, rtol=1e-8)

@@ -242,11 +242,7 @@ def check(config) -> None:
     raise ValueError(
       f"schedule goes from sigma {low:.3g} to {high:.3g}, but must rise from above 0; check its numbers."
     )
-  if isinstance(prediction(config), denoisers.Eps | denoisers.Score) and high > schedules.MAX_SIGMA / 2:
-    raise ValueError(
-      f"prediction {config.prediction.name!r} says nothing about the data where the schedule ends in pure noise; "
-      "take 'v', 'x0' or 'flow', or a schedule that ends before."
-    )
+  denoisers.check_prediction(prediction(config), made)
   net = module(config)
   if train.label_dropout > 0 and net.num_classes and not net.null_label:
     raise ValueError("train.label_dropout needs a network with a null label; set model.null_label=True, or drop none.")

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import batching
-from diffjax.grids import check_grid
+from diffjax.grids import check_grid, karras
 from diffjax.typing import Array, Cond, Denoiser, Sampler
 
 
@@ -62,12 +62,13 @@ def invert(
     noise that x has there plus one; when that is not small, x0 or the steps are too far from what the model draws.
 
   Raises:
-    ValueError: if the sampler draws noise (known only outside of jit) or remembers earlier steps; as `diffjax.sample`.
+    ValueError: if the sampler draws noise or remembers earlier steps; as `diffjax.sample`. Where jit hides whether
+      hyper-parameters such as eta turn noise on, x is NaN and the residual infinite if they do.
   """
   x0, sigmas = _prepare(x0, sigmas)
   if iterations < 1:
     raise ValueError(f"iterations is {iterations}, but must be at least 1.")
-  _check_invertible(sampler, sigmas)
+  draws_noise = _check_invertible(sampler, sigmas)
   keys = batching.sample_keys(jax.random.key(0), x0.shape[0])  # a deterministic step does not use them
 
   def bound(x, sigma, *, key=None):
@@ -91,7 +92,8 @@ def invert(
 
   x, last = solve(lambda x: bound(x, sigmas[-2], key=keys), x0, sigmas[-2], sigmas[-1])
   x, missed = jax.lax.scan(up, x, (sigmas[:-2], sigmas[1:-1]), reverse=True)
-  return x, jnp.maximum(last, missed.max(0, initial=0))
+  residual = jnp.maximum(last, missed.max(0, initial=0))
+  return jnp.where(draws_noise, jnp.nan, x), jnp.where(draws_noise, jnp.inf, residual)
 
 
 def _prepare(x0, sigmas):
@@ -106,15 +108,23 @@ def _check_invertible(sampler, sigmas):
   name = type(sampler).__name__
   if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
     raise ValueError(f"{name} remembers earlier steps and cannot be inverted; take a one-step method such as Euler.")
-  if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((sampler, sigmas))):
-    return
+  hidden = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((sampler, sigmas)))
+  with jax.ensure_compile_time_eval():
+    # of hidden hyper-parameters this much is known: what draws noise with all of them zero always does
+    zero = lambda leaf: np.zeros(np.shape(leaf), jnp.result_type(leaf))
+    known = (jax.tree.map(zero, sampler), karras(9, 0.01)) if hidden else (sampler, sigmas)
+    if _draws_noise(*known):
+      raise ValueError(
+        f"{name} draws noise and cannot be inverted; take a deterministic method such as Euler with eta=0."
+      )
+  return _draws_noise(sampler, sigmas) if hidden else False
+
+
+def _draws_noise(sampler, sigmas):
   # the same picture with two keys: only a method that draws noise tells them apart
   x = jnp.ones((2, 1), sigmas.dtype)
   prior = lambda x, sigma, *, key=None: x / (1 + sigma**2)
   keys = jax.random.split(jax.random.key(0))
   step = lambda sigma, sigma_next: sampler.step(prior, x, sigma, sigma_next, (), keys)[0]
-  first, second = np.moveaxis(np.asarray(jax.jit(jax.vmap(step))(sigmas[:-2], sigmas[1:-1])), 1, 0)
-  if not np.array_equal(first, second):
-    raise ValueError(
-      f"{name} draws noise and cannot be inverted; take a deterministic method such as Euler with eta=0."
-    )
+  first, second = jnp.moveaxis(jax.jit(jax.vmap(step))(sigmas[:-2], sigmas[1:-1]), 1, 0)
+  return ~jnp.array_equal(first, second, equal_nan=True)

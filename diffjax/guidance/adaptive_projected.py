@@ -2,6 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.batching import expand, shortening, squared_norm
+from diffjax.construction import check_in
 from diffjax.guidance.stacking import like, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
 
@@ -27,6 +28,10 @@ class AdaptiveProjected:
   scale: float = 1.0
   radius: float = float("inf")
   eta: float = 0.0
+
+  def __post_init__(self):
+    check_in("(-inf, inf)", scale=self.scale, eta=self.eta)
+    check_in("(0, inf]", radius=self.radius)
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     """x0 [B, ...] at x [B, ...], sigma [] or [B]; raises ValueError if cond and null_cond differ in structure."""

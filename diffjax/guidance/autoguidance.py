@@ -2,6 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.batching import expand, within
+from diffjax.construction import check_in
 from diffjax.typing import Array, Cond, Denoiser
 
 
@@ -22,6 +23,9 @@ class AutoGuidance:
   weak: Denoiser
   scale: float = 1.0
   interval: tuple[float, float] = (0.0, float("inf"))
+
+  def __post_init__(self):
+    check_in("(-inf, inf)", scale=self.scale)
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     """x0 [B, ...] at x [B, ...], sigma [] or [B]."""

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.batching import expand
+from diffjax.construction import check_in
 from diffjax.typing import Array, Cond, Denoiser
 
 
@@ -27,6 +28,9 @@ class Classifier:
   classifier: Callable[[Array, Array], Array]
   scale: float = 1.0
   conditional: bool = struct.field(pytree_node=False, default=False)
+
+  def __post_init__(self):
+    check_in("(-inf, inf)", scale=self.scale)
 
   def __call__(self, x: Array, sigma: Array, cond: Cond, *, key: Array | None = None) -> Array:
     """x0 [B, ...] at x [B, ...], sigma [] or [B], for cond["label"] int [B]."""

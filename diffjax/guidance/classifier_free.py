@@ -2,6 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.batching import expand, within
+from diffjax.construction import check_in
 from diffjax.guidance.stacking import like, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
 
@@ -28,6 +29,10 @@ class ClassifierFree:
   scale: float = 1.0
   interval: tuple[float, float] = (0.0, float("inf"))
   rescale: float = 0.0
+
+  def __post_init__(self):
+    check_in("(-inf, inf)", scale=self.scale)
+    check_in("[0, 1]", rescale=self.rescale)
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     """x0 [B, ...] at x [B, ...], sigma [] or [B]; raises ValueError if cond and null_cond differ in structure."""

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from diffjax import batching, struct
 from diffjax.batching import expand
+from diffjax.construction import check_in, check_whole
 from diffjax.typing import Array, Cond, Denoiser
 
 Energy = Callable[[Array, Array | None], Array]
@@ -81,6 +82,10 @@ class EnergyGuidance:
   def __post_init__(self):
     if self.position not in POSITIONS:
       raise ValueError(f"position is {self.position!r}, but must be one of {', '.join(POSITIONS)}.")
+    check_in("(-inf, inf)", scale=self.scale, inner_scale=self.inner_scale)
+    check_in("[0, inf)", spread=self.spread)
+    check_in("[0, inf]", clamp=self.clamp)
+    check_whole(0, num_samples=self.num_samples, inner_steps=self.inner_steps)
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     """x0 [B, ...] at x [B, ...], sigma [] or [B]; key [B] is needed where the energy or num_samples draw noise."""

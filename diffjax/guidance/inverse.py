@@ -1,6 +1,7 @@
 """Linear inverse problems: pictures x0 of which y = operator.apply(x0) + noise_std * noise is known."""
 
 import abc
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -167,7 +168,9 @@ def _square(residual):
   return squared_norm(residual).reshape(-1)
 
 
-def dps(denoiser: Denoiser, operator: Operator, y: Array, scale: float = 1.0) -> EnergyGuidance:
+def dps(
+  denoiser: Denoiser, operator: Operator, y: Array, scale: float | Callable[[Array], Array] = 1.0
+) -> EnergyGuidance:
   """Diffusion posterior sampling (Chung et al. 2022, algorithm 1): x_t moves by -scale * grad_{x_t} |y - A x0|.
 
   With `samplers.MeanGuided(samplers.DDPM(), variance_preserving)`. This is the paper's step zeta / |y - A x0| on the

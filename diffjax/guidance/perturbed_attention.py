@@ -2,6 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.batching import expand
+from diffjax.construction import check_in
 from diffjax.guidance.stacking import stacked
 from diffjax.typing import Array, Cond, Denoiser
 
@@ -20,6 +21,9 @@ class PerturbedAttention:
 
   denoiser: Denoiser
   scale: float = 0.0
+
+  def __post_init__(self):
+    check_in("(-inf, inf)", scale=self.scale)
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     """x0 [B, ...] at x [B, ...], sigma [] or [B]; cond is None or a dict."""

@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import struct
+from diffjax.construction import check_in
 from diffjax.typing import Array, Cond, Denoiser
 
 
@@ -10,6 +11,9 @@ class StaticThreshold:
 
   denoiser: Denoiser
   bound: float = 1.0
+
+  def __post_init__(self):
+    check_in("(0, inf]", bound=self.bound)
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     return self._threshold(self.denoiser(x, sigma, cond, key=key))
@@ -40,6 +44,10 @@ class DynamicThreshold:
   quantile: float = 0.995
   bound: float = 1.0
   cap: float = float("inf")
+
+  def __post_init__(self):
+    check_in("[0, 1]", quantile=self.quantile)
+    check_in("(0, inf]", bound=self.bound, cap=self.cap)
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     return self._threshold(self.denoiser(x, sigma, cond, key=key))

@@ -1,7 +1,8 @@
 """Published methods as settings of energy guidance, translated from x_t = alpha * x of variance-preserving models.
 
 There alpha = 1 / sqrt(1 + sigma^2) and grad_{x_t} = grad_x / alpha. `samplers.MeanGuided` and `samplers.Recurrent` are
-the parts of these methods that belong to the sampler.
+the parts of these methods that belong to the sampler. Their scales the papers choose for each task; where they name no
+other, the default is 1.
 """
 
 from collections.abc import Callable
@@ -13,14 +14,19 @@ from diffjax.guidance.energy import Energy, EnergyGuidance
 from diffjax.typing import Array, Denoiser
 
 
-def over_alpha(scale: float, sigma: Array) -> Array:
-  """scale / alpha."""
-  return scale * jnp.sqrt(1 + jnp.square(sigma))
+def over_alpha(scale: float | Callable[[Array], Array], sigma: Array) -> Array:
+  """scale / alpha, for a number or a function of sigma."""
+  return value(scale, sigma) * jnp.sqrt(1 + jnp.square(sigma))
 
 
-def over_alpha_squared(scale: float, sigma: Array) -> Array:
-  """scale / alpha^2."""
-  return scale * (1 + jnp.square(sigma))
+def over_alpha_squared(scale: float | Callable[[Array], Array], sigma: Array) -> Array:
+  """scale / alpha^2, for a number or a function of sigma."""
+  return value(scale, sigma) * (1 + jnp.square(sigma))
+
+
+def value(scale: float | Callable[[Array], Array], sigma: Array) -> Array | float:
+  """The scale at a noise level."""
+  return scale(sigma) if callable(scale) else scale
 
 
 def lgd(
@@ -30,7 +36,7 @@ def lgd(
   return EnergyGuidance(denoiser, energy, scale, num_samples=num_samples, spread=spread)
 
 
-def mpgd(denoiser: Denoiser, energy: Energy, scale: float | Callable[[Array], Array]) -> EnergyGuidance:
+def mpgd(denoiser: Denoiser, energy: Energy, scale: float | Callable[[Array], Array] = 1.0) -> EnergyGuidance:
   """Manifold-preserving guided diffusion without an autoencoder (He et al. 2023): x0 moves by the gradient there.
 
   With `samplers.MeanGuided(samplers.Euler(eta))`: the noise stays the unguided model's. `scale` is the paper's c_t.
@@ -38,7 +44,7 @@ def mpgd(denoiser: Denoiser, energy: Energy, scale: float | Callable[[Array], Ar
   return EnergyGuidance(denoiser, energy, scale, position="x0")
 
 
-def freedom(denoiser: Denoiser, energy: Energy, scale: float = 1.0) -> EnergyGuidance:
+def freedom(denoiser: Denoiser, energy: Energy, scale: float | Callable[[Array], Array] = 1.0) -> EnergyGuidance:
   """FreeDoM (Yu et al. 2023): x_t moves after each step by rho_t times the gradient, rho_t = scale * alpha.
 
   With `samplers.MeanGuided(sampler, variance_preserving)`, and `samplers.Recurrent` around it for its time travel.
@@ -47,11 +53,16 @@ def freedom(denoiser: Denoiser, energy: Energy, scale: float = 1.0) -> EnergyGui
 
 
 def universal(
-  denoiser: Denoiser, energy: Energy, scale: float, inner_steps: int = 0, inner_scale: float = 0.0
+  denoiser: Denoiser,
+  energy: Energy,
+  scale: float | Callable[[Array], Array] = 2.0,
+  inner_steps: int = 0,
+  inner_scale: float | Callable[[Array], Array] = 0.0,
 ) -> EnergyGuidance:
   """Universal guidance (Bansal et al. 2023), "forward" with s(t) = scale * sqrt(1 - alpha^2).
 
-  The inner steps of gradient descent on x0 are its "backward" part, `samplers.Recurrent` its self-recurrence.
+  The inner steps of gradient descent on x0 are its "backward" part, `samplers.Recurrent(samplers.Euler(), 10)` its
+  self-recurrence; scale and number are those of the authors' CLIP guidance of an ImageNet model.
   """
   return EnergyGuidance(denoiser, energy, scale, inner_steps=inner_steps, inner_scale=inner_scale)
 
@@ -59,15 +70,16 @@ def universal(
 def training_free(
   denoiser: Denoiser,
   energy: Energy,
-  rho: float,
-  mu: float | Callable[[Array], Array],
+  rho: float | Callable[[Array], Array] = 1.0,
+  mu: float | Callable[[Array], Array] = 1.0,
   spread: float = 0.0,
   inner_steps: int = 4,
   num_samples: int = 1,
 ) -> EnergyGuidance:
   """Training-free guidance (Ye et al. 2024): variance guidance of strength rho, inner_steps of mean guidance of mu.
 
-  With `samplers.MeanGuided`, and `samplers.Recurrent` around it. `spread` is the paper's smoothing gamma.
+  With `samplers.MeanGuided`, and `samplers.Recurrent` around it. `spread` is the paper's smoothing gamma; its schedules
+  rho_t and mu_t are functions of sigma.
   """
   return EnergyGuidance(
     denoiser,

@@ -6,6 +6,7 @@ Their keys, defaults and noise levels, in the terms of this library. Some things
   `final_sigma` says how much.
 - The network's time follows from the noise level; on some grids they round it, cut it off, or interpolate otherwise.
 - Multistep samplers combine eps or x0, whatever the network predicts; their PNDM combines v where that is predicted.
+- The third order's second step integrates the line through both x0, as theirs does with solver_type "heun".
 - Multistep samplers keep their order to the end; `lower_order_final` lowers theirs where steps are fewer than 15.
 - The middle of a single step lies where the papers have it, not at a level of the grid; `grid(num_steps)` has then
   about num_steps / solver_order levels, and as many network calls as theirs.
@@ -15,7 +16,8 @@ Their keys, defaults and noise levels, in the terms of this library. Some things
 """
 
 import dataclasses
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -77,6 +79,18 @@ CHOICES_OF = {
   "IPNDMScheduler": {"trained_betas": (None,)},
 }
 """What they may be in these classes."""
+NUMBERS = {
+  "[0, inf)": ("steps_offset",),
+  "[1, inf)": ("num_train_timesteps", "original_inference_steps"),
+  "(0, 1)": ("beta_start",),
+  "(0, 1]": ("beta_end",),
+  "[0, 1]": ("dynamic_thresholding_ratio",),
+  "(0, inf)": (
+    *("sigma_min", "sigma_max", "sigma_data", "rho", "shift", "flow_shift"),
+    *("clip_sample_range", "sample_max_value", "timestep_scaling"),
+  ),
+}
+"""Where numbers must lie; those that a class has None for may be None."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +140,10 @@ def from_diffusers(config: Config) -> Published:
 
 def _read(given: Config) -> tuple[Scheduler, Config]:
   """Their class, and the configuration with its defaults. Keys of other classes have no effect, as in diffusers."""
+  if not isinstance(given, Mapping):
+    raise ValueError(
+      f"the configuration is {given!r:.40}, but must be a dict; read scheduler_config.json by json.load."
+    )
   if "_class_name" not in given:
     raise ValueError("the configuration has no key '_class_name'; pass the whole of a scheduler_config.json.")
   name = given["_class_name"]
@@ -139,6 +157,14 @@ def _read(given: Config) -> tuple[Scheduler, Config]:
     if key in scheduler.defaults and config[key] not in choices:
       told = ", ".join(repr(choice) for choice in choices)
       raise ValueError(f"{key} of {name} is {config[key]!r}, but can only be {told} here.")
+  for interval, keys in NUMBERS.items():
+    for key in keys:
+      value = config.get(key)
+      if value is None and scheduler.defaults.get(key) is None:
+        continue
+      if not isinstance(value, numbers.Real):
+        raise ValueError(f"{key} of {name} is {value!r}, but must be a number in {interval}.")
+      construction.check_in(interval, **{f"{key} of {name}": value})
   _check_consistency(config)
   return scheduler, config
 
@@ -154,6 +180,9 @@ def _check_consistency(config: Config) -> None:
     )
   if (config.get("prediction_type") == "flow_prediction") != bool(config.get("use_flow_sigmas")):
     raise ValueError("prediction_type 'flow_prediction' and use_flow_sigmas belong together; set both or neither.")
+  for low, high in (("beta_start", "beta_end"), ("sigma_min", "sigma_max")):
+    if config.get(low) and config.get(high) and not config[low] <= config[high]:
+      raise ValueError(f"{low} is {config[low]}, above {high}, which is {config[high]}; exchange the two.")
   betas, total = config.get("trained_betas"), config["num_train_timesteps"]
   if betas is not None and len(betas) != total:
     raise ValueError(f"trained_betas are {len(betas)} numbers, but num_train_timesteps is {total}; make them agree.")

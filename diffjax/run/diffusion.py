@@ -12,6 +12,7 @@ from diffjax import batching, build, construction, data, editing, parallel, samp
 from diffjax.guidance.energy import warn_of_nonfinite
 from diffjax.run.folder import load_data, read_config, restore
 from diffjax.run.prompts import Prompt
+from diffjax.samplers.adaptive import Progress
 from diffjax.sampling import sample
 from diffjax.training.objective import to_float, to_uint8
 from diffjax.typing import Array, PyTree
@@ -25,11 +26,13 @@ class Run:
     config: the run's ConfigDict.
     params: parameters of the network, on the host.
     step: how many training steps they have seen.
+    calls: int [num], network calls for each picture drawn last, of a sampler that counts them; else None.
   """
 
   config: object
   params: PyTree
   step: int
+  calls: np.ndarray | None = None
 
   @property
   def num_classes(self) -> int:
@@ -123,16 +126,17 @@ class Run:
     batch_size = -(-min(batch_size, num) // count) * count
     fixed = assemble()
     draw_batch = _draw(self.image_shape, trajectory)
-    pictures, finite, paths = [], [], []
+    pictures, finite, paths, calls = [], [], [], []
     for first in progress(range(0, num, batch_size)):
       numbers = np.arange(first, first + batch_size)[parallel.own_part(batch_size)]
       cond = None if labels is None else {"label": labels[np.minimum(numbers, num - 1)]}
-      drawn, is_finite, path = draw_batch(*fixed, *parallel.shard((numbers, cond)))
+      drawn, is_finite, path, counts = draw_batch(*fixed, *parallel.shard((numbers, cond)))
       if prompt and not parallel.unshard(is_finite).all():
         # Again, by a program that takes gradients that are not finite for zero and tells; no disk could keep it
-        drawn, is_finite, path = draw_batch(*assemble(warn_of_nonfinite), *parallel.shard((numbers, cond)))
+        drawn, is_finite, path, counts = draw_batch(*assemble(warn_of_nonfinite), *parallel.shard((numbers, cond)))
       pictures.append(parallel.unshard(drawn))
       finite.append(parallel.unshard(is_finite))
+      calls += [parallel.unshard(count) for count in counts]
       paths.append(parallel.unshard(path, axis=1) if trajectory else None)
     failed = num - np.concatenate(finite)[:num].sum()
     if failed:
@@ -141,6 +145,7 @@ class Run:
         " an earlier checkpoint."
       )
     images = np.concatenate(pictures)[:num]
+    self.calls = np.concatenate(calls)[:num] if calls else None
     return (images, np.concatenate(paths, axis=1)[:, :num]) if trajectory else images
 
   def _edit(self, denoiser, sigmas, init_image, mask, strength):
@@ -193,12 +198,14 @@ def _draw(shape: tuple[int, ...], trajectory: bool):
   def draw(denoiser, sampler, sigmas, key: Array, start: Array, numbers: Array, cond):
     key_start, key_path = batching.split(batching.fold_in_each(key, numbers))
     x = start + sigmas[0] * batching.normal(key_start, (numbers.shape[0], *shape))
-    drawn = sample(denoiser, sampler, x, sigmas, key=key_path, cond=cond, trajectory=trajectory)
+    x0, *path, carry = sample(denoiser, sampler, x, sigmas, key=key_path, cond=cond, trajectory=trajectory, carry=True)
+    # of time travel each turn starts from the same count
+    calls = (carry.calls + 1,) if isinstance(carry, Progress) and not isinstance(sampler, samplers.Recurrent) else ()
     if not trajectory:
-      return to_uint8(drawn), is_finite(drawn), ()
-    x0, path = drawn
+      return to_uint8(x0), is_finite(x0), (), calls
+    path = path[0]
     scale = jax.lax.rsqrt(1 + sigmas**2).reshape(-1, *([1] * (path.ndim - 1)))
-    return to_uint8(x0), is_finite(x0), to_uint8(path * scale)
+    return to_uint8(x0), is_finite(x0), to_uint8(path * scale), calls
 
   def is_finite(x0):
     return jnp.isfinite(x0).all((1, 2, 3))

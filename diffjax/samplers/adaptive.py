@@ -1,3 +1,4 @@
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -5,6 +6,7 @@ import jax.numpy as jnp
 
 from diffjax import batching, struct
 from diffjax.batching import expand
+from diffjax.construction import check_in, check_whole
 from diffjax.grids import check_grid
 from diffjax.samplers.loops import while_loop
 from diffjax.samplers.runge_kutta import flow_time, slope, slopes
@@ -52,6 +54,12 @@ class Adaptive:
   rtol: float = 1e-5
   atol: float = 1e-5
   max_steps: int = struct.field(pytree_node=False, default=100)
+
+  def __post_init__(self):
+    check_in("[0, inf)", rtol=self.rtol, atol=self.atol)
+    if isinstance(self.rtol, numbers.Real) and isinstance(self.atol, numbers.Real) and not self.rtol + self.atol > 0:
+      raise ValueError("rtol and atol are both 0, but one must be above it: no step is without any error.")
+    check_whole(1, max_steps=self.max_steps)
 
   def init(self, x):
     return Progress(jnp.full(x.shape[:1], 0.05, x.dtype), jnp.zeros(x.shape[:1], jnp.int32))

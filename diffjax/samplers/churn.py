@@ -1,7 +1,15 @@
 import jax.numpy as jnp
 
 from diffjax.batching import root
+from diffjax.construction import check_in
 from diffjax.typing import Array
+
+
+def check_churn(sampler) -> None:
+  """Raises ValueError for a field of churn that is out of range."""
+  check_in("[0, inf)", s_churn=sampler.s_churn, s_tmin=sampler.s_tmin, s_noise=sampler.s_noise)
+  check_in("[0, inf]", s_tmax=sampler.s_tmax)
+  check_in("[1, inf)", num_steps=sampler.num_steps)
 
 
 def churn(sampler, x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:

@@ -3,6 +3,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from diffjax import batching, posterior, struct
+from diffjax.construction import check_in
 from diffjax.schedules import variance_preserving
 from diffjax.typing import NoiseFn
 
@@ -20,6 +21,9 @@ class DDPM:
   learned: bool = struct.field(pytree_node=False, default=False)
   scaling: Callable = struct.field(pytree_node=False, default=variance_preserving)
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    check_in("[0, 1]", fraction=self.fraction)
 
   def init(self, x):
     return ()

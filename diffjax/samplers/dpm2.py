@@ -1,5 +1,5 @@
 from diffjax import batching, struct
-from diffjax.samplers.churn import churn
+from diffjax.samplers.churn import check_churn, churn
 from diffjax.samplers.dpm_solver import DPMSolver
 from diffjax.typing import NoiseFn
 
@@ -18,6 +18,9 @@ class DPM2:
   s_noise: float = 1.0
   num_steps: int = 1
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    check_churn(self)
 
   def init(self, x):
     return ()

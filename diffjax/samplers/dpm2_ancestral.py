@@ -1,4 +1,5 @@
 from diffjax import batching, posterior, struct
+from diffjax.construction import check_in
 from diffjax.samplers.dpm_solver import DPMSolver
 from diffjax.typing import NoiseFn
 
@@ -14,6 +15,9 @@ class DPM2Ancestral:
 
   eta: float = 1.0
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    check_in("[0, 1]", eta=self.eta)
 
   def init(self, x):
     return ()

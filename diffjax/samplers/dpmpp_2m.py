@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import batching, struct
+from diffjax.construction import check_in
 from diffjax.typing import NoiseFn
 
 
@@ -13,6 +14,9 @@ class DPMpp2M:
 
   eta: float = 0.0
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    check_in("[0, 1]", eta=self.eta)
 
   def init(self, x):
     # an infinite last step makes the first one first-order without a branch

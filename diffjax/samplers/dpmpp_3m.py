@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import batching, struct
+from diffjax.construction import check_in
 from diffjax.typing import NoiseFn
 
 
@@ -19,6 +20,9 @@ class DPMpp3M:
   eta: float = 0.0
   shipped: bool = struct.field(pytree_node=False, default=False)
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    check_in("[0, 1]", eta=self.eta)
 
   def init(self, x):
     # the step before the first is infinite, 1 / h = 0, so that all differences over it vanish without a branch

@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import batching, struct
+from diffjax.construction import check_in
 from diffjax.typing import NoiseFn
 
 
@@ -14,6 +15,9 @@ class DPMppSDE:
 
   eta: float = 1.0
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    check_in("[0, 1]", eta=self.eta)
 
   def init(self, x):
     return ()

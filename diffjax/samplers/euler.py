@@ -1,4 +1,5 @@
 from diffjax import batching, posterior, struct
+from diffjax.construction import check_in
 from diffjax.typing import NoiseFn
 
 
@@ -12,6 +13,9 @@ class Euler:
 
   eta: float = 0.0
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    check_in("[0, 1]", eta=self.eta)
 
   def init(self, x):
     return ()

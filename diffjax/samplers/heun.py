@@ -1,7 +1,7 @@
 from collections.abc import Callable
 
 from diffjax import batching, struct
-from diffjax.samplers.churn import churn
+from diffjax.samplers.churn import check_churn, churn
 from diffjax.schedules import variance_exploding
 from diffjax.typing import NoiseFn
 
@@ -24,6 +24,9 @@ class Heun:
   num_steps: int = 1
   scaling: Callable = struct.field(pytree_node=False, default=variance_exploding)
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    check_churn(self)
 
   def init(self, x):
     return ()

@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import struct
+from diffjax.construction import check_in
 from diffjax.samplers.mean_guided import with_variance
 from diffjax.typing import Sampler
 
@@ -21,6 +22,9 @@ class Momentum:
 
   sampler: Sampler
   momentum: float = -0.5
+
+  def __post_init__(self):
+    check_in("(-inf, inf)", momentum=self.momentum)
 
   def init(self, x):
     return self.sampler.init(x), jnp.zeros_like(x)

@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import batching, struct
+from diffjax.construction import check_in
 from diffjax.samplers.euler import Euler
 from diffjax.typing import NoiseFn, Sampler
 
@@ -22,6 +23,7 @@ class PredictorCorrector:
   def __post_init__(self):
     if self.num_corrections != int(self.num_corrections) or self.num_corrections < 0:
       raise ValueError(f"num_corrections is {self.num_corrections}, but must be a whole number from 0 on; 1 is usual.")
+    check_in("[0, inf)", snr=self.snr)
 
   def init(self, x):
     return self.predictor.init(x)

@@ -1,3 +1,4 @@
+import numbers
 from collections.abc import Callable
 
 import jax
@@ -21,7 +22,7 @@ class Restart:
   Costs num_restarts * num_steps steps of `sampler` besides the grid's own.
 
   Raises:
-    ValueError: if num_restarts or num_steps is not a whole number of at least 1.
+    ValueError: unless 0 < t_min < t_max, and num_restarts and num_steps are whole numbers of at least 1.
   """
 
   sampler: Sampler = struct.field(default_factory=Heun)
@@ -37,6 +38,10 @@ class Restart:
       if value != int(value) or value < 1:
         raise ValueError(f"Restart's {name} is {value!r}, but must be a whole number of at least 1.")
 
+    if isinstance(self.t_min, numbers.Real) and isinstance(self.t_max, numbers.Real):
+      if not 0 < self.t_min < self.t_max < float("inf"):
+        raise ValueError(f"restart goes from t_min = {self.t_min} up to t_max = {self.t_max}; give 0 < t_min < t_max.")
+
   @classmethod
   def of_heun(
     cls,
@@ -46,9 +51,7 @@ class Restart:
     num_steps: int = 2,
     scaling: Callable[[Array], Array] = variance_exploding,
   ) -> "Restart":
-    """With Heun's steps in the schedule's own scale; ValueError unless 0 < t_min < t_max."""
-    if not 0 < t_min < t_max:
-      raise ValueError(f"restart goes from t_min = {t_min} up to t_max = {t_max}; give 0 < t_min < t_max.")
+    """With Heun's steps in the schedule's own scale."""
     return cls(Heun(scaling=scaling), t_min, t_max, num_restarts, num_steps)
 
   def check_grid(self, sigmas: Array) -> None:

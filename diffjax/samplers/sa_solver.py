@@ -2,6 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import batching, struct
 from diffjax.batching import expand
+from diffjax.construction import check_in
 from diffjax.samplers import adams
 from diffjax.typing import NoiseFn
 
@@ -30,6 +31,7 @@ class SASolver:
     adams.check_order("SASolver's predictor", self.predictor_order, 4)
     if self.corrector_order != 0:
       adams.check_order("SASolver's corrector", self.corrector_order, 4)
+    check_in("[0, inf)", tau=self.tau)
 
   def init(self, x):
     # x0 at the levels visited; x and the noise before the last prediction

@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import batching, struct
+from diffjax.construction import check_in
 from diffjax.grids import DDPM
 from diffjax.schedules import Schedule
 from diffjax.typing import NoiseFn
@@ -17,6 +18,9 @@ class TCD:
   gamma: float = 0.3
   schedule: Schedule = DDPM
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+
+  def __post_init__(self):
+    check_in("[0, 1]", gamma=self.gamma)
 
   def init(self, x):
     return ()

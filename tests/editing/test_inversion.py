@@ -87,6 +87,22 @@ def test_what_cannot_be_inverted(sampler, says):
     editing.invert(Gaussian(), sampler, jnp.asarray(X0), grids.karras(10))
 
 
+def test_what_draws_noise_shows_under_jit():
+  """DDPM is refused when traced; eta is hidden there, and speaks when the program runs, whose cache it shares."""
+  sigmas = grids.karras(10)
+  with pytest.raises(ValueError, match="DDPM draws noise"):
+    INVERT(Gaussian(), samplers.DDPM(), jnp.asarray(X0), sigmas)
+  with pytest.raises(ValueError, match="Euler draws noise"):
+    jax.jit(lambda x0: editing.invert(Gaussian(), samplers.Euler(0.1), x0, sigmas))(jnp.asarray(X0))
+  for sampler in (samplers.Euler(0.1), samplers.Heun(s_churn=1.0)):
+    x, residual = INVERT(Gaussian(), sampler, jnp.asarray(X0), sigmas)
+    assert np.isnan(x).all() and np.isinf(residual).all()
+    x, residual = INVERT(
+      Gaussian(), jax.tree.map(lambda leaf: 0.0 * np.nan_to_num(leaf), sampler), jnp.asarray(X0), sigmas
+    )
+    assert np.isfinite(x).all() and np.isfinite(residual).all()
+
+
 def test_mistakes():
   with pytest.raises(ValueError, match="iterations is 0"):
     editing.invert(Gaussian(), samplers.Euler(), jnp.asarray(X0), grids.karras(10), iterations=0)

@@ -41,6 +41,7 @@ GUIDANCE = {
   "adaptive projected": lambda d: guidance.AdaptiveProjected(d, NULL),
   "composed": composed,
   "autoguidance": lambda d: guidance.AutoGuidance(d, Mixture()),
+  "perturbed attention": guidance.PerturbedAttention,
   "classifier": lambda d: guidance.Classifier(d, logits, conditional=True),
   **{
     f"energy {position}": lambda d, position=position: guidance.EnergyGuidance(d, energy, position=position)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from oracles import Gaussian, gaussian_marginal
 
-from diffjax import guidance, samplers
+from diffjax import guidance, sample, samplers, schedules
 from diffjax.guidance import inverse
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -121,6 +121,27 @@ def test_samples_of_pigdm_have_no_bias_and_those_of_dps_do():
   assert abs(sampled(pigdm, 200)[1]) < exact[1] / 3.5  # what is left is the steps', of second order
   assert biased[0] > 0.3 and biased[1] < -0.5, biased
   np.testing.assert_allclose(sampled(dps, 200), biased, rtol=3e-2)  # the bias is not the steps'
+
+
+def test_samples_of_dps_miss_the_posterior_of_a_coarse_pixel():
+  """By its own constructor and sampler: the mean of four pixels is drawn at y itself, hardly varying."""
+  noise_std, y, sigmas = 0.5, 1.2, jnp.geomspace(50.0, 0.01, 200)
+  operator, keys = inverse.SuperResolution(2), jax.random.split(jax.random.key(0), 500)
+  variance = 1 / (4 / STD**2 + 1 / noise_std**2)
+  exact = (0.3 * 4 / STD**2 + y / noise_std**2) * variance
+
+  def drawn(guided, sampler):
+    x = sigmas[0] * jax.random.normal(jax.random.key(1), (500, 2, 2, 1))
+    levels = jnp.append(sigmas, 0)
+    x0 = jax.jit(sample)(guided, sampler, x, levels, key=keys)
+    return operator.apply(x0).ravel()
+
+  arguments = Gaussian(0.3, STD), operator, jnp.full((1, 1, 1, 1), y)
+  by_dps = drawn(guidance.dps(*arguments), samplers.MeanGuided(samplers.DDPM(), schedules.variance_preserving))
+  by_pigdm = drawn(guidance.pigdm(*arguments, noise_std, STD), samplers.Heun())
+  assert abs(by_pigdm.mean() - exact) < 4 * (variance / 500) ** 0.5 + 0.005
+  np.testing.assert_allclose(by_pigdm.var(), variance, rtol=0.25)
+  assert by_dps.mean() - exact > 0.3 and by_dps.var() < variance / 2
 
 
 def test_residual_norm_of_nothing_has_no_gradient():

@@ -154,6 +154,24 @@ def test_training_free_with_recurrence():
   assert_equal(ours(sampler, guidance.training_free(Mixture(), energy, rho=0.3, mu=0.1)), x_next)
 
 
+def test_scales_may_be_schedules():
+  at = lambda guided: guided(jnp.asarray(START), jnp.asarray(SIGMA), key=KEYS)
+  rho, mu = (jax.tree_util.Partial(lambda share, sigma: share * sigma, share) for share in (0.3, 0.1))
+  for make in (guidance.freedom, guidance.mpgd, guidance.universal):
+    assert_equal(at(make(Mixture(), energy, rho)), at(make(Mixture(), energy, 0.3 * SIGMA)))
+  by_schedule = guidance.training_free(Mixture(), energy, rho, mu)
+  assert_equal(at(by_schedule), at(guidance.training_free(Mixture(), energy, 0.3 * SIGMA, 0.1 * SIGMA)))
+  assert_equal(
+    at(guidance.dps(Mixture(), OPERATOR, jnp.asarray(Y), rho)),
+    at(guidance.dps(Mixture(), OPERATOR, jnp.asarray(Y), 0.3 * SIGMA)),
+  )
+
+
+def test_every_constructor_has_defaults():
+  for make in (guidance.lgd, guidance.mpgd, guidance.freedom, guidance.universal, guidance.training_free):
+    assert np.isfinite(make(Mixture(), energy)(jnp.asarray(START), jnp.asarray(SIGMA), key=KEYS)).all()
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.6])
 def test_cfgpp(eta):
   """Chung et al. 2024: the guided x0, renoised with the unconditional eps."""

@@ -79,6 +79,16 @@ def test_a_grid_on_which_restart_never_restarts_is_refused(run):
     build.check(run.config)
 
 
+def test_adaptive_tells_its_network_calls(run):
+  run.draw(3, sampler="adaptive", steps=2, rtol=1e-2, atol=1e-2)
+  coarse = run.calls
+  assert coarse.shape == (3,) and np.all((coarse - 2) % 6 == 0)  # one at each level, six an attempt
+  run.draw(3, sampler="adaptive", steps=2, rtol=1e-4, atol=1e-4)
+  assert run.calls.sum() > coarse.sum()
+  run.draw(3)
+  assert run.calls is None
+
+
 def test_trajectory_goes_from_noise_to_the_pictures(run):
   images, path = run.draw(5, steps=4, trajectory=True, batch_size=2)
   assert path.shape == (5, 5, 8, 8, 1) and path.dtype == np.uint8

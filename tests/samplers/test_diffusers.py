@@ -120,6 +120,66 @@ def test_ddpm_is_the_ancestral_scheduler(variance, kind, injected, x64):
   close(ours(sampler, denoiser, sigmas, jnp.asarray(START) / schedule.scaling(sigmas[0]))[1], x)
 
 
+@pytest.mark.parametrize("kind", ["epsilon", "sample"])
+@pytest.mark.parametrize("variance", ["fixed_small_log", "learned_range"])
+def test_ddpm_is_the_unclip_scheduler(variance, kind, injected, x64):
+  """On all steps of its cosine schedule; it knows no v networks."""
+  injected("scheduling_unclip")
+  scheduler = diffusers.UnCLIPScheduler(40, variance_type=variance, clip_sample=False, prediction_type=kind)
+  scheduler.set_timesteps(40)
+  learned, schedule = variance == "learned_range", schedules.squared_cosine(40)
+  scheduler.alphas_cumprod = torch.tensor(np.asarray(schedule.alphas_cumprod))
+  scheduler.alphas = scheduler.alphas_cumprod / torch.cat([torch.ones(1), scheduler.alphas_cumprod[:-1]])
+  scheduler.betas = 1 - scheduler.alphas
+
+  def says(np_or_jnp, x, t, axis):
+    output = network(np_or_jnp, x, t)
+    return np_or_jnp.concatenate([output, np_or_jnp.sin(2 * x + t)], axis) if learned else output
+
+  x = torch.tensor(START)
+  for t in scheduler.timesteps:
+    x = scheduler.step(torch.tensor(says(np, x.numpy(), float(t), 1)), int(t), x).prev_sample
+  net = lambda x, t, cond, key: says(jnp, x, t.reshape(-1, 1, 1, 1), -1)
+  denoiser, sigmas = denoisers.NetworkDenoiser(net, PREDICTIONS[kind], schedule), grids.uniform_time(40, schedule)
+  sampler = samplers.DDPM(learned=learned)
+  close(ours(sampler, denoiser, sigmas, jnp.asarray(START) / schedule.scaling(sigmas[0]))[1], x)
+
+
+def test_repaint_is_the_repaint_scheduler(injected, x64):
+  """Its `step` and `undo_step` in our order: each step but the last is gone twice.
+
+  What is drawn agrees; the known part has fresh noise at each level there, here that of the steps (`Inpaint`).
+  """
+  injected("scheduling_repaint")
+  betas = dict(num_train_timesteps=12, beta_schedule="linear", beta_start=0.01, beta_end=0.4)
+  scheduler, schedule = diffusers.RePaintScheduler(**betas, eta=1.0, clip_sample=False), schedules.linear(12, 0.01, 0.4)
+  scheduler.alphas_cumprod, scheduler.num_inference_steps = torch.tensor(np.asarray(schedule.alphas_cumprod)), 12
+  scheduler.betas = torch.linspace(0.01, 0.4, 12)
+  keep = np.zeros((1, 4, 4, 1))
+  keep[:, :2] = 1
+  known, x = np.full((3, 4, 4, 2), 0.3), torch.tensor(START)
+  step = lambda x, t: (
+    scheduler.step(
+      torch.tensor(network(np, x.numpy(), float(t))), t, x, torch.tensor(known), torch.tensor(keep)
+    ).prev_sample
+  )
+  for t in range(11, 0, -1):
+    x = step(scheduler.undo_step(step(x, t), t), t)
+  x = step(x, 0)
+
+  draws, sigmas = iter(NOISE), grids.uniform_time(12, schedule)
+  noise = lambda keys, shape: jnp.asarray(next(draws))
+  sampler = editing.RePaint(samplers.DDPM(noise=noise), sigmas, jump=1, resamples=2, noise=noise)
+  denoiser = editing.Inpaint(as_denoiser(denoisers.Eps(), schedule), jnp.asarray(known), jnp.asarray(1 - keep))
+  keys, path, carry = jax.random.split(jax.random.key(0), 3), jnp.asarray(START) / schedule.scaling(sigmas[0]), ()
+  with jax.disable_jit():
+    for levels in itertools.pairwise(sigmas[:-1]):
+      path, carry = sampler.step(denoiser, path, *levels, carry, keys)
+  x0 = denoiser(path, sigmas[-2])
+  close(x0[:, 2:], x[:, 2:])
+  close(x0[:, :2], known[:, :2])
+
+
 @by_steps
 @by_kind
 def test_ddim_inversion_is_the_inverse_scheduler(kind, num_steps, x64):

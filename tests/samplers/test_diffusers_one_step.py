@@ -37,11 +37,12 @@ def ours(sampler, prediction, sigmas):
   return diffjax.sample(denoise, sampler, x, sigmas, key=jax.random.key(0), trajectory=True)[1]
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("num_steps", [10, 50])
 def test_dpm2_is_the_k_dpm_2_scheduler(prediction, num_steps, x64):
-  """Theirs refuses networks that predict x0, and has no churn."""
-  scheduler = diffusers.KDPM2DiscreteScheduler(**BETAS, prediction_type=prediction)
+  """Theirs has no churn, and refuses networks that predict x0: it is handed their noise."""
+  known = "epsilon" if prediction == "sample" else prediction
+  scheduler = diffusers.KDPM2DiscreteScheduler(**BETAS, prediction_type=known)
   scheduler.set_timesteps(num_steps)
   scheduler.sigmas = scheduler.sigmas.double()
   sigmas = scheduler.sigmas.numpy()[[0, *range(1, 2 * num_steps, 2)]]
@@ -52,7 +53,9 @@ def test_dpm2_is_the_k_dpm_2_scheduler(prediction, num_steps, x64):
   for t in scheduler.timesteps:
     scaled = scheduler.scale_model_input(x, t)
     levels = scheduler.sigmas if scheduler.state_in_first_order else scheduler.sigmas_interpol
-    output = network(np, scaled.numpy(), levels[scheduler.step_index].item())
+    sigma = levels[scheduler.step_index].item()
+    output = network(np, scaled.numpy(), sigma)
+    output = (x.numpy() - output) / sigma if prediction == "sample" else output
     x = scheduler.step(torch.tensor(output), t, x).prev_sample
   drawn = ours(samplers.DPM2(), prediction, sigmas)
   np.testing.assert_allclose(drawn[-1], x, rtol=1e-10, atol=1e-10)

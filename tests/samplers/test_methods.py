@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import Gaussian
+from test_multistep import rate
+from test_stochastic import errors
 
 import diffjax
 from diffjax import build, grids
@@ -52,6 +54,30 @@ def test_stochastic_ones_draw_by_their_key_and_the_others_do_not(name):
     assert not differs(make(**{stochastic: 0.0}))
   else:
     assert differs(make()) == (stochastic == "yes")
+
+
+ELSEWHERE = ("restart", "adaptive")
+"""Their orders, of steps within a restart and of calls by tolerance, are measured in their own files."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.order != "-" and n not in ELSEWHERE])
+def test_orders_are_those_of_the_table(name, x64):
+  sampler, order = build.SAMPLERS[name](), METHODS[name].order
+  if METHODS[name].stochastic == "yes":
+    found = [errors(sampler, 1.0, num)[0] for num in (64, 128)]
+    seen = np.log2(found[0] / found[1])
+  else:
+    seen, _ = rate(sampler, "mixture", "exponential", 160 if order == 4 else 320)
+  # what is of second order in er_sde's variance is so small that it shows from some thousands of steps on
+  assert seen > order - 0.25 and (seen < order + 0.25 or name == "er_sde"), seen
+
+
+def test_every_method_of_the_table_is_measured_or_has_no_order():
+  assert {name for name, method in METHODS.items() if method.order == "-"} == {
+    *("predictor_corrector", "consistency", "lcm", "tcd"),
+  }
+  assert METHODS.keys() == build.SAMPLERS.keys()
 
 
 def test_table_has_a_line_for_each_name():
