@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from ..files import shown
 from ..typing import Array, PyTree
 from .tensors import FLOATS, Stored
 
@@ -79,8 +80,10 @@ def _check(wanted: Mapping[str, jax.ShapeDtypeStruct], stored: Mapping[str, Stor
   dtypes = [name for name in shared if stored[name].dtype not in FLOATS]
   faults = [
     _listed("missing", sorted(set(wanted) - set(stored))),
-    _listed("surplus", sorted(set(stored) - set(wanted))),
-    _listed("wrongly shaped", [f"{name} {stored[name].shape}, expected {wanted[name].shape}" for name in shapes]),
+    _listed("surplus", [shown(name) for name in sorted(set(stored) - set(wanted))]),
+    _listed(
+      "wrongly shaped", [f"{name} {shown(stored[name].shape)}, expected {wanted[name].shape}" for name in shapes]
+    ),
     _listed("of no floating type", [f"{name} {stored[name].dtype}" for name in dtypes]),
   ]
   if any(faults):
