@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+LONGEST = 2000
+"""Characters of an error that are told: some repeat what was given, however long."""
 _PACKAGE = pathlib.Path(__file__).parent
 _EXPECTED = {
   r"invalid literal for int\(\).*": "expected a whole number",
@@ -78,4 +80,5 @@ def _raised_by_us(error: BaseException) -> bool:
 def _sentence(error: Any) -> str:
   while isinstance(error, KeyError | AttributeError) and error.args:
     error = error.args[0]  # the text of a KeyError is the repr of its reason
-  return " ".join(str(error).split()) or type(error).__name__
+  text = " ".join(str(error).split()) or type(error).__name__
+  return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
