@@ -12,6 +12,8 @@ from typing import Any
 
 from diffjax import parallel
 
+LONGEST = 2000
+"""Characters of an error that are told: some repeat what was given, however long."""
 _PACKAGE = pathlib.Path(__file__).parent
 _EXPECTED = {
   r"invalid literal for int\(\).*": "expected a whole number",
@@ -105,4 +107,5 @@ def _raised_by_us(error: BaseException) -> bool:
 def _sentence(error: Any) -> str:
   while isinstance(error, KeyError | AttributeError) and error.args:
     error = error.args[0]  # the text of a KeyError is the repr of its reason
-  return " ".join(str(error).split()) or type(error).__name__
+  text = " ".join(str(error).split()) or type(error).__name__
+  return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."

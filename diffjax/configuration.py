@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from diffjax.files import parse_json, shown
+
 NEW_KEYS = {"sampler": ("guidance_interval", "guidance_rescale", "threshold"), "data": ("augment",)}
 """Keys that the configs of older diffusion runs lack, and whose defaults mean what those runs did."""
 
@@ -93,15 +95,16 @@ def _common():
   return config
 
 
-def from_json(text: str):
+def from_json(text: str | bytes):
   """A ConfigDict from the JSON that a run's folder holds; `NEW_KEYS` are filled in, nothing is executed.
 
   Raises:
-    ValueError: if it is no JSON, or lacks a key of its kind's default config, or has a value of another type there.
+    ValueError: if it is no JSON (`files.parse_json`), has a name that no key can have, lacks a key of its kind's
+      default config, or has a value of another type there.
   """
   from ml_collections import ConfigDict
 
-  tree = json.loads(text)
+  tree = parse_json(text)
   parts = tree if isinstance(tree, dict) else {}
   is_clip = isinstance(parts.get("model"), dict) and parts["model"].get("name") == "clip"
   default = (default_clip_config() if is_clip else default_config()).to_dict()
@@ -111,7 +114,10 @@ def from_json(text: str):
   misfits = list(_misfits(tree, default))
   if misfits:
     raise ValueError("; ".join(misfits))
-  return ConfigDict(tree)
+  try:
+    return ConfigDict(tree)
+  except (AttributeError, KeyError, TypeError) as error:  # names of ConfigDict's own methods
+    raise ValueError(shown(str(error), 200)) from None
 
 
 def _misfits(value: Any, default: Any, key: str = "it") -> Iterator[str]:
@@ -119,7 +125,7 @@ def _misfits(value: Any, default: Any, key: str = "it") -> Iterator[str]:
   kinds = {float: int | float, tuple: list | tuple}
   kind = type(default)
   if not isinstance(value, kinds.get(kind, kind)) or isinstance(value, bool) != (kind is bool):
-    yield f"{key} is {value!r:.60}, not of type {kind.__name__}"
+    yield f"{key} is {shown(repr(value) if isinstance(value, str) else value)}, not of type {kind.__name__}"
   elif kind is dict:
     prefix = "" if key == "it" else f"{key}."
     for name in sorted(default.keys() - value.keys()):

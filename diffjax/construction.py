@@ -9,19 +9,24 @@ from typing import Any
 import jax
 
 RANGES = {
-  "[1, inf)": "steps batch_size accumulate steps_per_call log_every max_skipped_in_row keep_checkpoints num_steps"
-  " multipliers blocks_per_level attention_resolutions num_heads head_dim num_groups max_steps"
-  " patch layers heads features mlp_width",
-  "[4, inf)": "width",
+  "[1, inf)": "steps batch_size accumulate steps_per_call log_every max_skipped_in_row keep_checkpoints max_steps",
+  "[1, 1048576]": "num_steps sampler.steps multipliers attention_resolutions num_heads head_dim num_groups"
+  " patch heads features mlp_width",
+  "[4, 1048576]": "width",
+  "[1, 65536]": "data.image_size",
+  "[1, 128]": "blocks_per_level layers data.channels",
   "[0, inf)": "checkpoint_every sample_every warmup_steps clip_norm weight_decay bound_weight guidance_interval s_churn"
-  " num_classes augment_dim data.shift sigma_min s_tmin s_tmax s_noise tau rtol atol snr",
+  " data.shift sigma_min s_tmin s_tmax s_noise tau rtol atol snr",
+  "[0, 1048576]": "num_classes augment_dim",
+  "[3, 8192]": "captions.length",
   "(0, inf)": "learning_rate time_scale sigma_data std shift rho sigma_max bound",
   "[0, 1]": "augment label_dropout guidance_rescale eta quantile fraction tcd.gamma",
   "[0, 1)": "b1 b2 decays dropout",
   "[0, 4294967296)": "seed",
 }
 """Where the numbers of these names must lie, whatever they belong to, or where a method is named before the dot; all
-others must be finite."""
+others must be finite. Sizes have an end, so that a config from elsewhere cannot fill the memory."""
+MOST_IN_LIST = 4096
 RANGE_OF = {name: interval for interval, names in RANGES.items() for name in names.split()}
 
 
@@ -32,13 +37,15 @@ def check_numbers(values: Mapping[str, Any]) -> None:
   """
   for key, value in values.items():
     interval = RANGE_OF.get(key) or RANGE_OF.get(key.rpartition(".")[2])
+    if isinstance(value, list | tuple) and len(value) > MOST_IN_LIST:
+      raise ValueError(f"{key} has {len(value)} values, but may have {MOST_IN_LIST}.")
     for number in value if isinstance(value, list | tuple) else (value,):
       if isinstance(number, numbers.Real):
         right = _lies_in(number, interval or "(-inf, inf)")
       else:
         right = interval is None or isinstance(number, jax.Array) or (number is None and key.endswith("head_dim"))
       if not right:
-        raise ValueError(f"{key} is {value!r}, but must be {f'in {interval}' if interval else 'finite'}.")
+        raise ValueError(f"{key} is {value!r:.200}, but must be {f'in {interval}' if interval else 'finite'}.")
 
 
 def check_in(interval: str, **values: Any) -> None:
@@ -63,8 +70,11 @@ def _lies_in(number: float, interval: str) -> bool:
 
 def lookup(table: Mapping[str, Any], kind: str, name: str) -> Any:
   """table[name]; a ValueError that names the nearest and all names where there is none."""
-  if name not in table:
-    raise ValueError(f"there is no {kind} {name!r}.{_nearest(name, table)} Choose one of {', '.join(sorted(table))}.")
+  if not isinstance(name, str) or name not in table:
+    name = name if isinstance(name, str) else str(name)
+    raise ValueError(
+      f"there is no {kind} {name!r:.80}.{_nearest(name[:80], table)} Choose one of {', '.join(sorted(table))}."
+    )
   return table[name]
 
 

@@ -27,9 +27,9 @@ MIN_LOG_SNR = -2 * math.log(MAX_SIGMA)
 
 
 def check_num_steps(num_steps: int) -> None:
-  """Raises ValueError unless num_steps is a whole number of at least 1."""
-  if not isinstance(num_steps, numbers.Integral) or num_steps < 1:
-    raise ValueError(f"num_steps is {num_steps!r}, but must be a whole number of at least 1.")
+  """Raises ValueError unless num_steps is a whole number from 1 to 2^20."""
+  if not isinstance(num_steps, numbers.Integral) or not 1 <= num_steps <= 2**20:
+    raise ValueError(f"num_steps is {num_steps!r:.80}, but must be a whole number from 1 to 1048576.")
 
 
 def variance_preserving(sigma: Array) -> Array:

@@ -1,5 +1,6 @@
 """Mistakes become one sentence; bugs stay tracebacks."""
 
+import functools
 import subprocess
 import sys
 import warnings
@@ -90,6 +91,40 @@ def test_flags_of_a_config(monkeypatch, tmp_path, argument, says):
   with pytest.raises(SystemExit) as stop:
     command_line.parse(arguments, values)
   assert says in stop.value.code and "\n" not in stop.value.code
+
+
+EVIL = ["__import__('pathlib').Path('ran').touch()", "!!python/object/apply:os.system ['touch ran']", "$(touch ran)"]
+EVIL += ["(" * 5000, "[" * 100_000, "{1: __import__('os').system('touch ran')}", "lambda: 1", "1\n2", "9" * 5000]
+
+
+@pytest.mark.parametrize("value", EVIL, ids=lambda value: ascii(value[:20]))
+@pytest.mark.parametrize(
+  "key",
+  [
+    "train.steps", "train.learning_rate", "data.flip", "data.name", "data", "model.multipliers", "model.head_dim",
+    "ema.decays", "sampler.guidance_interval", "sampler.options", "model.width", "parallel", "to_json", "__class__",
+    "train['steps']", "train.__import__('os').system('touch ran')",
+  ],
+)  # fmt: skip
+def test_overrides_are_never_evaluated(monkeypatch, tmp_path, key, value):
+  """Each is one sentence, or is taken as text or as a number, and nothing is run."""
+  values, path = flags.FlagValues(), tmp_path / "config.py"
+  path.write_text(
+    "from diffjax.configuration import default_config\n"
+    "def get_config():\n  config = default_config()\n"
+    "  config.model.update(width=8, multipliers=(1, 2), head_dim=None)\n  return config\n"
+  )
+  monkeypatch.chdir(tmp_path)
+  config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+  arguments = ["program", f"--config={path}", f"--config.{key}={value}"]
+  monkeypatch.setattr(sys, "argv", arguments)
+  try:
+    command_line.parse(arguments, values)
+    got = functools.reduce(lambda config, name: config[name], key.split("."), values.config)
+    assert got in (value, (value,), float("inf"))  # as text; `build.check` says what it should be
+  except SystemExit as stop:
+    assert stop.code.startswith("error: ") and stop.code.isprintable() and len(stop.code) < 2100
+  assert not (tmp_path / "ran").exists()
 
 
 def test_import_is_quick_and_quiet():

@@ -31,7 +31,7 @@ ROOT = pathlib.Path(diffjax.__file__).parent
 # A room is a file or a folder of diffjax. It may import rooms of the floors below its own, and within itself.
 # A room of a new file goes on the lowest floor that is above all it needs.
 FLOORS = [
-  {"typing", "struct", "roll_call"},
+  {"typing", "struct", "roll_call", "files"},
   {"compilation", "batching", "configuration", "construction", "networks", "data", "plots", "contrastive"},
   {"schedules", "parallel", "weights"},
   {"grids", "noise_levels", "posterior", "denoisers", "layouts"},
@@ -51,9 +51,9 @@ LOOKS_UP = ("schedules", "published")
 # Rooms that stand apart from the diffusion mathematics: all of ours they may import.
 ALONE = {
   "networks": {"typing", "struct", "compilation"},
-  "data": {"typing"},
+  "data": {"typing", "files"},
   "plots": {"typing"},
-  "weights": {"typing", "networks"},
+  "weights": {"typing", "files", "networks"},
 }
 DEVICES = {"pmap", "pmean", "psum", "process_index", "process_count", "axis_index", "shard_map"}
 HEAVY = (

@@ -1,5 +1,7 @@
 """sample.py on the folder of a run: what it writes, and what it says when it cannot."""
 
+import os
+
 import jax
 import numpy as np
 import pytest
@@ -72,6 +74,37 @@ def test_damaged_newest_checkpoint(workdir, tmp_path, capsys):
   finally:
     metadata.write_bytes(whole)
   assert "from step 3" in capsys.readouterr().out
+
+
+def bomb(path):
+  Image.new("1", (12_000, 12_000)).save(path)
+
+
+HOSTILE = {
+  "empty": lambda path: path.touch(),
+  "words": lambda path: path.write_text("no picture"),
+  "vector": lambda path: path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\nshowpage\n"),
+  "bomb": bomb,
+  "pipe": os.mkfifo,
+  "device": lambda path: path.symlink_to("/dev/zero"),
+  "circle": lambda path: path.symlink_to(path.name),
+  "folder": lambda path: path.mkdir(),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_pictures_are_refused_and_nothing_is_written(kind, workdir, tmp_path):
+  path, out, good = tmp_path / "given.png", tmp_path / "out", tmp_path / "good.png"
+  HOSTILE[kind](path)
+  Image.new("L", (8, 8)).save(good)
+  for pictures in (
+    {"init_image": path},
+    {"init_image": good, "mask": path},
+    {"clip": "nowhere", "image_prompt": f"{good}|{path}::2"},
+  ):
+    with pytest.raises(ValueError, match=r"given\.png cannot be read \(|there is no file .*given\.png"):
+      draw(workdir, out, num=2, **pictures)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """A folder of one's own pictures as a data source.
 
-Picture files are looked for in all sub-folders, hidden ones left out. Where every picture lies in a sub-folder, and
-sub-folders hold pictures directly, the names of the first-level sub-folders are the classes, in sorted order; otherwise
-there are no labels. A hash of its relative path decides for each picture, whatever else the folder holds, whether it
-is held out: about 5 %.
+Picture files are looked for in all sub-folders, hidden ones left out; of an animation the first frame is read. Where
+every picture lies in a sub-folder, and sub-folders hold pictures directly, the names of the first-level sub-folders are
+the classes, in sorted order; otherwise there are no labels. A hash of its relative path decides for each picture,
+whatever else the folder holds, whether it is held out: about 5 %.
 """
 
 import functools
@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 
-from diffjax.data.pictures import fit, read_picture
+from diffjax.data.pictures import fit, read_picture, why_unreadable
 from diffjax.data.source import Source
+from diffjax.files import shown
 
 SUFFIXES = frozenset(
   ".apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .qoi .tga .tif .tiff"
@@ -50,7 +50,7 @@ def open_folder(
   if not paths:
     raise ValueError(f"picture folder {folder} holds no pictures; expected files such as .jpg, .png or .webp in it")
   classes, labels = _label(paths)
-  stamps = tuple((path, os.stat(folder / path).st_size, os.stat(folder / path).st_mtime_ns) for path in paths)
+  stamps = tuple(_stamp(folder, path) for path in paths)
   images, reasons = _decode_all(folder, stamps, image_size, channels)
   _report(folder, dict(zip(paths, reasons)), max_unreadable)
   readable = [i for i, reason in enumerate(reasons) if reason is None]
@@ -79,9 +79,17 @@ def _find(folder: Path) -> list[str]:
     folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
     if real not in seen:
       files = [Path(root, name) for name in files if not name.startswith(".")]
-      found += [file for file in files if file.suffix.lower() in SUFFIXES and file.is_file()]
+      found += [file for file in files if file.suffix.lower() in SUFFIXES]
     seen.add(real)
   return sorted(file.relative_to(folder).as_posix() for file in found)
+
+
+def _stamp(folder: Path, path: str) -> tuple[str, int | None, int | None]:
+  """(path, size, time of change); no size for pipes, devices and links that lead nowhere or in a circle."""
+  if not os.path.isfile(folder / path):
+    return path, None, None
+  status = os.stat(folder / path)
+  return path, status.st_size, status.st_mtime_ns
 
 
 def _label(paths: list[str]) -> tuple[list[str], list[np.int32]]:
@@ -103,7 +111,7 @@ def _label(paths: list[str]) -> tuple[list[str], list[np.int32]]:
 
 @functools.lru_cache(maxsize=1)
 def _decode_all(
-  folder: Path, stamps: tuple[tuple[str, int, int], ...], image_size: int, channels: int
+  folder: Path, stamps: tuple[tuple[str, int | None, int | None], ...], image_size: int, channels: int
 ) -> tuple[np.ndarray | None, list[str | None]]:
   """Decodes every file: all images if they fit in KEEP_BYTES, else None; and why each file is unreadable, else None.
 
@@ -115,18 +123,19 @@ def _decode_all(
 
   def decode(i):
     path, size, _ = stamps[i]
+    if size is None:
+      return "no regular file, or a link that leads nowhere"
     if size == 0:
       return "empty file"
     try:
       image = fit(read_picture(folder / path), image_size, channels)
     except Exception as error:  # decoders report damage in many ways: OSError, SyntaxError, struct.error, ...
-      return "no picture, or damaged" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+      return why_unreadable(error)
     if images is not None:
       images[i] = image
 
   with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
     warnings.simplefilter("ignore")
-    warnings.simplefilter("error", Image.DecompressionBombWarning)
     reasons = list(pool.map(decode, range(len(stamps))))
   if images is not None:
     images.flags.writeable = False
@@ -134,7 +143,7 @@ def _decode_all(
 
 
 def _report(folder: Path, reasons: dict[str, str | None], max_unreadable: float) -> None:
-  bad = [f"{path} ({reason})" for path, reason in reasons.items() if reason is not None]
+  bad = [f"{shown(path, 300)} ({reason})" for path, reason in reasons.items() if reason is not None]
   if not bad:
     return
   named = "; ".join(bad[:10]) + (f"; and {len(bad) - 10} more" if len(bad) > 10 else "")

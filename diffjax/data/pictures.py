@@ -1,10 +1,16 @@
 """From a picture file of any mode and size to uint8 [H, W, C]."""
 
+import os
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from diffjax.files import shown
+
+FORMATS = "AVIF BMP DIB GIF JPEG JPEG2000 PCX PNG PPM QOI TGA TIFF WEBP".split()
+"""What is read, whatever the file's name says. PIL knows more: for EPS, it runs Ghostscript on the file."""
 
 
 def read_picture(file: str | Path | BinaryIO) -> Image.Image:
@@ -14,22 +20,32 @@ def read_picture(file: str | Path | BinaryIO) -> Image.Image:
   0..255, and palettes and other colour models (CMYK, YCbCr, ...) become RGB.
 
   Raises:
-    Whatever PIL raises for a file that is no picture, damaged, or larger than `PIL.Image.MAX_IMAGE_PIXELS` allows.
+    Whatever PIL raises for a file that is of none of FORMATS or damaged; `PIL.Image.DecompressionBombError` for one of
+    more than `PIL.Image.MAX_IMAGE_PIXELS`.
   """
-  with Image.open(file) as opened:
+  Image.init()
+  known = [name for name in FORMATS if name in Image.OPEN]  # PIL may be built without some
+  with Image.open(file, formats=known) as opened:
+    if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:  # PIL raises at twice that
+      raise Image.DecompressionBombError(
+        f"{opened.width} x {opened.height} pixels are more than {Image.MAX_IMAGE_PIXELS}, as in a decompression bomb"
+      )
     image = ImageOps.exif_transpose(opened)
   if image.mode == "F":
-    return _grey(np.nan_to_num(np.clip(np.asarray(image), 0, 1)) * 255)
+    return _grey(np.nan_to_num(np.clip(np.array(image), 0, 1), copy=False), 255.0)
   if image.mode.startswith("I"):
-    return _grey(np.asarray(image).astype(np.float64) / 257)
+    return _grey(np.array(image, np.float32), 1 / 257)
   if image.has_transparency_data:
     image = image.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
   return image.convert("L" if image.mode in ("1", "L") else "RGB")
 
 
-def _grey(values: np.ndarray) -> Image.Image:
-  return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+def _grey(values: np.ndarray, scale: float) -> Image.Image:
+  """In place, for a picture may be large."""
+  values *= np.float32(scale)
+  np.clip(np.rint(values, out=values), 0, 255, out=values)
+  return Image.fromarray(values.astype(np.uint8))
 
 
 def fit(image: Image.Image, size: int | None, channels: int) -> np.ndarray:
@@ -70,11 +86,18 @@ def load_picture(file: str | Path, size: int | None, channels: int, *, like: str
   return fit(image, size, channels)
 
 
+def why_unreadable(error: Exception) -> str:
+  """What `read_picture` raised, in a few words."""
+  if isinstance(error, UnidentifiedImageError):
+    return "no picture, or damaged"
+  return shown(str(error).strip() or type(error).__name__, 200)
+
+
 def _open(file):
-  if not Path(file).is_file():
+  if not os.path.isfile(file):  # Path.is_file raises for some links and names
     raise ValueError(f"there is no file {file}; give the path of a picture.")
   try:
     return read_picture(file)
   except Exception as error:  # decoders report damage in many ways: OSError, SyntaxError, struct.error, ...
-    reason = "no picture, or damaged" if isinstance(error, UnidentifiedImageError) else error
+    reason = why_unreadable(error)
     raise ValueError(f"{file} cannot be read ({reason}); give a picture file such as .png or .jpg.") from error

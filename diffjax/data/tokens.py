@@ -12,9 +12,22 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffjax.files import read_json, read_small, shown
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 SUFFIX = "</w>"
-WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+PLAIN_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+WORDS = r"<\|startoftext\|>|<\|endoftext\|>|" + PLAIN_WORDS
+PARTS = [
+  {"type": "NFC"},
+  {"type": "Lowercase"},
+  {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
+  {"type": "Split", "pattern": {"Regex": WORDS}},
+  {"type": "Split", "pattern": {"Regex": PLAIN_WORDS}},  # as first published
+  {"type": "ByteLevel"},
+]
+"""What a file may do to texts: a pattern of somebody's own can take forever, a replacement fill the memory."""
+MOST_ID, MOST_BYTES = 2**20, 2**22
 NUM_BYTES = 2 * 256
 """Every byte, within a word and at its end: the smallest vocabulary has these, start and end."""
 
@@ -96,12 +109,12 @@ def load_tokenizer(folder: str | os.PathLike, length: int | None = None) -> Toke
     raise ValueError(f"the tokenizer in {folder} has no {START} and {END}: expected CLIP's")
   if bpe.encode("").ids != [bpe.token_to_id(START), bpe.token_to_id(END)]:
     raise ValueError(f"the tokenizer in {folder} does not put {START} and {END} around a text: expected CLIP's")
-  config = _read_json(folder / "tokenizer_config.json")
-  pad = config.get("pad_token") or _read_json(folder / "special_tokens_map.json").get("pad_token") or END
+  config = _read_if_there(folder, "tokenizer_config.json")
+  pad = config.get("pad_token") or _read_if_there(folder, "special_tokens_map.json").get("pad_token") or END
   pad = pad.get("content") if isinstance(pad, dict) else pad
   pad_id = bpe.token_to_id(pad) if isinstance(pad, str) else None
   if pad_id is None:
-    raise ValueError(f"the tokenizer in {folder} pads with {pad!r}, which is not in its vocabulary")
+    raise ValueError(f"the tokenizer in {folder} pads with {shown(pad)!r}, which is not in its vocabulary")
   said = config.get("model_max_length", 77)
   # Where nothing is known, theirs say 10^30
   length = length or (said if isinstance(said, int) and 3 <= said <= 2**20 else 77)
@@ -111,31 +124,45 @@ def load_tokenizer(folder: str | os.PathLike, length: int | None = None) -> Toke
 
 
 def _read_bpe(folder):
+  whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
+  if whole.exists():
+    bpe = _whole_bpe(whole, read_json(folder, whole.name, MOST_BYTES))
+  elif vocab.exists() and merges.exists():
+    words = read_json(folder, vocab.name, MOST_BYTES)
+    lines = (
+      read_small(folder, merges.name, MOST_BYTES).decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
+    )
+    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    bpe = clip_bpe(words, pairs, str(vocab))
+  else:
+    raise ValueError(f"{folder} holds no tokenizer: expected tokenizer.json, or vocab.json and merges.txt")
+  if max(bpe.get_vocab().values()) > MOST_ID:
+    raise ValueError(f"the tokenizer in {folder} has ids above {MOST_ID}: expected CLIP's")
+  return bpe
+
+
+def _whole_bpe(path, whole):
   from tokenizers import Tokenizer as Rust
 
-  whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
-  if whole.is_file():
-    try:
-      return Rust.from_file(str(whole))
-    except Exception as error:  # the library raises nothing narrower
-      raise ValueError(f"{whole} is not a sound tokenizer file: {str(error)[:200]}") from None
-  if not (vocab.is_file() and merges.is_file()):
-    raise ValueError(f"{folder} holds no tokenizer: expected tokenizer.json, or vocab.json and merges.txt")
-  lines = merges.read_text(encoding="utf-8", errors="replace").split("\n")
-  pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-  return clip_bpe(_read_json(vocab), pairs, str(vocab))
-
-
-def _read_json(path):
-  if not path.is_file():
-    return {}
+  for kind, several in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
+    for part in _parts(whole.get(kind), several):
+      if {key: part[key] for key in ("type", "pattern", "content") if key in part} not in PARTS:
+        raise ValueError(f"{path} has a {kind} {shown(part, 200)}: expected CLIP's")
   try:
-    value = json.loads(path.read_text(encoding="utf-8"))
-  except (ValueError, RecursionError) as error:
-    raise ValueError(f"{path} is not JSON: {str(error)[:200]}") from None
-  if not isinstance(value, dict):
-    raise ValueError(f"{path} holds a {type(value).__name__}, expected a JSON object")
-  return value
+    return Rust.from_str(json.dumps(whole))
+  except Exception as error:  # the library raises nothing narrower
+    raise ValueError(f"{path} is not a sound tokenizer file: {shown(str(error), 200)}") from None
+
+
+def _parts(part, several):
+  """A normalizer or pre-tokenizer as the list of what it does in turn; `several` is the key of a sequence's."""
+  if isinstance(part, dict) and part.get("type") == "Sequence" and isinstance(part.get(several), list):
+    return [each for item in part[several] for each in _parts(item, several)]
+  return [] if part is None else [part if isinstance(part, dict) else {"type": part}]
+
+
+def _read_if_there(folder, name):
+  return read_json(folder, name) if (folder / name).exists() else {}
 
 
 def clip_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], source: str) -> Any:
@@ -145,7 +172,7 @@ def clip_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], source: str) 
   try:
     bpe = Tokenizer(models.BPE(vocab=vocab, merges=merges, end_of_word_suffix=SUFFIX, unk_token=END))
   except Exception as error:  # the library raises nothing narrower
-    raise ValueError(f"{source} and its merges are not a byte-pair vocabulary: {str(error)[:200]}") from None
+    raise ValueError(f"{source} and its merges are not a byte-pair vocabulary: {shown(str(error), 200)}") from None
   if START not in vocab or END not in vocab:
     raise ValueError(f"{source} has no {START} and {END}: expected CLIP's vocabulary")
   bpe.normalizer = normalizers.Sequence(

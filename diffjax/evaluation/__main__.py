@@ -21,8 +21,11 @@ from absl import flags
 
 from diffjax import command_line, compilation, parallel, plots
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
+from diffjax.files import shown
 
 DRAWING = ("num", "steps", "sampler", "seed", "guidance_scale")
+MOST_BYTES = 2**30
+"""Of the arrays in a file of samples, unpacked."""
 
 
 def main(argv: list[str]) -> None:
@@ -124,21 +127,33 @@ def _out(options):
 def read_samples(path: str) -> dict[str, np.ndarray]:
   """Pictures that `sample.py` wrote: {"image": uint8 [N, H, W, C], "label": int [N] if the file has labels}.
 
-  Raises ValueError if the file is no .npz or lacks a fitting array `images`.
+  Raises ValueError if the file is no .npz, lacks a fitting array `images`, or would take more than 2^30 bytes.
   """
+  told = "give the samples.npz that sample.py wrote."
+  if not pathlib.Path(path).is_file():
+    raise ValueError(f"there is no file {path}: {told}")
   try:
-    with np.load(path) as stored:
-      arrays = {name: stored[name] for name in ("images", "labels") if name in stored}
-  except FileNotFoundError:
-    raise ValueError(f"there is no file {path}: give the samples.npz that sample.py wrote.") from None
-  except (AttributeError, TypeError, ValueError, EOFError, zipfile.BadZipFile):
-    raise ValueError(f"{path} cannot be read as .npz: give the samples.npz that sample.py wrote.") from None
-  images = arrays.get("images", np.zeros(0))
+    arrays = _read_arrays(path)
+  except Exception as error:  # zipfile, zlib and NumPy report damage in many ways
+    raise ValueError(f"{path} cannot be read as .npz ({shown(str(error) or type(error).__name__)}): {told}") from None
+  images, labels = arrays.get("images", np.zeros(0)), arrays.get("labels")
   if images.ndim != 4 or images.dtype != np.uint8:
-    raise ValueError(
-      f"{path} holds no array `images` of uint8 [N, H, W, C]: give the samples.npz that sample.py wrote."
-    )
-  return {"image": images} | ({"label": arrays["labels"]} if "labels" in arrays else {})
+    raise ValueError(f"{path} holds no array `images` of uint8 [N, H, W, C]: {told}")
+  if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
+    raise ValueError(f"{path} holds labels {labels.dtype}{list(labels.shape)}, not one for each picture: {told}")
+  return {"image": images} | ({} if labels is None else {"label": labels})
+
+
+def _read_arrays(path):
+  with zipfile.ZipFile(path) as archive:
+    sizes = [entry.file_size for entry in archive.infolist() if entry.filename in ("images.npy", "labels.npy")]
+  if sum(sizes) > MOST_BYTES:
+    raise ValueError(f"its arrays take {sum(sizes)} bytes, more than {MOST_BYTES}")
+  with np.load(path, allow_pickle=False) as stored:
+    arrays = {name: stored[name] for name in ("images", "labels") if name in stored}
+  if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+    raise ValueError("its entries are no arrays")
+  return arrays
 
 
 def _draw(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict]:

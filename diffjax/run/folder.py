@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import jax
 
-from diffjax import build, configuration, data, parallel, plots
+from diffjax import build, configuration, data, files, parallel, plots
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.step import TrainState
 
@@ -50,7 +50,9 @@ def read_config(workdir: pathlib.Path):
   if not path.is_file():
     raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG} in it; train one there, or check --workdir.")
   try:
-    return configuration.from_json(path.read_text())
+    if path.stat().st_size > files.MOST_JSON:
+      raise ValueError(f"it has {path.stat().st_size} bytes")
+    return configuration.from_json(path.read_bytes())
   except ValueError as error:
     raise ValueError(f"{path} is no run's config ({error}); restore it, or train in a new workdir.") from error
 
@@ -66,9 +68,9 @@ def restore(workdir: str | pathlib.Path, config, *, best: bool = False) -> Train
 
   Raises:
     FileNotFoundError: if there is no checkpoint yet.
-    ValueError: if all are damaged.
+    ValueError: if all are damaged, or the config makes no model.
   """
-  target = jax.eval_shape(lambda: build.initial_state(config))
+  target = _shapes(workdir, config)
   folder = pathlib.Path(workdir) / (BEST if best else CHECKPOINTS)
   found = None
   if folder.is_dir():
@@ -77,6 +79,16 @@ def restore(workdir: str | pathlib.Path, config, *, best: bool = False) -> Train
   if found is None:
     raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train until the first is saved.")
   return found[0]
+
+
+def _shapes(workdir, config) -> TrainState:
+  """What a config trains, as shapes; the JSON that it was read from may say anything."""
+  try:
+    build.check(config)
+    return jax.eval_shape(lambda: build.initial_state(config))
+  except Exception as error:
+    reason = files.shown(str(error) or type(error).__name__, 500)
+    raise ValueError(f"{pathlib.Path(workdir) / CONFIG} makes no model: {reason}") from error
 
 
 @contextlib.contextmanager

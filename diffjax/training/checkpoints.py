@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from diffjax import parallel
+from diffjax.files import parse_json, shown
 from diffjax.typing import PyTree
 
 CHECKSUMS = "checksums.json"
@@ -123,7 +124,7 @@ class Checkpoints:
     if damage:
       raise DamagedCheckpoint(f"checkpoint {path} is damaged: {damage}.")
     args = self._ocp.args
-    contents = self._read(path, run=args.JsonRestore()).run
+    contents = _checked(self._read(path, run=args.JsonRestore()).run, path)
     _compare(contents["leaves"], _describe(target), path)
     shared = lambda a: getattr(a, "sharding", None) is not None
     buffers = jax.tree.map(lambda a: a if shared(a) else np.empty(a.shape, a.dtype), target)
@@ -218,15 +219,29 @@ def _checksum(path: pathlib.Path) -> str:
 def _damage(path: pathlib.Path) -> str | None:
   """What is wrong with a checkpoint's files, if anything."""
   try:
-    checksums = json.loads((path / CHECKSUMS).read_text())
-  except (OSError, ValueError):
+    checksums = parse_json((path / CHECKSUMS).read_text()).items()
+  except (AttributeError, OSError, ValueError):
     return f"{CHECKSUMS} cannot be read"
-  for name, checksum in checksums.items():
+  for name, checksum in checksums:
+    part = pathlib.PurePath(name)
+    if part.is_absolute() or ".." in part.parts or not name.isprintable() or max(map(len, part.parts), default=0) > 255:
+      return f"{CHECKSUMS} names {shown(name)}, which is no file of a checkpoint"
     if not (path / name).is_file():
       return f"{name} is missing"
     if _checksum(path / name) != checksum:
       return f"{name} is not what was written"
   return None
+
+
+def _checked(contents: Any, path: pathlib.Path) -> dict:
+  """The JSON of a checkpoint, if it has the form of what `save` writes; checksums only tell that nobody slipped."""
+  leaves = contents.get("leaves") if isinstance(contents, dict) else None
+  if not isinstance(leaves, dict) or not {"config", "data"} <= contents.keys():
+    raise DamagedCheckpoint(f"checkpoint {path} does not say what it holds.")
+  for name, leaf in leaves.items():
+    if not (isinstance(leaf, list) and [type(part) for part in leaf] == [list, str] and name.isprintable()):
+      raise DamagedCheckpoint(f"checkpoint {path} says of leaf {shown(name)} {shown(leaf)}, not its shape and dtype.")
+  return contents
 
 
 def _first_line(error: Exception) -> str:

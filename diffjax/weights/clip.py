@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from ..files import read_json
 from ..networks import CLIP, ImageEncoder, TextEncoder
 from ..typing import PyTree
 from . import clip_configs, open_clip_configs
 from .clip_keys import HUGGING_FACE, HUGGING_FACE_TOWERS, IGNORED, OPEN_CLIP, OPEN_CLIP_TOWERS, SIGLIP
-from .folders import open_folder, read_json, refuse_pickles
+from .folders import open_folder, refuse_pickles
 from .key_maps import KeyMap, load
 from .tensors import Stored, open_tensors
 

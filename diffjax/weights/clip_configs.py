@@ -5,6 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ..files import shown
 from ..networks import CLIP, ImageEncoder, TextEncoder
 
 Config = dict[str, Any]
@@ -47,7 +48,7 @@ def family_of(config: Config) -> str:
   for family in ("siglip", "clip"):
     if model_type in (family, f"{family}_text_model", f"{family}_vision_model"):
       return family
-  raise ValueError(f"config.json is of model_type {model_type!r}: expected a clip or siglip model")
+  raise ValueError(f"config.json is of model_type {shown(model_type)}: expected a clip or siglip model")
 
 
 def part(config: Config, tower: str) -> Config:
@@ -58,7 +59,7 @@ def part(config: Config, tower: str) -> Config:
   # Old files hold the part twice, and the second counts
   chosen = config.get(f"{key}_dict") or config.get(key) or {}
   if not isinstance(chosen, dict):
-    raise ValueError(f"config.json has {key} {chosen!r}, expected an object")
+    raise ValueError(f"config.json has {key} {shown(chosen)}, expected an object")
   return chosen
 
 
@@ -72,7 +73,7 @@ def text_encoder(config: Config, features: int | None, dtype: jnp.dtype) -> Text
   eos_id = config.get("eos_token_id", 49407)
   if not isinstance(eos_id, int) or isinstance(eos_id, bool) or not 0 <= eos_id < max(fields["vocab_size"], 3):
     most = fields["vocab_size"] - 1
-    raise ValueError(f"config.json has eos_token_id {str(eos_id)[:100]}, expected a whole number from 0 to {most}")
+    raise ValueError(f"config.json has eos_token_id {shown(eos_id)}, expected a whole number from 0 to {most}")
   # Early configurations say 2, wrongly, and mean CLIP's own rule
   place = dict(pooling="highest") if eos_id == 2 else dict(pooling="eos", eos_id=eos_id)
   return TextEncoder(features=features, dtype=dtype, **place, **fields)
@@ -107,10 +108,10 @@ def _tower(config, keys, kind):
   fields = {ours: whole(config, key, defaults.get(key, default), ours) for key, ours, default in keys}
   activation = config.get("hidden_act", ACTIVATION[family])
   if not isinstance(activation, str) or activation not in ACTIVATIONS:
-    raise ValueError(f"config.json has hidden_act {str(activation)[:100]!r}: expected one of {', '.join(ACTIVATIONS)}")
+    raise ValueError(f"config.json has hidden_act {shown(activation)}: expected one of {', '.join(ACTIVATIONS)}")
   norm_eps = config.get("layer_norm_eps", NORM_EPS[family])
   if not isinstance(norm_eps, float) or not 0 < norm_eps < 1:
-    raise ValueError(f"config.json has layer_norm_eps {norm_eps!r}, expected a number in 0..1")
+    raise ValueError(f"config.json has layer_norm_eps {shown(norm_eps)}, expected a number in 0..1")
   return check_tower(dict(fields, activation=ACTIVATIONS[activation], norm_eps=norm_eps))
 
 
@@ -120,7 +121,7 @@ def whole(config: Config, key: str, default: Any, field: str) -> int:
   if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
     value = value[0]
   if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-    raise ValueError(f"the configuration has {key} {str(value)[:100]}, expected a whole number from 1 to {most}")
+    raise ValueError(f"the configuration has {key} {shown(value)}, expected a whole number from 1 to {most}")
   return value
 
 

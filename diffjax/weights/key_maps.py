@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from ..files import shown
 from ..typing import Array, PyTree
 from .tensors import FLOATS, Stored
 
@@ -83,12 +84,14 @@ def _finite(path, array, stored):
 
 def _check(wanted: Mapping[str, jax.ShapeDtypeStruct], stored: Mapping[str, Stored]) -> None:
   shared = sorted(set(wanted) & set(stored))
-  shapes = [n for n in shared if stored[n].shape != wanted[n].shape]
+  shapes = [name for name in shared if stored[name].shape != wanted[name].shape]
   dtypes = [name for name in shared if stored[name].dtype not in FLOATS]
   faults = [
     _listed("missing", sorted(set(wanted) - set(stored))),
-    _listed("surplus", sorted(set(stored) - set(wanted))),
-    _listed("wrongly shaped", [f"{n} {stored[n].shape!s:.80}, expected {wanted[n].shape}" for n in shapes]),
+    _listed("surplus", [shown(name) for name in sorted(set(stored) - set(wanted))]),
+    _listed(
+      "wrongly shaped", [f"{name} {shown(stored[name].shape)}, expected {wanted[name].shape}" for name in shapes]
+    ),
     _listed("of no floating type", [f"{name} {stored[name].dtype}" for name in dtypes]),
   ]
   if any(faults):
@@ -98,5 +101,4 @@ def _check(wanted: Mapping[str, jax.ShapeDtypeStruct], stored: Mapping[str, Stor
 
 def _listed(kind: str, names: list[str], most: int = 8) -> str:
   more = f" and {len(names) - most} more" if len(names) > most else ""
-  shown = (ascii(name)[1:-1][:200] for name in names[:most])  # a file may name its tensors as it likes
-  return f"{kind}: {', '.join(shown)}{more}" if names else ""
+  return f"{kind}: {', '.join(names[:most])}{more}" if names else ""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .folders import file_in, read_json
+from ..files import MOST_JSON, file_in, parse_json, read_json, shown
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -48,12 +48,22 @@ def _open(folder: Path, name: str, stack: contextlib.ExitStack) -> dict[str, Sto
 
   path = file_in(folder, name)
   try:
+    _check_header(path)
     file = stack.enter_context(safe_open(str(path), framework="np"))
     slices = {key: file.get_slice(key) for key in file.keys()}
     return {key: Stored(path, key, tuple(s.get_shape()), s.get_dtype(), file) for key, s in slices.items()}
-  except SafetensorError as error:
-    reason = str(error).removeprefix("Error while deserializing header: ")[:200]
+  except (SafetensorError, ValueError) as error:
+    reason = shown(str(error).removeprefix("Error while deserializing header: "), 200)
     raise ValueError(f"{path} is not a sound safetensors file ({reason}): download it again") from None
+
+
+def _check_header(path: Path) -> None:
+  """Refuses what the library takes: a name twice, of which it keeps the last, and up to 100 MB of JSON."""
+  with path.open("rb") as file:
+    length = int.from_bytes(file.read(8), "little")
+    if length > MOST_JSON:
+      raise ValueError(f"its header has {length} bytes, expected at most {MOST_JSON}")
+    parse_json(file.read(length))
 
 
 def _weight_map(folder: Path, name: str) -> dict[str, str]:
@@ -62,7 +72,7 @@ def _weight_map(folder: Path, name: str) -> dict[str, str]:
     raise ValueError(f"{folder / name} has no weight_map from tensor names to file names")
   for shard in weight_map.values():
     if not shard.endswith(".safetensors"):
-      raise ValueError(f"{folder / name} names a shard {shard!r}: only .safetensors files are read")
+      raise ValueError(f"{folder / name} names a shard {shown(shard)}: only .safetensors files are read")
   return weight_map
 
 
@@ -71,5 +81,5 @@ def _check_shards(folder: Path, weight_map: dict[str, str], shards: dict[str, di
   if wrong := sorted(held ^ set(weight_map.items())):
     key, shard = wrong[0]
     raise ValueError(
-      f"the shard index of {folder} and its files disagree on {key} in {shard}, and {len(wrong) - 1} more"
+      f"the shard index of {folder} and its files disagree on {shown(key)} in {shown(shard)}, and {len(wrong) - 1} more"
     )

@@ -146,7 +146,7 @@ def test_check_refuses_what_would_fail_later(tiny, fields):
     ("sampler.guidance_interval", (1.0,), "two noise levels"),
     ("model.dropout", 2.0, "dropout"),
     ("time_scale", float("nan"), "time_scale"),
-    ("model.width", 0, r"model\.width is 0, but must be in \[4, inf\)"),
+    ("model.width", 0, r"model\.width is 0, but must be in \[4, 1048576\]"),
     ("model.width", -16, "width"),
     ("model.width", None, "width"),
     ("model.head_dim", 0, "head_dim"),

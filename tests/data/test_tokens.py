@@ -1,11 +1,13 @@
 """The tokenizer without transformers: what it makes of texts, what it refuses, and training one."""
 
 import json
+import os
 import warnings
 
 import numpy as np
 import pytest
 from captions import CAPTIONS, LONG, ODD
+from mutations import Bounded, damage, endure
 
 from diffjax import data
 
@@ -128,7 +130,7 @@ def test_damaged_files(text, tokenizer, tmp_path):
   with pytest.raises(ValueError, match=r"vocab\.json"):
     data.load_tokenizer(tmp_path)
   (tmp_path / "tokenizer.json").write_text(text)
-  with pytest.raises(ValueError, match="not a sound tokenizer file"):
+  with pytest.raises(ValueError, match=r"tokenizer\.json"):
     data.load_tokenizer(tmp_path)
 
 
@@ -148,3 +150,83 @@ def test_tokenizers_of_other_models(tokenizer, tmp_path):
   (tmp_path / "tokenizer.json").write_text(json.dumps(whole).replace("<|startoftext|>", "<s>"))
   with pytest.raises(ValueError, match="expected CLIP's"):
     data.load_tokenizer(tmp_path)
+
+
+SLOW = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Removed", "invert": False}
+LARGE = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [
+    {"normalizer": LARGE},
+    {"normalizer": {"type": "Sequence", "normalizers": [{"type": "NFC"}, *[LARGE] * 9]}},
+    {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Sequence", "normalizers": [LARGE]}]}},
+    {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+    {"pre_tokenizer": SLOW},
+    {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [SLOW], "normalizers": []}},
+    {"pre_tokenizer": {"pattern": {"Regex": "(a+)+$"}, "behavior": "Removed", "invert": False}},
+    {"pre_tokenizer": ["(a+)+$"]},
+  ],
+)
+def test_patterns_and_replacements_of_others_are_refused(changes, tokenizer, tmp_path):
+  """They could take forever, or fill the memory, on a prompt of a line."""
+  (tmp_path / "tokenizer.json").write_text(json.dumps(json.loads(tokenizer.bpe.to_str()) | changes))
+  with pytest.raises(ValueError, match=r"tokenizer\.json has a (normalizer|pre_tokenizer) .*: expected CLIP's"):
+    data.load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("number", [2**20 + 1, 2**31, 2**32 - 1, 2**32, 2**64, -1, 1.5, "1", None, []])
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json"])
+def test_ids_that_are_none(name, number, tokenizer, tmp_path):
+  write_pair(tokenizer, tmp_path)
+  whole = json.loads(tokenizer.bpe.to_str())
+  (whole["model"]["vocab"] if name == "tokenizer.json" else whole)["new"] = number
+  if name == "vocab.json":
+    whole = whole["model"]["vocab"] | {"new": number}
+  (tmp_path / name).write_text(json.dumps(whole))
+  with pytest.raises(ValueError, match=r"tokenizer\.json|vocab\.json|ids above"):
+    data.load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json"])
+def test_files_that_are_huge_or_elsewhere(name, tokenizer, tmp_path):
+  folder = tmp_path / "folder"
+  tokenizer.save(folder)
+  write_pair(tokenizer, folder)
+  if name in ("vocab.json", "merges.txt"):
+    (folder / "tokenizer.json").unlink()
+  data.load_tokenizer(folder)
+  (folder / name).rename(tmp_path / "outside")
+  (folder / name).symlink_to("../outside")
+  with pytest.raises(ValueError, match=r"outside, outside the folder"):
+    data.load_tokenizer(folder)
+  (folder / name).unlink()
+  os.mkfifo(folder / name)
+  with Bounded(), pytest.raises(ValueError, match="not a regular file"):
+    data.load_tokenizer(folder)
+  (folder / name).unlink()
+  with (folder / name).open("wb") as huge:
+    huge.truncate(2**33)  # a hole, not written
+  with Bounded(), pytest.raises(ValueError, match="8589934592 bytes"):
+    data.load_tokenizer(folder)
+
+
+@pytest.mark.parametrize("trials", [300, pytest.param(20_000, marks=pytest.mark.soak)])
+def test_mutations(trials, tokenizer, tmp_path):
+  small = data.train_tokenizer(["a b"], 514)
+  small.save(tmp_path)
+  whole = (tmp_path / "tokenizer.json").read_bytes()
+
+  def attempt(rng):
+    (tmp_path / "tokenizer.json").write_bytes(damage(rng, whole))
+    try:
+      tokens = data.load_tokenizer(tmp_path)(["a b"])
+    except ValueError as error:
+      assert str(error).isprintable() and len(str(error)) < 1000
+      return "refused"
+    assert tokens.dtype == np.int32 and tokens.min() >= 0
+    return "read"
+
+  outcomes = endure("mutations of tokenizer.json", trials, attempt)
+  assert min(outcomes["refused"], outcomes["read"]) > trials / 50

@@ -1,0 +1,119 @@
+"""Files that others made: plain names, regular files, no way out of the folder, JSON that is small and clear."""
+
+import json
+import reprlib
+from pathlib import Path
+from typing import Any
+
+MOST_JSON = 2**20
+"""Bytes of JSON that are read; as Python's objects they take up to 25 times as much."""
+MOST_LEVELS = 32
+
+
+def file_in(folder: Path, name: str) -> Path:
+  """The regular file of that name directly in the folder.
+
+  Links may lead elsewhere only as in Hugging Face's cache: from snapshots/... to the blobs beside snapshots.
+
+  Raises:
+    ValueError: a name that is not plain (with a separator, a drive, NUL or dots only), a link that leads out of the
+      folder or in a circle, or something that is not a regular file.
+    FileNotFoundError: no such file.
+  """
+  if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0:") or len(name) > 255:
+    raise ValueError(f"{folder} names a file {shown(name)}: expected a plain file name inside the folder")
+  path = folder / name
+  try:
+    target = path.resolve(strict=True)
+  except FileNotFoundError:
+    raise FileNotFoundError(f"{folder} holds no {shown(name)}") from None
+  except (OSError, RuntimeError, UnicodeError):  # a circle, a name that no file can have
+    raise ValueError(f"{folder} holds no file {shown(name)} that can be found: put the file itself there") from None
+  if not _inside(target, folder.resolve()):
+    raise ValueError(f"{path} links to {target}, outside the folder: put the file itself there")
+  if not path.is_file():
+    raise ValueError(f"{path} is not a regular file")
+  return path
+
+
+def _inside(target: Path, folder: Path) -> bool:
+  if target.is_relative_to(folder):
+    return True
+  homes = [parent.parent for parent in (folder, *folder.parents) if parent.name == "snapshots"]
+  return any(target.parent == home / "blobs" for home in homes)
+
+
+def read_json(folder: Path, name: str, most: int = MOST_JSON) -> dict[str, Any]:
+  """The JSON object in the `file_in` a folder of at most so many bytes, or ValueError in one sentence."""
+  text = read_small(folder, name, most)
+  try:
+    value = parse_json(text)
+  except ValueError as error:
+    raise ValueError(f"{folder / name} is not sound JSON: {error}") from None
+  if not isinstance(value, dict):
+    raise ValueError(f"{folder / name} holds a {type(value).__name__}, expected a JSON object")
+  return value
+
+
+def read_small(folder: Path, name: str, most: int) -> bytes:
+  """The bytes of the `file_in` a folder; ValueError if there are more than `most`."""
+  path = file_in(folder, name)
+  size = path.stat().st_size
+  if size > most:
+    raise ValueError(f"{path} has {size} bytes, expected at most {most}")
+  return path.read_bytes()
+
+
+def parse_json(text: str | bytes) -> Any:
+  """The value that JSON says, in UTF-8 if it is bytes.
+
+  Raises:
+    ValueError: no JSON; a key twice in one object; a number that is not finite; more than 32 values within each other.
+  """
+  try:
+    text = text.decode("utf-8") if isinstance(text, bytes) else text
+    value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_number, parse_float=_finite)
+  except RecursionError:
+    raise ValueError(_TOO_DEEP) from None
+  except ValueError as error:
+    raise ValueError(shown(str(error), 200)) from None
+  _check_depth(value)
+  return value
+
+
+_TOO_DEEP = f"more than {MOST_LEVELS} values lie within each other"
+
+
+def _check_depth(value):
+  level = [[value]]
+  for _ in range(MOST_LEVELS + 1):
+    inner = (value.values() if isinstance(value, dict) else value for value in level)
+    level = [item for items in inner for item in items if isinstance(item, dict | list)]
+    if not level:
+      return
+  raise ValueError(_TOO_DEEP)
+
+
+def _object(pairs):
+  value = dict(pairs)
+  if len(value) < len(pairs):
+    seen = set()
+    twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+    raise ValueError(f"the key {shown(twice)} is there twice")
+  return value
+
+
+def _finite(text):
+  number = float(text)
+  return number if abs(number) < float("inf") else _refuse_number(text)
+
+
+def _refuse_number(text):
+  raise ValueError(f"{shown(text)} is no finite number")
+
+
+def shown(value: Any, most: int = 80) -> str:
+  """What others wrote, as a short part of one line: a name as it is if it can be printed, all else in quotes."""
+  text = value[: most + 1] if isinstance(value, str) else reprlib.repr(value)
+  text = text if text.isprintable() else ascii(text)
+  return text if len(text) <= most else f"{text[:most]}..."
