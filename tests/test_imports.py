@@ -32,7 +32,7 @@ ROOT = pathlib.Path(diffjax.__file__).parent
 # A room of a new file goes on the lowest floor that is above all it needs.
 FLOORS = [
   {"typing", "struct"},
-  {"compilation", "batching", "configuration", "construction", "networks", "data", "plots", "contrastive"},
+  {"compilation", "batching", "configuration", "construction", "networks", "data", "plots", "contrastive", "memory"},
   {"schedules", "parallel", "weights"},
   {"grids", "noise_levels", "posterior", "denoisers"},
   {"losses", "sampling", "samplers", "guidance", "evaluation"},
@@ -40,6 +40,7 @@ FLOORS = [
   {"build"},
   {"run", "published"},
   {"command_line"},
+  {"scaling"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # python -m diffjax.evaluation is a script over a run, not part of its room; diffjax.plots one over the tables of build
@@ -127,7 +128,7 @@ def test_data_knows_no_jax(path):
 
 @by_path
 def test_only_configuration_knows_ml_collections(path):
-  if room(path) != "configuration":
+  if room(path) not in ("configuration", "scaling"):  # the latter is a script, and takes a --config
     assert not [name for name in imported(path) if name.split(".")[0] == "ml_collections"]
 
 

@@ -14,11 +14,11 @@ from diffjax.training.step import TrainState
 CONFIG, CHECKPOINTS, BEST, LOCK = "config.json", "checkpoints", "best", "lock"
 
 
-def load_data(config, split: str) -> data.Source:
-  """One split of a config's data set.
+def load_data(config, split: str, *, prepare: bool = True) -> data.Source:
+  """One split of a config's data set; `prepare` and errors as `data.load`.
 
   Raises:
-    ValueError: as `data.load`, or if its pictures or labels do not fit the model.
+    ValueError: if its pictures or labels do not fit the model.
   """
   spec = config.data
   source = data.load(
@@ -28,6 +28,7 @@ def load_data(config, split: str) -> data.Source:
     image_size=spec.image_size,
     channels=spec.channels,
     data_dir=spec.data_dir or None,
+    prepare=prepare,
   )
   classes = build.num_classes(config)
   if classes and source.num_classes != classes:
