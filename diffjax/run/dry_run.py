@@ -23,8 +23,7 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, state: TrainSt
     train_step: what is trained.
     state: shapes and dtypes of the state.
   """
-  spec, processes = config.train, parallel.process()["process_count"]
-  devices = processes * parallel.local_device_count()
+  spec, processes, devices = config.train, parallel.process()["process_count"], jax.device_count()
   source = _data(config)
   batch = examples(config, spec.batch_size // devices, labelled=source.num_classes > 0 if source else None)
   rows = {
@@ -83,7 +82,7 @@ def _lower(train_step, state, resident, batches):
   step = functools.partial(several_steps, train_step, axis_name=parallel.AXIS)
   key = jax.eval_shape(lambda: jax.random.key(0))
   arguments = (state, resident, batches, jax.ShapeDtypeStruct((), jnp.int32), key)
-  each = jax.tree.map(lambda a: _stack(parallel.local_device_count(), a), arguments)
+  each = jax.tree.map(lambda a: _stack(jax.local_device_count(), a), arguments)
   return parallel.pmap(step, donate_argnums=(0,)).lower(*each)
 
 
