@@ -13,6 +13,8 @@ from diffjax.run.folder import load_data
 from diffjax.training.step import TrainState, TrainStep, several_steps
 from diffjax.typing import PyTree
 
+UNPREPARED = "not prepared yet; the run does that first"
+
 
 def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, state: TrainState) -> str:
   """Lines on devices, batch, parameters, memory, cost, data and where they would go; compiles one step, runs nothing.
@@ -30,13 +32,9 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, state: TrainSt
     "mesh": f"{_count(processes, 'process', 'es')} x {_count(devices // processes, jax.default_backend() + ' device')}",
     "batch": f"{spec.batch_size} a step, {spec.batch_size // devices} a device"
     + (f" in {spec.accumulate} parts" if spec.accumulate > 1 else ""),
-    "parameters": f"{sum(leaf.size for leaf in jax.tree.leaves(state.params)):,}",
-    "memory": "of each device, estimated",
     **_memory(train_step, state, batch, spec.steps_per_call, source if config.data.in_memory else None),
     "FLOPs": _flops(train_step, state, batch, devices),
-    "data": f"{len(source):,} pictures of {source.shape}"
-    if source
-    else "not prepared yet: the run prepares them first",
+    "data": f"{len(source):,} pictures of {'x'.join(map(str, source.shape))}" if source else UNPREPARED,
     "folder": str(workdir),
     "checkpoints": _checkpoints(workdir, tree_bytes(state), spec.keep_checkpoints),
   }
@@ -72,9 +70,11 @@ def _memory(train_step, state, batch, steps_per_call, resident: data.Source | No
     rows["activations"], total = "unknown: this backend has no memory analysis", sum(rows.values())
   else:
     rows["activations"], total = max(needs.temporaries - gradients, 0), needs.total
-  told = {f"  {name}": f"{text(n)}, {n:,} bytes" if isinstance(n, int) else n for name, n in rows.items()}
+  told = {name: f"{text(n)}, {n:,} bytes" if isinstance(n, int) else n for name, n in rows.items()}
+  num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  told["parameters"] = f"{num_params:,} in {told['parameters']}"
   device = memory.device_bytes()
-  return told | {"  in all": text(total) + (f" of {text(device)}" if device else "")}
+  return told | {"each device": text(total) + (f" of {text(device)}" if device else "") + ", estimated"}
 
 
 def _lower(train_step, state, resident, batches):
@@ -90,7 +90,9 @@ def _flops(train_step, state, batch, devices: int) -> str:
   # Not of the program with its loops, whose bodies the analysis counts once however often they run
   lowered = jax.jit(train_step.replace(accumulate=1)).lower(state, batch, jax.eval_shape(lambda: jax.random.key(0)))
   each = (lowered.cost_analysis() or {}).get("flops")
-  return f"{each * devices:.3g} a step, {each:.3g} a device" if each else "unknown: this backend has no cost analysis"
+  if not each:
+    return "unknown: this backend has no cost analysis"
+  return f"{each * devices / 1e9:.4g} G a step, {each / 1e9:.4g} G a device"
 
 
 def _checkpoints(workdir: pathlib.Path, num_bytes: int, keep: int) -> str:
