@@ -10,6 +10,7 @@ cannot beat. The rates of "cpu" are measured on the spot.
 """
 
 import dataclasses
+import functools
 import math
 import sys
 import time
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from diffjax import build, command_line
 from diffjax.construction import lookup
@@ -30,6 +32,7 @@ class Device:
   """Peak rates of one chip.
 
   Attributes:
+    platform: JAX's name of its kind.
     flops: FLOP/s of matrix products in bfloat16, dense.
     bandwidth: bytes/s to and from its memory.
     link: bytes/s that it sends to the others of its island, while it receives as many.
@@ -37,6 +40,7 @@ class Device:
     network: bytes/s that it sends beyond.
   """
 
+  platform: str
   flops: float
   bandwidth: float
   link: float = 0.0
@@ -46,14 +50,14 @@ class Device:
 
 DEVICES = {
   # Google Cloud, "TPU v5e": 197 TFLOPs, 819 GBps, ICI 1600 Gbps each way (400 GBps both), pods of 256 with 6.4 Tbps.
-  "v5e": Device(197e12, 819e9, 200e9, 256, 6.4e12 / 8 / 256),
+  "v5e": Device("tpu", 197e12, 819e9, 200e9, 256, 6.4e12 / 8 / 256),
   # Google Cloud, "TPU v5p": 459 TFLOPs, 2765 GBps, ICI 4800 Gbps each way (1200 GBps both), 6144 a slice, DCN 50 Gbps.
-  "v5p": Device(459e12, 2765e9, 600e9, 6144, 50e9 / 8),
+  "v5p": Device("tpu", 459e12, 2765e9, 600e9, 6144, 50e9 / 8),
   # NVIDIA, H100 data sheet, SXM: 989 TFLOPS (1979 with sparsity), 3.35 TB/s, NVLink 900 GB/s both ways.
   # NVIDIA, DGX H100 data sheet: 8 GPUs, a port of 400 Gb/s for each.
-  "h100": Device(989e12, 3350e9, 450e9, 8, 50e9),
+  "h100": Device("cuda", 989e12, 3350e9, 450e9, 8, 50e9),
   # NVIDIA, H200 data sheet, SXM: as H100, 4.8 TB/s.
-  "h200": Device(989e12, 4800e9, 450e9, 8, 50e9),
+  "h200": Device("cuda", 989e12, 4800e9, 450e9, 8, 50e9),
 }
 
 
@@ -87,7 +91,8 @@ def step_cost(config, batch_size: int, platform: str = "tpu") -> Cost:
 def count(jaxpr, platform: str = "tpu") -> tuple[float, float]:
   """(FLOPs, bytes of operands and results) of all matrix products and convolutions, loops of known length unrolled."""
   total = np.zeros(2)
-  for equation in jaxpr.eqns:
+  used, _ = dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+  for equation in used.eqns:
     inner = [np.array(count(sub, platform)) for sub in _inner(equation.params)]
     if equation.primitive.name == "cond":
       total += _branch(inner, equation.params.get("branches_platforms"), platform)
@@ -96,7 +101,7 @@ def count(jaxpr, platform: str = "tpu") -> tuple[float, float]:
     elif equation.primitive.name in ("dot_general", "conv_general_dilated"):
       arrays = [variable.aval for variable in (*equation.invars, *equation.outvars)]
       total += _flops(equation), sum(a.size * a.dtype.itemsize for a in arrays)
-  return tuple(total)
+  return float(total[0]), float(total[1])
 
 
 def _inner(params):
@@ -157,7 +162,7 @@ def measured(dtype) -> Device:
 
   product = best(jax.jit(lambda a: a @ a), jnp.ones((side, side), dtype))
   copy = best(jax.jit(jnp.copy), jnp.ones(copied // 4, jnp.float32))
-  return Device(2 * side**3 / product, 2 * copied / copy)
+  return Device("cpu", 2 * side**3 / product, 2 * copied / copy)
 
 
 def table(config, names: list[str], counts: list[int]) -> str:
@@ -168,13 +173,14 @@ def table(config, names: list[str], counts: list[int]) -> str:
   """
   batch_size = config.train.batch_size
   rows = [("device", "count", "TFLOP", "GB", "compute", "memory", "communication", "step", "images/s", "efficiency")]
+  cost_of = functools.cache(lambda size, platform: step_cost(config, size, platform))
   for name in names:
-    local = name == "cpu"
-    device = measured(config.model.get("dtype", "float32")) if local else lookup(DEVICES, "device", name)
+    local = config.model.get("dtype", "float32") if name == "cpu" else None
+    device = measured(local) if local else lookup(DEVICES, "device", name)
     for num in counts:
       if num < 1 or batch_size % num:
         raise ValueError(f"{num} devices cannot share a batch of {batch_size} evenly; change --count or the batch.")
-      cost = step_cost(config, batch_size // num, "cpu" if local else "cuda" if name.startswith("h") else "tpu")
+      cost = cost_of(batch_size // num, device.platform)
       taken = times(cost, device, num)
       slowest = max(taken, key=taken.get)
       step = taken[slowest]

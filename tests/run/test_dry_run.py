@@ -81,9 +81,14 @@ def test_activations_and_flops_grow_with_the_batch(tiny, tmp_path, told):
   assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_process_of_eight_devices(script, tiny, tmp_path, monkeypatch):
+@pytest.fixture
+def eight_devices(monkeypatch):
+  """For the processes of `script`, so it comes before that."""
   monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+
+
+@pytest.mark.slow
+def test_process_of_eight_devices(eight_devices, script, tiny, tmp_path):
   data_dir = tiny().data.data_dir
   workdir = tmp_path / "run"
   run = script(
