@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from diffjax import build, compilation, data, memory, parallel
+from diffjax import build, compilation, data, memory, parallel, paths
 from diffjax import run as runs
 from diffjax.command_line import run as run_script
 from diffjax.training.checkpoints import Checkpoints
@@ -44,7 +44,7 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
     MemoryError: when a device's memory does not suffice.
     SystemExit: after a stop by signal, when all is saved.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = paths.as_path(workdir)
   # Every error in the config shows here, before anything is written
   build.check(config)
   parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
@@ -176,7 +176,7 @@ def dry_run(config, workdir: str | pathlib.Path) -> None:
   build.check(config)
   parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
   shapes = jax.eval_shape(lambda: build.initial_state(config))
-  print(runs.dry_run(config, pathlib.Path(workdir), build.train_step(config), shapes))
+  print(runs.dry_run(config, paths.as_path(workdir), build.train_step(config), shapes))
 
 
 def held_out_batches(config) -> list[dict[str, np.ndarray]]:

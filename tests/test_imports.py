@@ -31,7 +31,7 @@ ROOT = pathlib.Path(diffjax.__file__).parent
 # A room is a file or a folder of diffjax. It may import rooms of the floors below its own, and within itself.
 # A room of a new file goes on the lowest floor that is above all it needs.
 FLOORS = [
-  {"typing", "struct"},
+  {"typing", "struct", "paths"},
   {"compilation", "batching", "configuration", "construction", "networks", "data", "plots", "contrastive", "memory"},
   {"schedules", "parallel", "weights"},
   {"grids", "noise_levels", "posterior", "denoisers"},
@@ -53,7 +53,7 @@ LOOKS_UP = ("schedules", "published")
 ALONE = {
   "networks": {"typing", "struct", "compilation"},
   "data": {"typing"},
-  "plots": {"typing"},
+  "plots": {"typing", "paths"},
   "weights": {"typing", "networks"},
 }
 DEVICES = {"pmap", "pmean", "psum", "process_index", "process_count", "axis_index", "shard_map"}

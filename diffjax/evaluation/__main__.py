@@ -11,14 +11,13 @@ With --clip every class is asked for by its held-out captions in turn, and a cla
 """
 
 import json
-import pathlib
 import sys
 import zipfile
 
 import numpy as np
 from absl import flags
 
-from diffjax import command_line, compilation, plots
+from diffjax import command_line, compilation, paths, plots
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
 
 DRAWING = ("num", "steps", "sampler", "seed", "guidance_scale")
@@ -102,7 +101,7 @@ def _check_workdir(options):
 
 
 def _out(options):
-  out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation")
+  out = paths.as_path(options.out or paths.as_path(options.workdir) / "evaluation")
   plots.check_writable(out)
   return out
 

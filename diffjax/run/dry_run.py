@@ -7,7 +7,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 
-from diffjax import build, data, memory, parallel
+from diffjax import build, data, memory, parallel, paths
 from diffjax.memory import text, tree_bytes
 from diffjax.run.folder import load_data
 from diffjax.training.step import TrainState, TrainStep, several_steps
@@ -96,9 +96,11 @@ def _flops(train_step, state, batch, devices: int) -> str:
 
 
 def _checkpoints(workdir: pathlib.Path, num_bytes: int, keep: int) -> str:
+  told = f"{keep} and the best, {text(num_bytes)} each"
+  if paths.is_remote(workdir):
+    return told
   there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-  free = shutil.disk_usage(there).free
-  return f"{keep} and the best, {text(num_bytes)} each; {text(free)} are free"
+  return f"{told}; {text(shutil.disk_usage(there).free)} are free"
 
 
 def _of_length(num: int, a: PyTree) -> jax.ShapeDtypeStruct:

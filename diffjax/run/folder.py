@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import jax
 
-from diffjax import build, configuration, data, parallel, plots
+from diffjax import build, configuration, data, parallel, paths, plots
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.step import TrainState
 
@@ -47,7 +47,7 @@ def read_config(workdir: pathlib.Path):
     ValueError: if it is a file, or its config cannot be read.
   """
   check_folder(workdir)
-  path = pathlib.Path(workdir) / CONFIG
+  path = paths.as_path(workdir) / CONFIG
   if not path.is_file():
     raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG} in it; train one there, or check --workdir.")
   try:
@@ -58,7 +58,7 @@ def read_config(workdir: pathlib.Path):
 
 def check_folder(workdir: pathlib.Path) -> None:
   """Raises ValueError if a run's folder is a file."""
-  if pathlib.Path(workdir).is_file():
+  if paths.as_path(workdir).is_file():
     raise ValueError(f"{workdir} is a file; give the folder of a run as --workdir.")
 
 
@@ -70,7 +70,7 @@ def restore(workdir: str | pathlib.Path, config, *, best: bool = False) -> Train
     ValueError: if all are damaged.
   """
   target = jax.eval_shape(lambda: build.initial_state(config))
-  folder = pathlib.Path(workdir) / (BEST if best else CHECKPOINTS)
+  folder = paths.as_path(workdir) / (BEST if best else CHECKPOINTS)
   found = None
   if folder.is_dir():
     with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
@@ -93,6 +93,11 @@ def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
 
   check_folder(workdir)
   workdir.mkdir(parents=True, exist_ok=True)
+  if paths.is_remote(workdir):
+    warnings.warn(f"{workdir} cannot be locked, as no bucket can; let no other process train in it.", stacklevel=3)
+    claim(workdir, config)
+    yield
+    return
   with (workdir / LOCK).open("a") as lock:
     try:
       if parallel.process()["process_index"] == 0:
