@@ -176,7 +176,8 @@ def dry_run(config, workdir: str | pathlib.Path) -> None:
   build.check(config)
   parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
   shapes = jax.eval_shape(lambda: build.initial_state(config))
-  print(runs.dry_run(config, paths.as_path(workdir), build.train_step(config), shapes))
+  with memory.explaining(None, memory_settings(config)):  # the compiler may find that it does not suffice
+    print(runs.dry_run(config, paths.as_path(workdir), build.train_step(config), shapes))
 
 
 def held_out_batches(config) -> list[dict[str, np.ndarray]]:

@@ -76,11 +76,11 @@ def wanted(message: str) -> int | None:
 
 
 @contextlib.contextmanager
-def explaining(step: Callable, settings: dict[str, Any]) -> Iterator[Callable]:
+def explaining(step: Callable | None, settings: dict[str, Any]) -> Iterator[Callable]:
   """Yields a training step; where memory does not suffice in the block, the reason is told in one sentence.
 
   Args:
-    step: a compiled function with `lower`, such as `jax.jit` and `parallel.pmap` give.
+    step: a compiled function with `lower`, such as `jax.jit` and `parallel.pmap` give; None where there is none yet.
     settings: the config's values, among "train.batch_size", "train.accumulate" and "model.remat", that may be changed.
 
   Raises:
@@ -123,7 +123,7 @@ def explanation(message: str, program: Needs | None, settings: dict[str, Any]) -
 def _needs_of(step, called_with) -> Needs | None:
   try:
     return needs(step.lower(*called_with[0]).compile()) if called_with else None
-  except jax.errors.JaxRuntimeError:  # it was the compiler that ran out
+  except Exception:  # it may be the compiler that ran out; nothing here may hide that
     return None
 
 

@@ -70,6 +70,14 @@ def test_other_errors_pass():
     raise jax.errors.JaxRuntimeError("INTERNAL: allocate 3 bytes")
 
 
+def test_compiler_that_runs_out():
+  with pytest.raises(MemoryError, match="20.0 GiB were wanted where it has 15.5 GiB in all; lower train.batch_size"):
+    with memory.explaining(None, SETTINGS):
+      raise exhausted(
+        "XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.00G of 15.48G hbm."
+      )
+
+
 def test_program_that_wants_more_than_there_is():
   """The real error of this backend, from a step that would fill 64 TiB."""
   step = jax.jit(lambda a: jnp.sort(jnp.broadcast_to(a, (2**44,)) * jnp.arange(2**44, dtype=jnp.float32)))
