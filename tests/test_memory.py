@@ -71,7 +71,7 @@ def test_other_errors_pass():
 
 
 def test_compiler_that_runs_out():
-  with pytest.raises(MemoryError, match="20.0 GiB were wanted where it has 15.5 GiB in all; lower train.batch_size"):
+  with pytest.raises(MemoryError, match=r"20.0 GiB were wanted where it has 15.5 GiB in all; lower train.batch_size"):
     with memory.explaining(None, SETTINGS):
       raise exhausted(
         "XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.00G of 15.48G hbm."
