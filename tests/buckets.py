@@ -6,6 +6,8 @@ from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
 from orbax.checkpoint._src.path import gcs_utils
 
+from diffjax import paths
+
 
 class Bucket(LocalFileSystem):
   """What gcsfs is to epath: empty folders are not there, and nothing can be appended."""
@@ -37,6 +39,7 @@ class Bucket(LocalFileSystem):
 def install(monkeypatch, root: pathlib.Path) -> None:
   """Until the test ends, gs://bucket/run is root/bucket/run."""
   bucket = type("Bucket", (Bucket,), {"root": str(root)})()
+  monkeypatch.setattr(paths, "DRIVERS", ("fsspec",))
   monkeypatch.setattr(backend._FileSystemSpecBackend, "fs", lambda self, path: bucket)
   local = lambda path: {"driver": "file", "path": f"{root}/{path.removeprefix('gs://')}/"}
   monkeypatch.setattr(gcs_utils, "get_kvstore_for_gcs", local)

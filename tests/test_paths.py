@@ -34,10 +34,18 @@ def damage(folder):
 
 def test_local_folders_stay_what_they_are(tmp_path):
   assert type(paths.as_path(str(tmp_path))) is type(tmp_path) and paths.as_path(tmp_path) == tmp_path
-  assert not paths.is_remote("runs/gs://x") and not paths.is_remote(tmp_path)
+  assert not paths.is_remote("runs/gs") and not paths.is_remote(tmp_path)
 
 
-def test_buckets_keep_their_name():
+def test_other_schemes_and_missing_packages_are_refused(monkeypatch):
+  with pytest.raises(ValueError, match="s3://bucket/run is neither a folder of this machine nor of a bucket"):
+    paths.as_path("s3://bucket/run")
+  monkeypatch.setattr(paths, "DRIVERS", ("no_such_package",))
+  with pytest.raises(ImportError, match="pip install"):
+    paths.as_path(WORKDIR)
+
+
+def test_buckets_keep_their_name(bucket):
   folder = paths.as_path(WORKDIR)
   assert paths.is_remote(WORKDIR) and paths.is_remote(folder / "config.json")
   assert str(folder / "config.json") == f"{WORKDIR}/config.json" and paths.as_path(folder) == folder
