@@ -19,7 +19,7 @@ import sys
 import numpy as np
 from absl import flags
 
-from diffjax import compilation, parallel, plots
+from diffjax import compilation, parallel, paths, plots
 from diffjax.build import SAMPLERS
 from diffjax.command_line import run as run_script
 from diffjax.data.pictures import load_picture
@@ -75,7 +75,7 @@ def draw(
     FileNotFoundError: if the folder holds no run or no checkpoint.
     OSError: if nothing can be written to `out`.
   """
-  run, out = load_run(workdir, best=best), pathlib.Path(out)
+  run, out = load_run(workdir, best=best), paths.as_path(out)
   parallel.from_first(lambda: plots.check_writable(out))
   options |= read_pictures(run, init_image, mask)
   asked = read_prompt(clip, prompt, image_prompt, guidance, guidance_scale)

@@ -3,6 +3,7 @@
   python train.py --config=configs/digits.py --workdir=runs/digits [--config.train.steps=500 ...]
 
 The same command goes on with a run that was stopped. Ctrl-C or SIGTERM saves and exits with 128 + the signal's number.
+With --dry_run it prints what the run would take, and does nothing.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from diffjax import build, compilation, data, parallel
+from diffjax import build, compilation, data, memory, parallel, paths
 from diffjax import run as runs
 from diffjax.command_line import run as run_script
 from diffjax.training.checkpoints import Checkpoints
@@ -40,9 +41,10 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
     ValueError: a config that cannot work, or differs from the run's in the folder; another process trains there.
     OSError: no room for a checkpoint.
     FloatingPointError: when train.max_skipped_in_row updates in a row were not finite.
+    MemoryError: when a device's memory does not suffice.
     SystemExit: after a stop by signal, when all is saved.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = paths.as_path(workdir)
   # Every error in the config shows here, before anything is written
   build.check(config)
   parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
@@ -114,7 +116,13 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, s
     runs.preview(config, parallel.whole(state.averaged), step, workdir / "samples" / f"step_{step:07d}.png")
     report.draw_curve()
 
-  with contextlib.closing(report), contextlib.closing(newest), contextlib.closing(best), StopRequest() as stop_request:
+  with (
+    contextlib.closing(report),
+    contextlib.closing(newest),
+    contextlib.closing(best),
+    StopRequest() as stop_request,
+    memory.explaining(multi_step, memory_settings(config)) as multi_step,
+  ):
     pending = None
     for num, traced_num, stacked, data_state in parallel.prefetch(feed()):
       state, metrics = multi_step(state, resident, stacked, traced_num, key)
@@ -158,6 +166,23 @@ def take(report: Report, step: int, num: int, fetch, max_skipped: int, checkpoin
     )
 
 
+def memory_settings(config) -> dict:
+  """What of a config decides how much memory its training step needs."""
+  settings = {"train.batch_size": config.train.batch_size}
+  if build.clip.is_clip(config):
+    return settings
+  return settings | {"train.accumulate": config.train.accumulate, "model.remat": config.model.get("remat", False)}
+
+
+def dry_run(config, workdir: str | pathlib.Path) -> None:
+  """Prints what `train` would do, and does nothing of it; errors as there."""
+  build.check(config)
+  parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
+  shapes = jax.eval_shape(lambda: build.initial_state(config))
+  with memory.explaining(None, memory_settings(config)):  # the compiler may find that it does not suffice
+    print(runs.dry_run(config, paths.as_path(workdir), build.train_step(config), shapes))
+
+
 def held_out_batches(config) -> list[dict[str, np.ndarray]]:
   """The pictures that checkpoints are compared on, in batches of one size."""
   source = runs.load_data(config, "test")
@@ -177,6 +202,9 @@ def main() -> None:
   path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
   if not path.is_file():
     raise FileNotFoundError(f"there is no config file {path}; the folder configs/ holds some.")
+  if flags.FLAGS.dry_run:
+    dry_run(flags.FLAGS.config, flags.FLAGS.workdir)
+    return
   compilation.use_persistent_cache()
   train(flags.FLAGS.config, flags.FLAGS.workdir)
 
@@ -186,4 +214,5 @@ if __name__ == "__main__":
 
   config_flags.DEFINE_config_file("config", None, "What to train: a file in configs/.")
   flags.DEFINE_string("workdir", None, "The run's folder.")
+  flags.DEFINE_bool("dry_run", False, "Print devices, memory, cost and folder of the run, and do nothing else.")
   run_script(main)

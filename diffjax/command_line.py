@@ -65,7 +65,7 @@ def reporting() -> Iterator[None]:
     warnings.showwarning = lambda message, *where: print(f"warning: {_sentence(message)}", file=sys.stderr)
     try:
       yield
-    except (ValueError, ImportError, FloatingPointError, OSError) as error:
+    except (ValueError, ImportError, FloatingPointError, MemoryError, OSError) as error:
       if not (isinstance(error, OSError) or _raised_by_us(error)):
         raise
       sys.exit(f"error: {_sentence(error)}")

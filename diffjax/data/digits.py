@@ -51,10 +51,11 @@ class Digits(tfds.core.GeneratorBasedBuilder):
       yield i, {"image": image, "label": int(label)}
 
 
-def open_digits(data_dir: str | os.PathLike | None = None) -> Digits:
+def open_digits(data_dir: str | os.PathLike | None = None, prepare: bool = True) -> Digits:
   """Opens the digits, preparing them if they are missing, half-written or damaged; safe in several processes at once.
 
   Raises:
+    FileNotFoundError: they are not there, and are not to be prepared.
     OSError: they can be neither read nor written under `data_dir`.
   """
   root = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
@@ -62,6 +63,8 @@ def open_digits(data_dir: str | os.PathLike | None = None) -> Digits:
   for _ in range(3):
     if (builder := _read(root)) is not None:
       return builder
+    if not prepare:
+      raise FileNotFoundError(f"the digits are not prepared under {root}")
     try:
       _prepare(root)
     except Exception as e:  # another process may have won the race, so look again

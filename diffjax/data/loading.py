@@ -13,6 +13,7 @@ def load(
   image_size: int | None = None,
   channels: int | None = None,
   data_dir: str | os.PathLike | None = None,
+  prepare: bool = True,
 ) -> Source:
   """Opens one split of a data set.
 
@@ -25,10 +26,12 @@ def load(
     image_size: side of the square images; the central square is resized with antialiasing. None: as stored.
     channels: 1 or 3. None: as stored, or 3 for "image_folder".
     data_dir: where TFDS keeps prepared sets. None: TFDS_DATA_DIR or ~/tensorflow_datasets.
+    prepare: download and prepare a set of TFDS that is not there yet.
 
   Raises:
     ValueError: an unknown name (names the nearest), split, size or channel count, or a folder without pictures.
     ImportError: the set is not prepared yet, and TensorFlow, which that takes, is missing.
+    FileNotFoundError: the set is not prepared yet, and is not to be.
     OSError: the set can be neither read nor prepared under `data_dir`.
   """
   if split not in ("train", "test"):
@@ -47,4 +50,4 @@ def load(
     raise ValueError(f"folder is only for data set 'image_folder', not {name!r}; leave it out, or change the name")
   from diffjax.data.tfds_source import open_tfds
 
-  return open_tfds(name, split, image_size, channels, data_dir)
+  return open_tfds(name, split, image_size, channels, data_dir, prepare)

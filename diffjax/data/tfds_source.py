@@ -18,10 +18,15 @@ from diffjax.data.source import Source
 
 
 def open_tfds(
-  name: str, split: str, image_size: int | None, channels: int | None, data_dir: str | os.PathLike | None
+  name: str,
+  split: str,
+  image_size: int | None,
+  channels: int | None,
+  data_dir: str | os.PathLike | None,
+  prepare: bool = True,
 ) -> Source:
   """Opens "digits" or any image set that TFDS knows; arguments and errors as `diffjax.data.load`."""
-  builder = open_digits(data_dir) if name == "digits" else _open_builder(name, data_dir)
+  builder = open_digits(data_dir, prepare) if name == "digits" else _open_builder(name, data_dir)
   features = builder.info.features
   image, label = (features[key] if key in features else None for key in ("image", "label"))
   stored = getattr(image, "shape", ())
@@ -31,6 +36,8 @@ def open_tfds(
   if image_size is None and None in stored[:2]:
     raise ValueError(f"the pictures of data set {name!r} differ in size; say which size you want with image_size=")
   if not _is_prepared(builder):
+    if not prepare:
+      raise FileNotFoundError(f"data set {name!r} is not prepared under {builder.data_dir}")
     _prepare(builder, name)
   channels = channels or min(stored[2], 3)
   height, width = (stored[0], stored[1]) if image_size is None else (image_size, image_size)

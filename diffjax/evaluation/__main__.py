@@ -19,7 +19,7 @@ import zipfile
 import numpy as np
 from absl import flags
 
-from diffjax import command_line, compilation, parallel, plots
+from diffjax import command_line, compilation, parallel, paths, plots
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
 from diffjax.files import shown
 
@@ -119,7 +119,7 @@ def _check_workdir(options):
 
 
 def _out(options):
-  out = pathlib.Path(options.out or pathlib.Path(options.workdir) / "evaluation")
+  out = paths.as_path(options.out or paths.as_path(options.workdir) / "evaluation")
   parallel.from_first(lambda: plots.check_writable(out))
   return out
 

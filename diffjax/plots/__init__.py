@@ -8,10 +8,13 @@ import contextlib
 import errno
 import os
 import pathlib
+import tempfile
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from diffjax import paths
 
 TILE = 56
 """Pixels on screen that small pictures are enlarged to, about."""
@@ -36,8 +39,16 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Yields a neighbouring name to write to; it takes the place of `path` when the block ends, and goes if it fails."""
-  path = pathlib.Path(path)
+  """Yields a neighbouring name to write to; it takes the place of `path` when the block ends, and goes if it fails.
+
+  What is to lie in a bucket is written here and sent there when the block ends.
+  """
+  path = paths.as_path(path)
+  if paths.is_remote(path):
+    with tempfile.TemporaryDirectory() as folder, naming(path):
+      yield pathlib.Path(folder) / path.name
+      path.write_bytes((pathlib.Path(folder) / path.name).read_bytes())
+    return
   with naming(path.parent):
     path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, by which writers know the format
@@ -51,6 +62,8 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 def check_writable(folder: pathlib.Path) -> None:
   """Raises OSError if files cannot be written there: better before the drawing than after."""
+  if paths.is_remote(folder):  # who may write to a bucket only the writing tells
+    return
   there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
   if not (there.is_dir() and os.access(there, os.W_OK)):
     raise OSError(f"nothing can be written to {folder}; choose another folder with --out.")

@@ -2,6 +2,7 @@
 
 from diffjax.run.clip import ClipRun, load_clip
 from diffjax.run.diffusion import Run, load_run
+from diffjax.run.dry_run import dry_run
 from diffjax.run.folder import BEST, CHECKPOINTS, CONFIG, LOCK, claim, claimed, load_data, read_config
 from diffjax.run.preview import preview
 from diffjax.run.prompts import Prompt, make_prompt
@@ -16,6 +17,7 @@ __all__ = [
   "Run",
   "claim",
   "claimed",
+  "dry_run",
   "load_clip",
   "load_data",
   "load_run",

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import build, compilation, weights
+from diffjax import build, compilation, paths, weights
 from diffjax.data import Tokenizer, load_tokenizer
 from diffjax.networks import CLIP, ImageFeatures, unit
 from diffjax.run.folder import CHECKPOINTS, read_config, restore
@@ -82,10 +82,12 @@ def load_clip(folder: str | pathlib.Path) -> ClipRun:
     FileNotFoundError: if the folder holds neither, or no checkpoint yet.
     ValueError: if it holds another kind of model, or something damaged.
   """
-  folder = pathlib.Path(folder)
+  folder = paths.as_path(folder)
   if not folder.is_dir():
     raise FileNotFoundError(f"there is no folder {folder}; give the run of a CLIP, or a folder of published weights.")
   if not (folder / CHECKPOINTS).is_dir():
+    if paths.is_remote(folder):
+      raise ValueError(f"{folder} is no run, and published weights are read from this machine alone; copy them here.")
     return _published(folder)
   config = read_config(folder)
   if not build.clip.is_clip(config):

@@ -7,18 +7,18 @@ from collections.abc import Iterator
 
 import jax
 
-from diffjax import build, configuration, data, files, parallel, plots
+from diffjax import build, configuration, data, files, parallel, paths, plots
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.step import TrainState
 
 CONFIG, CHECKPOINTS, BEST, LOCK = "config.json", "checkpoints", "best", "lock"
 
 
-def load_data(config, split: str) -> data.Source:
-  """One split of a config's data set.
+def load_data(config, split: str, *, prepare: bool = True) -> data.Source:
+  """One split of a config's data set; `prepare` and errors as `data.load`.
 
   Raises:
-    ValueError: as `data.load`, or if its pictures or labels do not fit the model.
+    ValueError: if its pictures or labels do not fit the model.
   """
   spec = config.data
   source = data.load(
@@ -28,6 +28,7 @@ def load_data(config, split: str) -> data.Source:
     image_size=spec.image_size,
     channels=spec.channels,
     data_dir=spec.data_dir or None,
+    prepare=prepare,
   )
   classes = build.num_classes(config)
   if classes and source.num_classes != classes:
@@ -46,7 +47,7 @@ def read_config(workdir: pathlib.Path):
     ValueError: if it is a file, or its config cannot be read.
   """
   check_folder(workdir)
-  path = pathlib.Path(workdir) / CONFIG
+  path = paths.as_path(workdir) / CONFIG
   if not path.is_file():
     raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG} in it; train one there, or check --workdir.")
   try:
@@ -59,7 +60,7 @@ def read_config(workdir: pathlib.Path):
 
 def check_folder(workdir: pathlib.Path) -> None:
   """Raises ValueError if a run's folder is a file."""
-  if pathlib.Path(workdir).is_file():
+  if paths.as_path(workdir).is_file():
     raise ValueError(f"{workdir} is a file; give the folder of a run as --workdir.")
 
 
@@ -71,7 +72,7 @@ def restore(workdir: str | pathlib.Path, config, *, best: bool = False) -> Train
     ValueError: if all are damaged, or the config makes no model.
   """
   target = _shapes(workdir, config)
-  folder = pathlib.Path(workdir) / (BEST if best else CHECKPOINTS)
+  folder = paths.as_path(workdir) / (BEST if best else CHECKPOINTS)
   found = None
   if folder.is_dir():
     with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
@@ -105,6 +106,12 @@ def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
   check_folder(workdir)
   with plots.naming(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
+  if paths.is_remote(workdir):
+    warnings.warn(f"{workdir} cannot be locked, as no bucket can; let no other process train in it.", stacklevel=3)
+    parallel.from_first(lambda: claim(workdir, config))
+    yield
+    return
+  with plots.naming(workdir):
     lock = (workdir / LOCK).open("a")
   with lock:
 

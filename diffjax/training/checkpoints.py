@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax import parallel
+from diffjax import parallel, paths
 from diffjax.files import parse_json, shown
 from diffjax.typing import PyTree
 
@@ -42,7 +42,7 @@ class Checkpoints:
     import orbax.checkpoint as ocp
 
     self._ocp, self._read_only = ocp, read_only
-    self.folder = pathlib.Path(folder).absolute()
+    self.folder = paths.as_path(folder) if paths.is_remote(folder) else pathlib.Path(folder).absolute()
     if best and not read_only:
       parallel.from_first(self._set_aside_damaged)  # the manager reads the losses as soon as it is made
     options = ocp.CheckpointManagerOptions(
@@ -97,6 +97,8 @@ class Checkpoints:
 
     A write that fails in the middle would get a traceback from each of the writing threads.
     """
+    if paths.is_remote(self.folder):  # buckets have no end, and tell who may write only when it is tried
+      return
     if not os.access(self.folder, os.W_OK):
       raise OSError(f"checkpoints cannot be written to {self.folder}; make it writable, then give the same command.")
     needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**20  # newest and best are written at once
@@ -202,13 +204,17 @@ class Checkpoints:
 
   def _rename(self, path):
     aside = self.folder / f"damaged-{path.name}"
-    shutil.rmtree(aside, ignore_errors=True)
+    if paths.is_remote(aside):
+      aside.rmtree(missing_ok=True)
+    else:
+      shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
 
 
 def _files(path: pathlib.Path) -> list[str]:
   """The files of a checkpoint that matter; orbax still writes its own notes beside the folders at the very end."""
-  return sorted(str(file.relative_to(path)) for file in path.glob("*/**/*") if file.is_file())
+  folders = [entry for entry in path.iterdir() if entry.is_dir()]
+  return sorted(str(file.relative_to(path)) for folder in folders for file in paths.files_below(folder))
 
 
 def _checksum(path: pathlib.Path) -> str:

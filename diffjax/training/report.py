@@ -6,10 +6,11 @@ import pathlib
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
-from diffjax import plots
+from diffjax import paths, plots
 
 
 class Report:
@@ -35,7 +36,7 @@ class Report:
     with plots.replacing(self._path) as part:
       part.write_text("".join(json.dumps(line) + "\n" for line in before))
     self._history = [line for line in before if "loss" in line]
-    self._lines = self._path.open("a")
+    self._lines = _Uploaded(self._path) if paths.is_remote(workdir) else self._path.open("a")
     self._events = _events(workdir / "tensorboard", start)
     self._bar = None
     if sys.stderr.isatty():
@@ -144,6 +145,24 @@ def _read_lines(path: pathlib.Path) -> list[dict]:
   return [line for line in lines if "step" in line]
 
 
+class _Uploaded:
+  """A text file in a bucket, where nothing can be appended: all of it is sent again, at most once a minute."""
+
+  def __init__(self, path: Any):
+    self._path, self._text, self._sent = path, path.read_text(), time.monotonic()
+
+  def write(self, text: str) -> None:
+    self._text += text
+
+  def flush(self) -> None:
+    if time.monotonic() - self._sent > 60:
+      self.close()
+
+  def close(self) -> None:
+    self._path.write_text(self._text)
+    self._sent = time.monotonic()
+
+
 class _Events:
   """TensorBoard's event file. A SummaryWriter's thread would die on a full disk, and the run wait for it for ever."""
 
@@ -171,6 +190,8 @@ class _Events:
 
 
 def _events(folder: pathlib.Path, start: int) -> _Events | None:
+  if paths.is_remote(folder):  # they grow by appending
+    return None
   try:
     return _Events(folder, start)
   except ImportError:

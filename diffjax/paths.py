@@ -1,0 +1,40 @@
+"""Folders of runs, on this machine's file systems or in a bucket such as gs://bucket/run."""
+
+import importlib.util
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+REMOTE = "gs://"
+DRIVERS = ("gcsfs", "tensorflow")
+"""The packages, of which one suffices, by which epath reads a bucket."""
+
+
+def as_path(folder: str | os.PathLike) -> Any:
+  """A local folder as a `pathlib.Path`; one in a bucket as an `etils.epath.Path`, which has the same methods.
+
+  Raises:
+    ValueError: another scheme than gs://.
+    ImportError: a bucket, and nothing installed to read it by.
+  """
+  if not is_remote(folder):
+    if "://" in os.fspath(folder):
+      raise ValueError(f"{folder} is neither a folder of this machine nor of a bucket; buckets begin with {REMOTE}.")
+    return pathlib.Path(folder)
+  if not any(importlib.util.find_spec(name) for name in DRIVERS):
+    raise ImportError(f'{folder} lies in a bucket, and gcsfs is missing; install it with: pip install "diffjax[gcs]"')
+  from etils import epath
+
+  return epath.Path(folder)
+
+
+def is_remote(folder: str | os.PathLike) -> bool:
+  """Whether a folder lies in a bucket: nothing there can be locked, appended to, renamed at once, or run full."""
+  return os.fspath(folder).startswith(REMOTE)
+
+
+def files_below(folder: Any) -> Iterator[Any]:
+  """All files in a folder and its sub-folders; epath has no `**`."""
+  for entry in folder.iterdir():
+    yield from files_below(entry) if entry.is_dir() else [entry]
