@@ -2,7 +2,9 @@
 
   python train.py --config=configs/digits.py --workdir=runs/digits [--config.train.steps=500 ...]
 
-The same command goes on with a run that was stopped. Ctrl-C or SIGTERM saves and exits with 128 + the signal's number.
+The same command goes on with a run that was stopped. Ctrl-C or SIGTERM saves and exits with 128 + the signal's number,
+within 25 s; what a call of train.steps_per_call steps that takes longer than 15 s has done is lost. A second one exits at
+once, and loses nothing that was saved.
 """
 
 import contextlib
@@ -21,6 +23,7 @@ from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.loop import StopRequest, calls, stack_batches
 from diffjax.training.report import Report
 from diffjax.training.step import TrainState, TrainStep, several_steps
+from diffjax.training.watchdog import Watchdog
 
 HELD_OUT, PART = 512, 64
 """How many held-out pictures a checkpoint is judged on, and how many of them at a time."""
@@ -61,7 +64,7 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, shapes, s
   # Where the run stands
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
   best = Checkpoints(workdir / runs.BEST, best=True)
-  found = newest.restore_newest(shapes)
+  found = newest.restore_newest(shapes, config.to_dict())
   state, saved = found or (compilation.jit(lambda: build.initial_state(config), once=True)(), None)
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
@@ -98,28 +101,40 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, shapes, s
   state = parallel.replicate(state)
   report = Report(workdir, start, spec.steps, spec.batch_size, spec.log_every, build.learning_rate(config))
 
-  def save(step, state, data_state):
-    if stop_request:  # whoever takes the machine away does not wait for an evaluation
-      newest.save(step, state, config.to_dict(), data_state, float("inf"))
-      return
-    loss = float(np.concatenate([held_out_loss(state.averaged, batch) for batch in held_out]).mean())
+  def judge(step, state, data_state):
+    """Judges the averaged model on held-out data, and keeps it if it is the best."""
+    losses = []
+    for batch in held_out:
+      if step < spec.steps and parallel.any_process(stop_request):
+        return  # who takes the machine away does not wait; the next process comes back to it
+      losses.append(np.asarray(held_out_loss(state.averaged, batch)))
+    loss = float(np.concatenate(losses).mean())
     report.held_out(step, loss)
-    newest.save(step, state, config.to_dict(), data_state, loss)
     best.save_if_best(step, state, config.to_dict(), data_state, loss)
 
   def preview(step, state):
     runs.preview(config, state.averaged, step, workdir / "samples" / f"step_{step:07d}.png")
     report.draw_curve()
 
-  with contextlib.closing(report), contextlib.closing(newest), contextlib.closing(best), StopRequest() as stop_request:
+  with (
+    contextlib.closing(report),
+    contextlib.closing(newest),
+    contextlib.closing(best),
+    StopRequest() as stop_request,
+    Watchdog(start) as watchdog,
+  ):
+    if start and spec.checkpoint_every and start % spec.checkpoint_every == 0:
+      judge(start, found[0], saved["data"])  # the process that saved this may have ended before it came to that
     pending = None
     for num, traced_num, stacked, data_state in parallel.prefetch(feed()):
+      stopping = parallel.any_process(stop_request)
       state, metrics = multi_step(state, resident, stacked, traced_num, key)
       step += num
       if pending:
         take(report, *pending, spec.max_skipped_in_row, newest)
+        watchdog.beat(pending[0])
       pending = step, num, metrics
-      last = step == spec.steps or bool(stop_request)
+      last = step == spec.steps or bool(stopping)
       saving, showing = (last or (every > 0 and step % every == 0) for every in boundaries[1:])
       if not (saving or showing):
         continue
@@ -127,17 +142,27 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, shapes, s
       pending = None
       with report.paused():
         host = parallel.unreplicate(state)
-        if saving:
-          save(step, host, data_state)
-        if showing and not stop_request:
-          preview(step, host)
+        keep = functools.partial(newest.save, step, host, config.to_dict(), data_state, float("inf"))
+        if saving and step < spec.steps:
+          keep()  # first: who takes the machine away does not wait until it is judged
+        with stop_request.meanwhile(keep, newest.wait):
+          if saving:
+            judge(step, host, data_state)
+          watchdog.beat(step)
+          if showing and not parallel.any_process(stop_request):
+            preview(step, host)
+          watchdog.beat(step)
+      last = last or bool(parallel.any_process(stop_request))
       if last:
+        stop_request.heed()
+        best.wait()
+        keep()  # a run is complete when its last state is judged too
         break
     newest.wait()
     best.wait()
   if step < spec.steps:
     print(f"stopped at step {step}, all saved; the same command goes on from there")
-    sys.exit(128 + stop_request.signum)
+    sys.exit(stop_request.exit_code)
   return parallel.unreplicate(state)
 
 

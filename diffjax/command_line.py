@@ -20,10 +20,12 @@ _EXPECTED = {
 
 
 def run(main: Callable[[], None]) -> None:
-  """Parses absl's flags and runs `main`, reporting errors as `reporting` does."""
+  """Parses absl's flags and runs `main`, reporting errors as `reporting` does; Ctrl-C and SIGTERM end it at once."""
   from absl import app
 
-  with reporting():
+  from diffjax.training.loop import StopRequest
+
+  with reporting(), StopRequest(patience=2.0, leave=True):
     app.run(lambda argv: main(), flags_parser=parse)
 
 

@@ -7,6 +7,7 @@ leading [D], one slice a device.
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ from diffjax.compilation import compiler_options, jit
 from diffjax.typing import PyTree
 
 AXIS = "devices"
+STUCK_AFTER = 600
+"""Seconds without a finished step after which a run of several processes counts as stuck."""
 
 
 def pmap(fun: Callable, donate_argnums: tuple[int, ...] = ()) -> Callable:
@@ -43,6 +46,26 @@ def gather(tree: PyTree, axis_name: str | None) -> PyTree:
 def process() -> dict[str, int]:
   """{"process_index", "process_count"}, as the data pipeline takes them."""
   return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def any_process(flag: Any) -> Any:
+  """Whether `flag` is true in any process; all must ask, in the same order.
+
+  Args:
+    flag: anything with a truth value.
+
+  Returns:
+    Something whose truth value says so: with one process the flag itself, which may still change; with several an array
+    that is waited for only when it is asked, so that the devices work on.
+  """
+  if jax.process_count() == 1:
+    return flag
+  return _count()(np.full(jax.local_device_count(), bool(flag), np.int32)).addressable_data(0)
+
+
+@functools.cache
+def _count() -> Callable:
+  return jax.pmap(lambda flag: jax.lax.psum(flag, AXIS), axis_name=AXIS)
 
 
 def check_batch_size(batch_size: int, accumulate: int = 1) -> None:

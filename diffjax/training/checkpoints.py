@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffjax.configuration import tree_differences
 from diffjax.typing import PyTree
 
 CHECKSUMS = "checksums.json"
@@ -102,15 +103,16 @@ class Checkpoints:
         " are free; make room, then the same command goes on from the last checkpoint."
       )
 
-  def restore(self, step: int, target: PyTree) -> tuple[PyTree, dict]:
-    """(state as NumPy arrays, JSON contents) at one step.
+  def restore(self, step: int, target: PyTree, config: Any = None) -> tuple[PyTree, dict]:
+    """(state as NumPy arrays, JSON contents) at one step; no leaf is ever padded, cut or cast.
 
     Args:
       step: one of `steps()`.
       target: the expected pytree of anything with shape and dtype, `jax.eval_shape` of the state for example.
+      config: the configuration that `target` comes from, as in `save`, for the error alone.
 
     Raises:
-      ValueError: if the checkpoint holds other leaves than `target`; names the first that differs.
+      ValueError: if the checkpoint holds other leaves than `target`; names the first, and how the configs differ.
       DamagedCheckpoint: if it cannot be read or a file fails its checksum.
     """
     path = self.folder / str(step)
@@ -119,12 +121,12 @@ class Checkpoints:
       raise DamagedCheckpoint(f"checkpoint {path} is damaged: {damage}.")
     args = self._ocp.args
     contents = self._read(path, run=args.JsonRestore()).run
-    _compare(contents["leaves"], _describe(target), path)
+    _compare(contents, _describe(target), config, path)
     buffers = jax.tree.map(lambda a: np.empty(a.shape, a.dtype), target)
     state = self._read(path, state=args.StandardRestore(buffers)).state
     return jax.tree.map(np.asarray, state), contents
 
-  def restore_newest(self, target: PyTree) -> tuple[PyTree, dict] | None:
+  def restore_newest(self, target: PyTree, config: Any = None) -> tuple[PyTree, dict] | None:
     """The newest checkpoint that is whole, or None where there is none; warns when it passes over damaged ones.
 
     Raises:
@@ -134,7 +136,7 @@ class Checkpoints:
     steps = self.steps()
     for step in reversed(steps):
       try:
-        return self.restore(step, target)
+        return self.restore(step, target, config)
       except DamagedCheckpoint as error:
         damage = error
       if step != steps[0]:
@@ -233,12 +235,15 @@ def _describe(tree: PyTree) -> dict[str, list]:
   return {name(path): [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves}
 
 
-def _compare(saved: dict, expected: dict, path: pathlib.Path) -> None:
+def _compare(contents: dict, expected: dict, config: Any, path: pathlib.Path) -> None:
+  saved = contents["leaves"]
   for name in sorted(saved.keys() | expected.keys()):
     have, want = saved.get(name, [None, None]), expected.get(name, [None, None])
     if have != want:
       describe = lambda shape, dtype: "nothing" if dtype is None else f"{dtype}{shape}"
+      differing = [] if config is None else tree_differences(contents["config"], json.loads(json.dumps(config)))
+      keys = f", which differs in (key: there, here) {'; '.join(differing)}" if differing else ""
       raise ValueError(
         f"{path} holds {describe(*have)} at {name}, but the config asks for {describe(*want)}; "
-        "use the config that the run was trained with."
+        f"use the config that the run was trained with{keys}."
       )

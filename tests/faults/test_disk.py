@@ -1,0 +1,93 @@
+"""A disk that fills up or turns read-only: one sentence within a save interval, and what was saved goes on."""
+
+import contextlib
+import resource
+import shutil
+import subprocess
+import time
+
+import pytest
+from outcomes import assert_same_run, newest
+
+TRAIN = dict(steps=600, checkpoint_every=50, log_every=50, steps_per_call=10, sample_every=0)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def disk(tmp_path):
+  """A disk of 16 MB."""
+  folder = tmp_path / "disk"
+  folder.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder]
+  if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+    pytest.skip("a small disk takes the right to mount one")
+  yield folder
+  subprocess.run(["umount", folder], check=True)
+
+
+def fill(disk):
+  with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
+    while True:
+      file.write(bytes(2**12))
+
+
+def mend_full(disk):
+  (disk / "filler").unlink()
+
+
+def read_only(disk):
+  subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+
+
+def writable(disk):
+  subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
+
+
+def until_saved(process, workdir, step):
+  while process.poll() is None and not (workdir / "checkpoints" / str(step)).exists():
+    time.sleep(0.001)
+  assert process.poll() is None, process.communicate()
+
+
+def assert_one_sentence(process):
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 1 and err.startswith("error: ") and err.count("\n") == 1, (out, err)
+  return err
+
+
+@pytest.mark.parametrize(("fault", "mend"), [(fill, mend_full), (read_only, writable)])
+def test_disk_that_fails_in_a_run(launch, tiny, disk, tmp_path, fault, mend):
+  workdir = disk / "run"
+  process = launch(workdir, **TRAIN)
+  until_saved(process, workdir, 50)
+  fault(disk)
+  assert_one_sentence(process)
+  left = int(newest(workdir, tiny(**TRAIN))[0].step)
+  assert 50 <= left < 600
+  assert_one_sentence(launch(workdir, **TRAIN))  # while nothing is mended, at once and again
+  mend(disk)
+  out, err = launch(workdir, **TRAIN).communicate()
+  assert f"going on from step {left}\n" in out and not err
+  launch(tmp_path / "whole", **TRAIN).communicate()
+  assert_same_run(workdir, tmp_path / "whole", tiny(**TRAIN))
+
+
+def test_no_room_for_two_shows_before_the_first_step(launch, disk):
+  (disk / "filler").write_bytes(bytes(15 * 2**20))
+  err = assert_one_sentence(launch(disk / "run", **TRAIN))
+  assert "the disk is full: two checkpoints in" in err and not (disk / "run" / "metrics.jsonl").exists()
+
+
+def test_files_that_cannot_grow(launch, tiny, tmp_path):
+  """As a quota does, in the middle of a file, where nothing can be mounted."""
+  workdir = tmp_path / "run"
+  process = launch(workdir, **TRAIN)
+  until_saved(process, workdir, 50)
+  resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, 10_000))
+  assert_one_sentence(process)
+  left = int(newest(workdir, tiny(**TRAIN))[0].step)
+  out, err = launch(workdir, **TRAIN).communicate()
+  assert f"going on from step {left}\n" in out and not err
+  launch(tmp_path / "whole", **TRAIN).communicate()
+  assert_same_run(workdir, tmp_path / "whole", tiny(**TRAIN))
