@@ -15,6 +15,7 @@ import pytest
 import train as train_script
 from diffjax import build, data, parallel
 from diffjax import run as runs
+from diffjax.run import folder
 from diffjax.training.checkpoints import Checkpoints
 from train import train
 
@@ -177,7 +178,7 @@ def test_other_shapes_are_refused_with_leaf_and_key(whole, tmp_path, key, value,
   config[key.split(".")[0]][key.split(".")[1]] = value
   workdir = shutil.copytree(whole[1], tmp_path / "run")
   (workdir / "config.json").write_text(config.to_json())
-  for restore in (train, lambda config, workdir: runs.restore(workdir, config)):
+  for restore in (train, lambda config, workdir: folder.restore(workdir, config)):
     with pytest.raises(ValueError, match=says) as caught:
       restore(config, workdir)
     assert key in str(caught.value)

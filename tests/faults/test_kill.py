@@ -10,7 +10,7 @@ import pytest
 from outcomes import assert_same_run, seen
 
 RECORDED = "tests/faults/recorded_train.py"
-TRAIN = dict(steps=600, checkpoint_every=20, log_every=100, steps_per_call=10, batch_size=64, sample_every=300)
+TRAIN = dict(steps=2000, checkpoint_every=50, log_every=500, steps_per_call=10)
 
 
 def writing(workdir: pathlib.Path) -> set[tuple]:
@@ -44,8 +44,11 @@ def soak(launch, config, tmp_path, kills, during_saves, seed):
   whole = tmp_path / "whole"
   begin = time.monotonic()
   process = launch(whole, RECORDED, tmp_path / "whole.txt", **TRAIN)
+  while not (whole / "metrics.jsonl").exists():
+    time.sleep(0.01)
+  startup = time.monotonic() - begin
   assert process.wait() == 0, process.communicate()
-  startup, reference = time.monotonic() - begin, seen(tmp_path / "whole.txt")
+  reference = seen(tmp_path / "whole.txt")
   assert sorted(reference) == list(range(TRAIN["steps"]))
 
   rng, counts = np.random.default_rng(seed), {"save": 0, "other": 0}
@@ -57,7 +60,7 @@ def soak(launch, config, tmp_path, kills, during_saves, seed):
         assert process.wait() == 0, process.communicate()
         break
       during_save = counts["save"] < during_saves and rng.random() < 0.6
-      moment = rng.uniform(0, 0.06) if during_save else rng.uniform(0, startup)
+      moment = rng.uniform(0, 0.06) if during_save else rng.uniform(0, 2 * startup)
       happened = kill_later(process, workdir, moment, during_save)
       if happened is None:
         break
