@@ -2,9 +2,9 @@
 
   python train.py --config=configs/digits.py --workdir=runs/digits [--config.train.steps=500 ...]
 
-The same command goes on with a run that was stopped. Ctrl-C or SIGTERM saves and exits with 128 + the signal's number,
-within 25 s; what a call of train.steps_per_call steps that takes longer than 15 s has done is lost. A second one exits at
-once, and loses nothing that was saved.
+The same command goes on with a run that was stopped. Ctrl-C or SIGTERM saves and exits within 25 s, with 128 + the
+signal's number; only a call of train.steps_per_call steps that takes longer than 15 s is not waited for. A second one
+exits at once, and loses nothing that was saved.
 """
 
 import contextlib

@@ -30,8 +30,9 @@ class Watchdog:
       threading.Thread(target=self._watch, daemon=True).start()
     return self
 
-  def __exit__(self, *error):
-    self._closed.set()
+  def __exit__(self, kind, *error):
+    if kind is None or issubclass(kind, SystemExit):
+      self._closed.set()  # else it watches on: a process that failed alone waits for the others before it can exit
 
   def beat(self, step: int) -> None:
     """Says that all is well: `step` has finished, or what comes between it and the next."""

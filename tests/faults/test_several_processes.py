@@ -20,7 +20,8 @@ def several(script):
     for index in range(count):
       started.append(script("tests/faults/one_of_several.py", address, count, index, timeout))
     for process in started:
-      assert process.stdout.readline() == "running\n", process.communicate()
+      while (line := process.stdout.readline()) != "running\n":  # gloo says something first
+        assert line, process.stderr.read()
     return started
 
   yield several
