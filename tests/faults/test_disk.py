@@ -87,5 +87,6 @@ def test_files_that_can_grow_no_more_in_a_run(launch, tiny, tmp_path):
   until_saved(process, tmp_path / "run", 50)
   resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, 10_000))
   _, err = process.communicate(timeout=60)
-  assert process.returncode == 1 and "\nerror: cannot write" in f"\n{err}", err  # orbax's threads add what they met
+  said = "error: cannot write a checkpoint in"  # among what the writing threads print of their own
+  assert process.returncode == 1 and said in err, err[-2000:]
   assert_goes_on(launch, tmp_path / "run", tmp_path / "whole", tiny(**TRAIN))
