@@ -2,7 +2,9 @@
 
   python train.py --config=configs/digits.py --workdir=runs/digits [--config.train.steps=500 ...]
 
-The same command goes on with a run that was stopped. Ctrl-C or SIGTERM saves and exits with 128 + the signal's number.
+The same command goes on with a run that was stopped. Ctrl-C or SIGTERM saves and exits within 25 s, with 128 + the
+signal's number; only a call of train.steps_per_call steps that takes longer than 15 s is not waited for. A second one
+exits at once, and loses nothing that was saved.
 With --dry_run it prints what the run would take, and does nothing.
 """
 
@@ -22,6 +24,7 @@ from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.loop import StopRequest, calls, stack_batches
 from diffjax.training.report import NoReport, Report
 from diffjax.training.step import TrainState, TrainStep, several_steps
+from diffjax.training.watchdog import Watchdog
 
 HELD_OUT, PART = 512, 64
 """How many held-out pictures a checkpoint is judged on, and how many of them at a time."""
@@ -62,7 +65,7 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, s
   # Where the run stands
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
   best = Checkpoints(workdir / runs.BEST, best=True)
-  found = newest.restore_newest(layout.target)
+  found = newest.restore_newest(layout.target, config.to_dict())
   state, saved = found or (layout.initial(lambda: build.initial_state(config)), None)
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
@@ -102,14 +105,15 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, s
   if parallel.is_first():
     report = Report(workdir, start, spec.steps, spec.batch_size, spec.log_every, build.learning_rate(config))
 
-  def save(step, state, data_state):
-    if stop_request:  # whoever takes the machine away does not wait for an evaluation
-      newest.save(step, state, config.to_dict(), data_state, float("inf"))
-      return
-    losses = [np.asarray(held_out_loss(state.averaged, batch)) for batch in held_out]
+  def judge(step, state, data_state):
+    """Judges the averaged model on held-out data, and keeps it if it is the best."""
+    losses = []
+    for batch in held_out:
+      if step < spec.steps and parallel.any_process(stop_request):
+        return  # who takes the machine away does not wait; the next process comes back to it
+      losses.append(np.asarray(held_out_loss(state.averaged, batch)))
     loss = parallel.from_first(lambda: float(np.concatenate(losses).mean()))
     report.held_out(step, loss)
-    newest.save(step, state, config.to_dict(), data_state, loss)
     best.save_if_best(step, state, config.to_dict(), data_state, loss)
 
   def preview(step, state):
@@ -121,16 +125,21 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, s
     contextlib.closing(newest),
     contextlib.closing(best),
     StopRequest() as stop_request,
+    Watchdog(start) as watchdog,
     memory.explaining(multi_step, memory_settings(config)) as multi_step,
   ):
+    if start and spec.checkpoint_every and start % spec.checkpoint_every == 0:
+      judge(start, found[0], saved["data"])  # the process that saved this may have ended before it came to that
     pending = None
     for num, traced_num, stacked, data_state in parallel.prefetch(feed()):
+      stopping = parallel.any_process(stop_request)
       state, metrics = multi_step(state, resident, stacked, traced_num, key)
       step += num
       if pending:
         take(report, *pending, spec.max_skipped_in_row, newest)
+        watchdog.beat(pending[0])
       pending = step, num, functools.partial(layout.fetch, metrics)
-      last = step == spec.steps or bool(stop_request)
+      last = step == spec.steps or bool(stopping)
       saving, showing = (last or (every > 0 and step % every == 0) for every in boundaries[1:])
       if not (saving or showing):
         continue
@@ -138,17 +147,28 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, s
       pending = None
       with report.paused():
         snapshot = layout.snapshot(state)
-        if saving:
-          save(step, snapshot, data_state)
-        if showing and not stop_request:
-          preview(step, snapshot)
+        keep = functools.partial(newest.save, step, snapshot, config.to_dict(), data_state, float("inf"))
+        if saving and step < spec.steps:
+          keep()  # first: who takes the machine away does not wait until it is judged
+        alone = parallel.process()["process_count"] == 1  # a checkpoint of several takes all of them
+        with stop_request.meanwhile(*((keep, newest.wait) if alone else ())):
+          if saving:
+            judge(step, snapshot, data_state)
+          watchdog.beat(step)
+          if showing and not parallel.any_process(stop_request):
+            preview(step, snapshot)
+          watchdog.beat(step)
+      last = last or bool(parallel.any_process(stop_request))
       if last:
+        stop_request.heed()
+        best.wait()
+        keep()  # a run is complete when its last state is judged too
         break
     newest.wait()
     best.wait()
   if step < spec.steps:
     say(f"stopped at step {step}, all saved; the same command goes on from there")
-    sys.exit(128 + stop_request.signum)
+    sys.exit(stop_request.exit_code)
   return parallel.whole(layout.snapshot(state))
 
 

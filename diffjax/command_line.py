@@ -24,15 +24,20 @@ _EXPECTED = {
 
 
 def run(main: Callable[[], None]) -> None:
-  """Parses absl's flags, joins the run's other processes and runs `main`, reporting errors as `reporting` does."""
+  """Parses absl's flags, joins the run's other processes and runs `main`, reporting errors as `reporting` does.
+
+  Ctrl-C and SIGTERM end it at once, where `main` does not take them itself.
+  """
   from absl import app, flags
+
+  from diffjax.training.loop import StopRequest
 
   def joined(argv):
     join(flags.FLAGS)
     main()
 
   define_processes(flags.FLAGS)
-  with reporting():
+  with reporting(), StopRequest(patience=2.0, leave=True):
     app.run(joined, flags_parser=parse)
 
 

@@ -136,7 +136,12 @@ def _misfits(value: Any, default: Any, key: str = "it") -> Iterator[str]:
 
 def differences(config, other) -> list[str]:
   """ "key: ours, theirs" for each key in which two runs' configs differ, after a round trip through JSON."""
-  ours, theirs = (flat(json.loads(c.to_json())) for c in (config, other))
+  return tree_differences(*(json.loads(c.to_json()) for c in (config, other)))
+
+
+def tree_differences(tree: dict, other: dict) -> list[str]:
+  """`differences` of two configs as they come out of JSON."""
+  ours, theirs = flat(tree), flat(other)
   keys = sorted((ours.keys() | theirs.keys()) - set(FREE_KEYS))
   missing = "nothing"
   return [f"{k}: {ours.get(k, missing)}, {theirs.get(k, missing)}" for k in keys if ours.get(k) != theirs.get(k)]

@@ -25,6 +25,8 @@ AXIS = "devices"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 LONGEST = 4096
 """Bytes of what the first process may tell the others at once."""
+STUCK_AFTER = 600
+"""Seconds without a finished step after which a run of several processes counts as stuck."""
 
 
 def initialize(
@@ -151,6 +153,26 @@ def _wait_for_all() -> None:
 
 _BARRIERS = itertools.count()
 """Numbers of the barriers, the same in all processes, as each serves once."""
+
+
+def any_process(flag: Any) -> Any:
+  """Whether `flag` is true in any process; all must ask, in the same order.
+
+  Args:
+    flag: anything with a truth value.
+
+  Returns:
+    Something whose truth value says so: with one process the flag itself, which may still change; with several an array
+    that is waited for only when it is asked, so that the devices work on.
+  """
+  if jax.process_count() == 1:
+    return flag
+  return _count()(np.full(jax.local_device_count(), bool(flag), np.int32)).addressable_data(0)
+
+
+@functools.cache
+def _count() -> Callable:
+  return jax.pmap(lambda flag: jax.lax.psum(flag, AXIS), axis_name=AXIS)
 
 
 def check_batch_size(batch_size: int, accumulate: int = 1) -> None:

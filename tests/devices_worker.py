@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import tiny_config
 
-from diffjax import parallel
+from diffjax import build, data, parallel
 from diffjax.run import Run
 from diffjax.training.step import TrainStep, init_state
 from train import train
@@ -38,7 +38,7 @@ def main(data_dir, out, cache):
     drawn, path = run.draw(24, batch_size=size, labels=np.arange(24) % 10, sampler="euler", eta=1.0, trajectory=True)
     found |= {f"drawn{size}": drawn, f"path{size}": path}
   found["metrics"] = np.array([len(jax.devices())])
-  np.savez(out, **found, **nan_on_one_device())
+  np.savez(out, **found, **nan_on_one_device(), **nan_in_a_row(config, workdir))
 
 
 def nan_on_one_device():
@@ -59,7 +59,49 @@ def nan_on_one_device():
     state, _ = run(state, parallel.shard({"x": values, "index": np.arange(16)}), key)
     assert former.params["w"].is_deleted()  # its memory was given to the new state
     seen[f"nan_w{i}"] = np.array(state.params["w"])  # a copy: a view would keep the buffer from being donated
+    rest = (state.params, state.opt_state, state.ema)
+    seen[f"nan_rest{i}"] = np.stack([np.asarray(leaf, np.float32) for leaf in jax.tree.leaves(rest)])
   return seen | {"nan_skipped": np.asarray(state.skipped)}
+
+
+class BadBatches:
+  """The batches that train.py draws, those of the steps [first, stop) marked as bad."""
+
+  def __init__(self, batches, first, stop):
+    self._batches, self._bad = batches, range(first, stop)
+    self.get_state, self.set_state = batches.get_state, batches.set_state
+
+  def __next__(self):
+    k = self._batches.get_state()["next_index"]
+    batch = next(self._batches)
+    return batch | {"bad": np.full(len(batch["index"]), k in self._bad)}
+
+
+def nan_in_a_row(config, workdir):
+  """The loss of one example, so on one device, is NaN at some steps of a run by train.py: at 3, and at 3 to the end."""
+  train_step, id_batches = build.train_step, data.id_batches
+
+  def poisoned(config):
+    step = train_step(config)
+    poison = lambda batch: jnp.where(batch["bad"] & (batch["index"] == 11), jnp.nan, 1.0)
+    objective = lambda params, batch, *args, **kwargs: (
+      step.objective(params, {name: batch[name] for name in batch if name != "bad"}, *args, **kwargs) * poison(batch)
+    )
+    return step.replace(objective=objective)
+
+  build.train_step = poisoned
+  config.train.update(max_skipped_in_row=3, checkpoint_every=2)
+  found = {}
+  for name, (first, stop) in {"two": (3, 5), "all": (3, 8)}.items():
+    data.id_batches = lambda *args, first=first, stop=stop, **kwargs: BadBatches(
+      id_batches(*args, **kwargs), first, stop
+    )
+    try:
+      state = train(config, workdir.with_name(f"{workdir.name}_{name}"))
+      found[f"nan_in_a_row_{name}"] = np.array([state.step, state.skipped, state.skipped_in_row])
+    except FloatingPointError as error:
+      found[f"nan_in_a_row_{name}"] = np.array(str(error))
+  return found
 
 
 if __name__ == "__main__":

@@ -47,6 +47,17 @@ def test_one_example_that_is_not_finite_skips_the_update_everywhere(outcomes):
     np.testing.assert_array_equal(first, bad)
     assert (last > bad).all() and (bad > 1).all()
     assert (found["nan_skipped"] == 1).all()
+    assert all(np.ptp(found[f"nan_rest{i}"], axis=-1).max() == 0 for i in range(3))
+    np.testing.assert_array_equal(found["nan_rest0"], found["nan_rest1"])  # moments and averages stay too
+    assert (found["nan_rest1"] != found["nan_rest2"]).all()
+
+
+def test_a_run_goes_on_after_some_updates_that_are_not_finite_and_stops_after_many(outcomes):
+  for found in outcomes.values():
+    assert found["nan_in_a_row_two"].tolist() == [8, 2, 0]
+    assert "not finite in 3 updates in a row up to step 6; the last good checkpoint is that of step 4" in str(
+      found["nan_in_a_row_all"]
+    )
 
 
 def test_a_picture_depends_on_its_own_number_only(outcomes):

@@ -15,6 +15,7 @@ import pytest
 import train as train_script
 from diffjax import build, data, parallel
 from diffjax import run as runs
+from diffjax.run import folder
 from diffjax.training.checkpoints import Checkpoints
 from train import train
 
@@ -156,6 +157,31 @@ def test_other_config_is_refused_and_nothing_changes(whole):
   other.train.learning_rate = 0.1
   with pytest.raises(ValueError, match=r"another config; .* train.learning_rate: 0.005, 0.1"):
     train(other, workdir)
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "says"),
+  [
+    ("model.width", 16, r"holds float32\[.*8\] at (.*), but the config asks for float32\[.*16\]; .*: 8, 16"),
+    (
+      "ema.decays",
+      (0.9, 0.99),
+      r"holds nothing at ema/1/.*, but the config asks for float32.*: \[0.9\], \[0.9, 0.99\]",
+    ),
+    ("ema.decays", (), r"holds float32.* at ema/0/.*, but the config asks for nothing; .*: \[0.9\], \[\]"),
+    ("train.optimizer", "muon", r"at opt_state/.*: adam, muon"),
+  ],
+)
+def test_other_shapes_are_refused_with_leaf_and_key(whole, tmp_path, key, value, says):
+  """A config.json that was changed by hand, for train.py refuses other configs before it looks at a checkpoint."""
+  config = whole[0].copy_and_resolve_references()
+  config[key.split(".")[0]][key.split(".")[1]] = value
+  workdir = shutil.copytree(whole[1], tmp_path / "run")
+  (workdir / "config.json").write_text(config.to_json())
+  for restore in (train, lambda config, workdir: folder.restore(workdir, config)):
+    with pytest.raises(ValueError, match=says) as caught:
+      restore(config, workdir)
+    assert key in str(caught.value)
 
 
 def test_a_second_process_is_refused_at_once(whole):

@@ -76,7 +76,7 @@ def restore(workdir: str | pathlib.Path, config, *, best: bool = False) -> Train
   found = None
   if folder.is_dir():
     with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-      found = checkpoints.restore_newest(target)
+      found = checkpoints.restore_newest(target, config.to_dict())
   if found is None:
     raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train until the first is saved.")
   return found[0]

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from diffjax import parallel, paths
+from diffjax.configuration import tree_differences
 from diffjax.files import parse_json, shown
 from diffjax.typing import PyTree
 
@@ -109,16 +110,17 @@ class Checkpoints:
         " are free; make room, then the same command goes on from the last checkpoint."
       )
 
-  def restore(self, step: int, target: PyTree) -> tuple[PyTree, dict]:
-    """(state, JSON contents) at one step.
+  def restore(self, step: int, target: PyTree, config: Any = None) -> tuple[PyTree, dict]:
+    """(state, JSON contents) at one step; no leaf is ever padded, cut or cast.
 
     Args:
       step: one of `steps()`.
       target: the expected pytree of anything with shape and dtype, `jax.eval_shape` of the state for example. What has
         a sharding, too, is restored as a jax.Array with it, everything else as a NumPy array.
+      config: the configuration that `target` comes from, as in `save`, for the error alone.
 
     Raises:
-      ValueError: if the checkpoint holds other leaves than `target`; names the first that differs.
+      ValueError: if the checkpoint holds other leaves than `target`; names the first, and how the configs differ.
       DamagedCheckpoint: if it cannot be read or a file fails its checksum.
     """
     path = self.folder / str(step)
@@ -127,13 +129,13 @@ class Checkpoints:
       raise DamagedCheckpoint(f"checkpoint {path} is damaged: {damage}.")
     args = self._ocp.args
     contents = _checked(self._read(path, run=args.JsonRestore()).run, path)
-    _compare(contents["leaves"], _describe(target), path)
+    _compare(contents, _describe(target), config, path)
     shared = lambda a: getattr(a, "sharding", None) is not None
     buffers = jax.tree.map(lambda a: a if shared(a) else np.empty(a.shape, a.dtype), target)
     state = self._read(path, state=args.StandardRestore(buffers)).state
     return jax.tree.map(lambda a, leaf: a if shared(leaf) else np.asarray(a), state, target), contents
 
-  def restore_newest(self, target: PyTree) -> tuple[PyTree, dict] | None:
+  def restore_newest(self, target: PyTree, config: Any = None) -> tuple[PyTree, dict] | None:
     """The newest checkpoint that is whole, or None where there is none; warns when it passes over damaged ones.
 
     Raises:
@@ -143,7 +145,7 @@ class Checkpoints:
     steps = self.steps()
     for step in reversed(steps):
       try:
-        return self.restore(step, target)
+        return self.restore(step, target, config)
       except DamagedCheckpoint as error:
         damage = error
       if step != steps[0]:
@@ -261,12 +263,15 @@ def _describe(tree: PyTree) -> dict[str, list]:
   return {name(path): [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves}
 
 
-def _compare(saved: dict, expected: dict, path: pathlib.Path) -> None:
+def _compare(contents: dict, expected: dict, config: Any, path: pathlib.Path) -> None:
+  saved = contents["leaves"]
   for name in sorted(saved.keys() | expected.keys()):
     have, want = saved.get(name, [None, None]), expected.get(name, [None, None])
     if have != want:
       describe = lambda shape, dtype: "nothing" if dtype is None else f"{dtype}{shape}"
+      differing = [] if config is None else tree_differences(contents["config"], json.loads(json.dumps(config)))
+      keys = f", which differs in (key: there, here) {'; '.join(differing)}" if differing else ""
       raise ValueError(
         f"{path} holds {describe(*have)} at {name}, but the config asks for {describe(*want)}; "
-        "use the config that the run was trained with."
+        f"use the config that the run was trained with{keys}."
       )

@@ -32,7 +32,10 @@ class Report:
     self._batch_size, self._log_every, self._learning_rate = batch_size, log_every, learning_rate
     self._total, self._begin, self._start = total, time.perf_counter(), start
     self._curve, self._path = workdir / "loss.png", workdir / "metrics.jsonl"
-    before = [line for line in _read_lines(self._path) if line["step"] <= start]
+    # The held-out loss of a state that a process ended with is not known to be whole: it comes again
+    before = [
+      line for line in _read_lines(self._path) if line["step"] < start or (line["step"] == start and "loss" in line)
+    ]
     with plots.replacing(self._path) as part:
       part.write_text("".join(json.dumps(line) + "\n" for line in before))
     self._history = [line for line in before if "loss" in line]

@@ -91,10 +91,22 @@ def truncate(path):
   path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
-def flip(path):
+def flip(path, part=0.5, bit=0):
   data = bytearray(path.read_bytes())
-  data[len(data) // 2] ^= 1
-  path.write_bytes(data)
+  if data:
+    data[int((len(data) - 1) * part)] ^= 1 << bit
+    path.write_bytes(data)
+
+
+DAMAGES = {
+  "truncated": truncate,
+  "emptied": lambda path: path.write_bytes(b""),
+  "zeroed": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+  "missing": pathlib.Path.unlink,
+  "first bit flipped": lambda path: flip(path, 0, 7),
+  "a bit flipped": flip,
+  "last bit flipped": lambda path: flip(path, 1),
+}
 
 
 def files_that_matter(checkpoint):
@@ -103,7 +115,7 @@ def files_that_matter(checkpoint):
   return [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name not in ends]
 
 
-@pytest.mark.parametrize("damage", [truncate, flip, pathlib.Path.unlink, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_any_damaged_file_falls_back_to_the_one_before(written, tmp_path, damage, capfd):
   names = [path.relative_to(written / "3") for path in files_that_matter(written / "3")]
   assert len(names) > 5
@@ -113,18 +125,22 @@ def test_any_damaged_file_falls_back_to_the_one_before(written, tmp_path, damage
     damage(folder / "3" / name)
     with pytest.warns(UserWarning, match=r"checkpoint .*3 is damaged: .*Falling back to the one before"):
       state, contents = newest(folder, read_only=True)
-    assert state["step"] == 9 and contents["data"] == {"next": 2}
+    assert contents["data"] == {"next": 2}
+    jax.tree.map(np.testing.assert_array_equal, state, at_step(2))
     assert sorted(os.listdir(folder)) == ["1", "2", "3"]  # reading changes nothing
   assert not capfd.readouterr().err
 
 
-@pytest.mark.parametrize("damage", [truncate, pathlib.Path.unlink])
-def test_what_orbax_notes_last_may_be_lost(written, tmp_path, damage):
+@pytest.mark.parametrize("read_only", [True, False])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_what_orbax_notes_last_may_be_lost(written, tmp_path, damage, read_only):
   for i, name in enumerate(("commit_success.txt", "_CHECKPOINT_METADATA")):
     if (written / "3" / name).exists():
       shutil.copytree(written, tmp_path / str(i))
       damage(tmp_path / str(i) / "3" / name)
-      assert newest(tmp_path / str(i), read_only=True)[1]["data"] == {"next": 3}
+      state, contents = newest(tmp_path / str(i), read_only=read_only)
+      assert contents["data"] == {"next": 3}
+      jax.tree.map(np.testing.assert_array_equal, state, at_step(3))
 
 
 def test_a_run_puts_damaged_ones_aside_and_writes_them_again(written, tmp_path):
@@ -177,6 +193,13 @@ def test_other_leaves_are_refused(written, change, says):
   with pytest.raises(ValueError, match=says) as caught:
     checkpoints.restore_newest(TARGET | change)
   assert not isinstance(caught.value, DamagedCheckpoint)
+  checkpoints.close()
+
+
+def test_other_leaves_are_refused_with_the_keys_that_differ(written):
+  checkpoints = Checkpoints(written, read_only=True)
+  with pytest.raises(ValueError, match=r"which differs in \(key: there, here\) wide: nothing, \[1\]; width: 8, 9\.$"):
+    checkpoints.restore_newest(TARGET | {"step": jax.ShapeDtypeStruct((), jnp.int8)}, {"width": 9, "wide": (1,)})
   checkpoints.close()
 
 

@@ -1,0 +1,53 @@
+"""What ends a run whose processes wait for one that answers no more."""
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+
+from diffjax import parallel
+
+
+class Watchdog:
+  """Ends this process, with what it was doing, when no step has finished for a long time.
+
+  A process that hangs leaves all others waiting in a collective, for ever. Each of them then writes its number, its
+  last step and the Python stacks of all its threads to stderr, and exits with 1. In a run of one process
+  it does nothing: there a slow step is a slow step.
+
+  Args:
+    step: steps done before.
+    timeout: in seconds.
+  """
+
+  def __init__(self, step: int, timeout: float = parallel.STUCK_AFTER):
+    self._timeout, self._closed = timeout, threading.Event()
+    self.beat(step)
+
+  def __enter__(self):
+    if parallel.process()["process_count"] > 1:
+      threading.Thread(target=self._watch, daemon=True).start()
+    return self
+
+  def __exit__(self, kind, *error):
+    if kind is None or issubclass(kind, SystemExit):
+      self._closed.set()  # else it watches on: a process that failed alone waits for the others before it can exit
+
+  def beat(self, step: int) -> None:
+    """Says that all is well: `step` has finished, or what comes between it and the next."""
+    self._step, self._time = step, time.monotonic()
+
+  def _watch(self):
+    while not self._closed.wait(min(1.0, self._timeout / 4)):
+      if time.monotonic() - self._time > self._timeout:
+        index, count = parallel.process().values()
+        print(
+          f"error: process {index} of {count} is stuck: since step {self._step}, {self._timeout:.0f} s ago, no step has"
+          " finished; another process may hang or be gone. The same command goes on from the last checkpoint."
+          " What each thread does:",
+          file=sys.stderr,
+          flush=True,
+        )
+        faulthandler.dump_traceback(all_threads=True)
+        os._exit(1)

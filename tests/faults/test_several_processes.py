@@ -1,0 +1,65 @@
+"""Several processes: one that is asked to stop stops all at the same step; one that hangs is reported by the others."""
+
+import re
+import signal
+import socket
+import time
+
+import pytest
+
+
+@pytest.fixture
+def several(script):
+  """several(count, timeout) starts that many processes that train together, and returns them once they do."""
+  started = []
+
+  def several(count, timeout=600):
+    with socket.socket() as free:
+      free.bind(("127.0.0.1", 0))
+      address = f"127.0.0.1:{free.getsockname()[1]}"
+    for index in range(count):
+      started.append(script("tests/faults/one_of_several.py", address, count, index, timeout))
+    for process in started:
+      while (line := process.stdout.readline()) != "running\n":  # gloo says something first
+        assert line, process.stderr.read()
+    return started
+
+  yield several
+  for process in started:
+    process.kill()
+
+
+@pytest.mark.parametrize(
+  ("count", "asked", "signum"),
+  [
+    (2, 0, signal.SIGTERM),
+    pytest.param(2, 1, signal.SIGINT, marks=pytest.mark.slow),
+    pytest.param(4, 2, signal.SIGTERM, marks=pytest.mark.slow),
+  ],
+)
+def test_any_one_that_is_asked_stops_all_at_the_same_step(several, count, asked, signum):
+  processes = several(count)
+  time.sleep(0.3)
+  processes[asked].send_signal(signum)
+  outcomes = [process.communicate(timeout=25) for process in processes]
+  said = [re.fullmatch(r"stopped at (\d+), signal (\w+)\n", out).groups() for out, _ in outcomes]
+  assert len({step for step, _ in said}) == 1, outcomes
+  for index, (process, (_, received)) in enumerate(zip(processes, said)):
+    assert received == (str(int(signum)) if index == asked else "None")
+    assert process.returncode == 128 + (signum if index == asked else signal.SIGTERM)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "stuck"), [(2, 1), (2, 0), (4, 2)])
+def test_the_others_report_one_that_hangs_and_leave(several, count, stuck, timeout=8):
+  processes = several(count, timeout)
+  processes[stuck].send_signal(signal.SIGSTOP)
+  begin = time.monotonic()
+  for index, process in enumerate(processes):
+    if index == stuck:
+      continue
+    _, err = process.communicate(timeout=timeout + 30)
+    assert process.returncode == 1
+    assert re.search(rf"error: process {index} of {count} is stuck: since step \d+, {timeout} s ago, no step has", err)
+    assert re.search(r"Thread 0x.*\n(  File .*\n)*  File .*one_of_several.py\", line \d+ in main", err), err
+  assert time.monotonic() - begin < timeout + 30

@@ -1,0 +1,82 @@
+"""Ctrl-C and SIGTERM in every phase: saved and gone in time, and a second one at once; the same command goes on."""
+
+import signal
+import time
+
+import pytest
+from outcomes import assert_same_run, newest
+
+HELD = "tests/faults/held_train.py"
+TRAIN = dict(steps=12, checkpoint_every=6, sample_every=4, log_every=2, steps_per_call=2)
+SECONDS = 25  # what a cloud grants a machine, less a little
+
+
+@pytest.fixture(scope="module")
+def whole_folder(tmp_path_factory):
+  return tmp_path_factory.mktemp("whole") / "run"
+
+
+@pytest.fixture
+def whole(launch, whole_folder):
+  """The folder of a run that nobody stopped."""
+  if not whole_folder.exists():
+    out, err = launch(whole_folder, **TRAIN).communicate()
+    assert "stopped" not in out and not err
+  return whole_folder
+
+
+def stop(process, *signals):
+  """Sends signals as soon as the process is held up; (exit code, output, errors, seconds to its end)."""
+  while (line := process.stdout.readline()) != "held\n":
+    assert line, process.communicate()
+  begin = time.monotonic()
+  for signum in signals:
+    process.send_signal(signum)
+    time.sleep(0.3)
+  out, err = process.communicate(timeout=100)
+  return process.returncode, out, err, time.monotonic() - begin
+
+
+def assert_goes_on(launch, workdir, whole, config, start):
+  """The same command goes on from step `start`, or from any where that is None, to what nobody stopped came to."""
+  out, err = launch(workdir, **TRAIN).communicate(timeout=100)
+  assert not err
+  if start is not None:
+    assert ("going on from step" in out) == bool(start) and (not start or f"from step {start}\n" in out)
+  assert_same_run(workdir, whole, config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+  ("phase", "saved"), [("compile", 2), ("step", 10), ("evaluation", 6), ("sampling", 4), ("save", 6)]
+)
+def test_short_phase_is_finished_and_all_is_saved(launch, whole, tiny, tmp_path, signum, phase, saved):
+  code, out, err, seconds = stop(launch(tmp_path, HELD, phase, 1, 15, **TRAIN), signum)
+  assert (code, err) == (128 + signum, "") and f"stopped at step {saved}, all saved" in out and seconds < SECONDS
+  assert newest(tmp_path, tiny(**TRAIN))[0].step == saved
+  assert_goes_on(launch, tmp_path, whole, tiny(**TRAIN), saved)
+
+
+@pytest.mark.parametrize(
+  ("phase", "saved"), [("start", 0), ("compile", 0), ("step", 6), ("evaluation", 6), ("sampling", 4)]
+)
+@pytest.mark.parametrize(
+  "patience", [pytest.param(2, marks=pytest.mark.slow), pytest.param(15, marks=pytest.mark.soak)]
+)
+def test_long_phase_is_left_and_what_can_be_is_saved(launch, whole, tiny, tmp_path, phase, saved, patience):
+  code, out, err, seconds = stop(launch(tmp_path, HELD, phase, 200, patience, **TRAIN), signal.SIGTERM)
+  assert (code, err) == (128 + signal.SIGTERM, "") and seconds < SECONDS - 15 + patience
+  assert phase == "start" or "the same command goes on from the last checkpoint" in out
+  assert not saved or newest(tmp_path, tiny(**TRAIN))[0].step == saved
+  assert_goes_on(launch, tmp_path, whole, tiny(**TRAIN), saved)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("phase", "saved"), [("compile", 0), ("step", 6), ("evaluation", None), ("sampling", 0), ("save", 0)]
+)
+def test_second_signal_stops_at_once_and_loses_nothing_saved(launch, whole, tiny, tmp_path, phase, saved):
+  code, _, err, seconds = stop(launch(tmp_path, HELD, phase, 200, 15, **TRAIN), signal.SIGINT, signal.SIGINT)
+  assert (code, err) == (128 + signal.SIGINT, "") and seconds < 3
+  assert_goes_on(launch, tmp_path, whole, tiny(**TRAIN), saved)
