@@ -58,7 +58,8 @@ def initialize(
     return
   jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from Python
   try:
-    jax.distributed.initialize(initialization_timeout=timeout, **how)
+    # JAX's own watch on the others comes after ours, which says more
+    jax.distributed.initialize(initialization_timeout=timeout, heartbeat_timeout_seconds=STUCK_AFTER + 60, **how)
   except ValueError as error:
     if "coordinator_address" not in str(error):  # a TPU that belongs to no pod
       raise
