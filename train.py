@@ -200,7 +200,8 @@ def dry_run(config, workdir: str | pathlib.Path) -> None:
   parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
   shapes = jax.eval_shape(lambda: build.initial_state(config))
   with memory.explaining(None, memory_settings(config)):  # the compiler may find that it does not suffice
-    print(runs.dry_run(config, paths.as_path(workdir), build.train_step(config), shapes))
+    told = runs.dry_run(config, paths.as_path(workdir), build.train_step(config), shapes, build.layout(config))
+  parallel.announce(told)
 
 
 def held_out_batches(config) -> list[dict[str, np.ndarray]]:

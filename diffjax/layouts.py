@@ -44,6 +44,12 @@ class Replicated:
     """This process's part of batches [K, b, ...], split among its devices."""
     return parallel.shard(batches, axis=1)
 
+  def abstract(self, state: PyTree, everywhere: PyTree, batches: PyTree) -> tuple[PyTree, PyTree, PyTree]:
+    """Shapes of what `place`, `replicate` and `share` give, for those of a state, of anything, of a device's part."""
+    count = jax.local_device_count()
+    stack = lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype)
+    return jax.tree.map(stack, (state, everywhere, batches))
+
   def compile(self, step: Callable[..., Any]) -> Callable[..., tuple[PyTree, PyTree]]:
     """(state, ...) -> (state, metrics) on all devices, of a step with an `axis_name`; consumes the state it takes."""
     return parallel.pmap(functools.partial(step, axis_name=parallel.AXIS), donate_argnums=(0,))
@@ -89,6 +95,14 @@ class Sharded:
     sharding = NamedSharding(self._mesh, PartitionSpec(None, parallel.AXIS))
     return parallel.from_parts(batches, sharding, axis=1)
 
+  def abstract(self, state, everywhere, batches):
+    del state  # has its shapes and shardings from the start
+    whole = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._whole)
+    parts = NamedSharding(self._mesh, PartitionSpec(None, parallel.AXIS))
+    grow = lambda a: (a.shape[0], a.shape[1] * self._mesh.size, *a.shape[2:])
+    share = lambda a: jax.ShapeDtypeStruct(grow(a), a.dtype, sharding=parts)
+    return self.target, jax.tree.map(whole, everywhere), jax.tree.map(share, batches)
+
   def compile(self, step):
     step = functools.partial(step, axis_name=None)
     return jit(step, donate_argnums=(0,), out_shardings=(self._shardings, self._whole))
@@ -101,6 +115,9 @@ class Sharded:
 
   def snapshot(self, state):
     return state
+
+
+Layout = Replicated | Sharded
 
 
 def spec(shape: tuple[int, ...], count: int) -> PartitionSpec:

@@ -168,11 +168,14 @@ SLURM = {
 }  # fmt: skip
 
 
+WATCH = {"heartbeat_timeout_seconds": parallel.STUCK_AFTER + 60}
+
+
 def test_processes_of_a_slurm_step_find_each_other(joined, monkeypatch):
   for name, value in SLURM.items():
     monkeypatch.setenv(name, value)
   parallel.initialize()
-  assert joined == [{"cluster_detection_method": "slurm", "initialization_timeout": 300}]
+  assert joined == [{"cluster_detection_method": "slurm", "initialization_timeout": 300} | WATCH]
 
 
 @pytest.mark.parametrize("change", [{"SLURM_NTASKS": "1"}, {"SLURM_STEP_NODELIST": None}])
@@ -192,7 +195,7 @@ def test_a_tpu_pod_is_joined_as_jax_finds_it(joined, monkeypatch):
     parallel.initialize()
   finally:
     jax.config.update("jax_platforms", former)
-  assert joined == [{"initialization_timeout": 300}]
+  assert joined == [{"initialization_timeout": 300} | WATCH]
 
 
 def test_flags_go_before_the_environment(joined, monkeypatch):
@@ -200,7 +203,7 @@ def test_flags_go_before_the_environment(joined, monkeypatch):
     monkeypatch.setenv(name, value)
   parallel.initialize("a:1", 3, 2, timeout=5)
   named = {"coordinator_address": "a:1", "num_processes": 3, "process_id": 2}
-  assert joined == [named | {"cluster_detection_method": "deactivate", "initialization_timeout": 5}]
+  assert joined == [named | {"cluster_detection_method": "deactivate", "initialization_timeout": 5} | WATCH]
 
 
 def scripts(name, *arguments, num_processes=2, devices=2):

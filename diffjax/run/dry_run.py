@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import build, data, memory, parallel, paths
+from diffjax.layouts import Layout
 from diffjax.memory import text, tree_bytes
 from diffjax.run.folder import load_data
 from diffjax.training.step import TrainState, TrainStep, several_steps
@@ -16,7 +17,7 @@ from diffjax.typing import PyTree
 UNPREPARED = "not prepared yet; the run does that first"
 
 
-def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, state: TrainState) -> str:
+def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, state: TrainState, layout: Layout) -> str:
   """Lines on devices, batch, parameters, memory, cost, data and where they would go; compiles one step, runs nothing.
 
   Args:
@@ -24,6 +25,7 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, state: TrainSt
     workdir: the run's folder, which is not touched.
     train_step: what is trained.
     state: shapes and dtypes of the state.
+    layout: where its arrays live.
   """
   spec, processes, devices = config.train, parallel.process()["process_count"], jax.device_count()
   source = _data(config)
@@ -32,7 +34,7 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, state: TrainSt
     "mesh": f"{_count(processes, 'process', 'es')} x {_count(devices // processes, jax.default_backend() + ' device')}",
     "batch": f"{spec.batch_size} a step, {spec.batch_size // devices} a device"
     + (f" in {spec.accumulate} parts" if spec.accumulate > 1 else ""),
-    **_memory(train_step, state, batch, spec.steps_per_call, source if config.data.in_memory else None),
+    **_memory(train_step, state, layout, batch, spec.steps_per_call, source if config.data.in_memory else None),
     "FLOPs": _flops(train_step, state, batch, devices),
     "data": f"{len(source):,} pictures of {'x'.join(map(str, source.shape))}" if source else UNPREPARED,
     "folder": str(workdir),
@@ -56,7 +58,7 @@ def _data(config) -> data.Source | None:
     return None
 
 
-def _memory(train_step, state, batch, steps_per_call, resident: data.Source | None) -> dict[str, str]:
+def _memory(train_step, state, layout, batch, steps_per_call, resident: data.Source | None) -> dict[str, str]:
   gradients = tree_bytes(state.params)
   rows = {"parameters": tree_bytes(state.params), "gradients": gradients}
   rows |= {"optimiser": tree_bytes(state.opt_state), "averages": tree_bytes(state.ema)}
@@ -65,7 +67,7 @@ def _memory(train_step, state, batch, steps_per_call, resident: data.Source | No
     batch = {"id": batch["index"], "index": batch["index"]}
     rows["data set"] = tree_bytes(whole)
   batches = jax.tree.map(lambda a: _stack(steps_per_call, a), batch)
-  needs = memory.needs(_lower(train_step, state, whole, batches).compile())
+  needs = memory.needs(_lower(train_step, state, layout, whole, batches).compile())
   if needs is None:
     rows["activations"], total = "unknown: this backend has no memory analysis", sum(rows.values())
   else:
@@ -77,13 +79,11 @@ def _memory(train_step, state, batch, steps_per_call, resident: data.Source | No
   return told | {"each device": text(total) + (f" of {text(device)}" if device else "") + ", estimated"}
 
 
-def _lower(train_step, state, resident, batches):
-  """The program that training runs, on the local devices."""
-  step = functools.partial(several_steps, train_step, axis_name=parallel.AXIS)
-  key = jax.eval_shape(lambda: jax.random.key(0))
-  arguments = (state, resident, batches, jax.ShapeDtypeStruct((), jnp.int32), key)
-  each = jax.tree.map(lambda a: _stack(jax.local_device_count(), a), arguments)
-  return parallel.pmap(step, donate_argnums=(0,)).lower(*each)
+def _lower(train_step, state, layout, resident, batches):
+  """The program that training runs, on this process's devices."""
+  everywhere = resident, jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
+  state, (resident, num, key), batches = layout.abstract(state, everywhere, batches)
+  return layout.compile(functools.partial(several_steps, train_step)).lower(state, resident, batches, num, key)
 
 
 def _flops(train_step, state, batch, devices: int) -> str:

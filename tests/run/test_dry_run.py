@@ -88,12 +88,12 @@ def eight_devices(monkeypatch):
 
 
 @pytest.mark.slow
-def test_process_of_eight_devices(eight_devices, script, tiny, tmp_path):
+@pytest.mark.parametrize("way", ["pmap", "fsdp"])
+def test_process_of_eight_devices(eight_devices, script, tiny, tmp_path, way):
   data_dir = tiny().data.data_dir
   workdir = tmp_path / "run"
-  run = script(
-    "train.py", f"--config={CONFIG}", f"--config.data.data_dir={data_dir}", f"--workdir={workdir}", "--dry_run"
-  )
+  flags = f"--config={CONFIG}", f"--config.data.data_dir={data_dir}", f"--config.parallel={way}", "--dry_run"
+  run = script("train.py", *flags, f"--workdir={workdir}")
   out, err = run.communicate(timeout=120)
   assert run.returncode == 0, err
   told = read(out)
