@@ -18,13 +18,29 @@ def test_every_schedule_falls_from_data_to_noise():
 
 @pytest.mark.slow
 def test_errors_fall_with_network_calls(x64, monkeypatch):
-  monkeypatch.setattr(build, "SAMPLERS", {name: build.SAMPLERS[name] for name in ("euler", "heun", "ddpm")})
+  monkeypatch.setattr(build, "SAMPLERS", {name: build.SAMPLERS[name] for name in ("euler", "heun", "pndm", "adaptive")})
   monkeypatch.setattr(script, "CALLS", (16, 32, 64))
   curves = script.errors()
-  assert curves.keys() == {"euler", "heun"}  # ddpm does not follow the ODE
+  assert curves["pndm"][0] == [16 + 9, 32 + 9, 64 + 9]  # three steps of four calls
+  assert np.all(np.diff(curves["adaptive"][0]) >= 0) and curves["adaptive"][1][-1] < 1e-5
   assert curves["heun"][0] == [15, 31, 63] and curves["euler"][0] == [16, 32, 64]
   assert curves["euler"][1][1] / curves["euler"][1][2] == pytest.approx(2, rel=0.2)
   assert curves["heun"][1][1] / curves["heun"][1][2] == pytest.approx(4, rel=0.3)
+
+
+@pytest.mark.slow
+def test_distances_fall_with_network_calls(x64, monkeypatch):
+  monkeypatch.setattr(build, "SAMPLERS", {name: build.SAMPLERS[name] for name in ("ddpm", "dpmpp_2m_sde", "restart")})
+  monkeypatch.setattr(script, "CALLS", (16, 64))
+  curves = script.distances()
+  for name in ("ddpm", "dpmpp_2m_sde"):
+    assert curves[name][1][0] > 2 * curves[name][1][1]
+  assert curves["restart"][0] == [15 * 2 + 8 + 1, 63 * 2 + 8 + 1]  # two restarts of two steps of two calls
+
+
+def test_every_sampler_is_shown_or_named_as_left_out():
+  shown = [name for name in build.SAMPLERS if script.follows_ode(name) or script.draws_noise(name)]
+  assert sorted([*shown, "adaptive", *script.LEFT_OUT]) == sorted(build.SAMPLERS)
 
 
 def test_picture_is_written_where_asked(tmp_path):

@@ -4,18 +4,25 @@ python -m diffjax.plots schedules [--out=docs/schedules.png]    log-SNR over tim
 python -m diffjax.plots samplers  [--out=docs/samplers.png]     error against network calls of every sampler
 """
 
+import itertools
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 from absl import flags
 
-from diffjax import build, command_line, compilation, grids, plots, sample
+from diffjax import batching, build, command_line, compilation, grids, plots, sample
+from diffjax.samplers.adaptive import solve
 from diffjax.samplers.methods import METHODS
 
 HIGH, LOW = 20.0, 0.05
 CALLS = (8, 16, 32, 64, 128)
+TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
+NUM_DRAWN = 20_000
+LEFT_OUT = ("consistency", "lcm", "tcd")
+"""They ask for a model that jumps to the data, which an ideal denoiser is not."""
 MEANS, STD = np.array([-1.0, 0.2, 0.7]), 0.3
 INK, RULE = "#262b33", "#e6e9ee"
 
@@ -32,53 +39,115 @@ def log_snrs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def mixture(x, sigma, cond=None, *, key=None):
   """The ideal denoiser of pictures whose pixels are a mixture of three Gaussians."""
-  variance = jnp.broadcast_to(jnp.square(sigma), x.shape)
+  variance = jnp.broadcast_to(batching.expand(jnp.square(sigma), x), x.shape)
   distances = jnp.square(x[..., None] - MEANS.reshape((1,) * x.ndim + (-1,)))
   weights = jax.nn.softmax(-distances / (2 * (variance + STD**2))[..., None], axis=-1)
   return (weights @ MEANS * variance + STD**2 * x) / (variance + STD**2)
 
 
+@jax.jit
+def _step(sampler, x, sigma, sigma_next, carry, keys, number):
+  return sampler.step(mixture, x, sigma, sigma_next, carry, batching.fold_in(keys, number))
+
+
+def walk(sampler, x, num_steps: int):
+  """x0 by `num_steps` levels above zero, from x [B, N]; the step is compiled once for all grids."""
+  sigmas, carry = grids.exponential(num_steps, LOW, HIGH), sampler.init(x)
+  keys = batching.sample_keys(jax.random.key(0), x.shape[0])
+  for number, levels in enumerate(itertools.pairwise(sigmas[:-1])):
+    x, carry = _step(sampler, x, *levels, carry, keys, number)
+  return mixture(x, sigmas[-2])
+
+
+def calls_of(sampler, num_steps: int) -> int:
+  """Network calls of a walk, counted."""
+  counted = []
+
+  def counting(x, sigma, cond=None, *, key=None):
+    jax.debug.callback(lambda: counted.append(None))
+    return mixture(x, sigma)
+
+  draw = lambda x: sample(counting, sampler, x, grids.exponential(num_steps, LOW, HIGH), key=jax.random.key(0))
+  jax.block_until_ready(jax.jit(draw)(jnp.ones((1, 1))))
+  jax.effects_barrier()
+  return len(counted)
+
+
+def curve(name: str, error) -> tuple[list[int], list[float]]:
+  """(network calls, error(sampler, num_steps)) of a sampler in about as many calls as CALLS says."""
+  sampler, each = build.SAMPLERS[name](), METHODS[name].calls
+  per_step = each if isinstance(each, int) else 1
+  steps = [(calls - 1) // per_step + 1 for calls in CALLS]
+  spent = [(num - 1) * each + 1 if isinstance(each, int) else calls_of(sampler, num) for num in steps]
+  return spent, [float(error(sampler, num)) for num in steps]
+
+
 def errors() -> dict[str, tuple[list[int], list[float]]]:
   """(network calls, greatest error of x0) on the mixture of every sampler that follows the ODE, in float64."""
-  start, curves = HIGH * jnp.linspace(-2.5, 2.5, 9)[:, None], {}
-  draw = jax.jit(sample)
-  solve = lambda sampler, num_steps: draw(
-    jax.tree_util.Partial(mixture), sampler, start, grids.exponential(num_steps, LOW, HIGH), key=jax.random.key(0)
-  )
-  exact = solve(build.SAMPLERS["heun"](), 20_000)
-  for name in build.SAMPLERS:
-    method = METHODS[name]
-    if method.stochastic == "yes" or method.order == "-" or not isinstance(method.calls, int):
-      continue
-    steps = [(calls - 1) // method.calls + 1 for calls in CALLS]
-    made = build.SAMPLERS[name]()
-    drawn = [float(jnp.abs(solve(made, num) - exact).max()) for num in steps]
-    curves[name] = [(num - 1) * method.calls + 1 for num in steps], drawn
+  start = HIGH * jnp.linspace(-2.5, 2.5, 9)[:, None]
+  fine = grids.exponential(20_000, LOW, HIGH)
+  ideal = jax.tree_util.Partial(mixture)
+  exact = jax.jit(sample)(ideal, build.SAMPLERS["heun"](), start, fine, key=jax.random.key(0))
+  error = lambda sampler, num: jnp.abs(walk(sampler, start, num) - exact).max()
+  curves = {name: curve(name, error) for name in build.SAMPLERS if follows_ode(name)}
+  if "adaptive" in build.SAMPLERS:
+    found = [
+      solve(ideal, start, HIGH, LOW, key=jax.random.key(0), sampler=build.SAMPLERS["adaptive"](tolerance, tolerance))
+      for tolerance in TOLERANCES
+    ]
+    curves["adaptive"] = (
+      [float(calls.mean()) for _, calls in found],
+      [float(jnp.abs(x0 - exact).max()) for x0, _ in found],
+    )
   return curves
 
 
-def draw(curves, path, title: str, x_label: str, y_label: str, logarithmic: bool) -> None:
-  """Writes a picture with one line a curve, each named at the side in the order in which they end."""
+def distances() -> dict[str, tuple[list[int], list[float]]]:
+  """(network calls, Wasserstein distance of x0 to the mixture's) of every sampler that always draws noise."""
+  # one picture of many pixels, for the corrector measures a picture's norm
+  at = lambda sigma: jnp.asarray(quantiles(np.hypot(STD, sigma)))[None]
+  exact, start = mixture(at(LOW), jnp.asarray(LOW)), at(HIGH)  # the ideal denoiser rises with x
+  distance = lambda sampler, num: jnp.abs(jnp.sort(walk(sampler, start, num)) - exact).mean()
+  return {name: curve(name, distance) for name in build.SAMPLERS if draws_noise(name)}
+
+
+def follows_ode(name: str) -> bool:
+  return METHODS[name].stochastic != "yes" and name != "adaptive"
+
+
+def draws_noise(name: str) -> bool:
+  return METHODS[name].stochastic == "yes" and name not in LEFT_OUT
+
+
+def quantiles(std: float) -> np.ndarray:
+  """NUM_DRAWN quantiles of the mixture with each of its parts `std` wide."""
+  places = np.linspace(-8 * std - 1, 8 * std + 1, 200_001)
+  below = scipy.special.ndtr((places[:, None] - MEANS) / std).mean(1)
+  return np.interp((np.arange(NUM_DRAWN) + 0.5) / NUM_DRAWN, below, places)
+
+
+def draw(panels, path, x_label: str, logarithmic: bool) -> None:
+  """Writes a picture of panels, each (curves, title, y label), with one line a curve, named in the order they end."""
   from matplotlib import colormaps
   from matplotlib.figure import Figure
 
-  figure = Figure(figsize=(9, 5.5), dpi=120, layout="constrained")
-  axes = figure.subplots()
-  ranked = sorted(curves, key=lambda name: -curves[name][1][-1])
-  for i, name in enumerate(ranked):
-    style = ("-", "--", ":")[i % 3]  # so that curves that coincide are both seen
-    marker = "o" if logarithmic else None
-    axes.plot(*curves[name], style, color=colormaps["tab10"](i % 10), label=name, linewidth=1.8, marker=marker, ms=4)
-  if logarithmic:
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(CALLS, map(str, CALLS))
-  axes.set_title(title, loc="left", fontweight="bold", color=INK)
-  axes.set_xlabel(x_label)
-  axes.set_ylabel(y_label)
-  axes.grid(color=RULE, linewidth=0.6)
-  axes.spines[["top", "right"]].set_visible(False)
-  figure.legend(loc="outside right upper", frameon=False)
+  figure = Figure(figsize=(2 + 7 * len(panels), 5.5), dpi=120, layout="constrained")
+  for axes, (curves, title, y_label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
+    ranked = sorted(curves, key=lambda name: -curves[name][1][-1])
+    for i, name in enumerate(ranked):
+      style = ("-", "--", ":")[i % 3]  # so that curves that coincide are both seen
+      marker = "o" if logarithmic else None
+      axes.plot(*curves[name], style, color=colormaps["tab10"](i % 10), label=name, linewidth=1.8, marker=marker, ms=4)
+    if logarithmic:
+      axes.set_xscale("log", base=2)
+      axes.set_yscale("log")
+      axes.set_xticks(CALLS, map(str, CALLS))
+    axes.set_title(title, loc="left", fontweight="bold", color=INK)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(color=RULE, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
   with plots.replacing(path) as part:
     figure.savefig(part)
 
@@ -94,11 +163,14 @@ def main(argv: list[str]) -> None:
     command_line.parse(argv[1:], options)
     path = options.out or f"docs/{which}.png"
     if which == "schedules":
-      draw(log_snrs(), path, "Noise schedules", "time, from data to noise", "log-SNR", False)
+      draw([(log_snrs(), "Noise schedules", "log-SNR")], path, "time, from data to noise", False)
     else:
       with jax.enable_x64(True):
-        curves = errors()
-      draw(curves, path, "Error on a Gaussian mixture", "network calls", "greatest error of x0", True)
+        panels = [
+          (errors(), "Samplers of the ODE, on a Gaussian mixture", "greatest error of x0"),
+          (distances(), "Samplers that draw noise", "Wasserstein distance to the mixture"),
+        ]
+      draw(panels, path, "network calls", True)
     print(f"wrote {path}")
 
 
