@@ -224,10 +224,10 @@ def sampler(config, name: str | None = None, *, num_steps: int | None = None, **
     name, given = config.sampler.name, dict(config.sampler.options) | given
   if name == "ddpm":
     given = {"learned": module(config).learned_variance} | given
-  if given.get("s_churn"):
-    given = {"num_steps": num_steps or config.sampler.steps} | given
   made = schedule(config)
   own = {"scaling": made.scaling, "schedule": made, "noise": batching.normal}
+  if given.get("s_churn") is not None:
+    own["num_steps"] = num_steps or config.sampler.steps
   return construct(SAMPLERS, "sampler", {"name": name, **given}, **own)
 
 

@@ -23,7 +23,7 @@ from diffjax import command_line, compilation, parallel, paths, plots
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
 from diffjax.files import shown
 
-DRAWING = ("num", "steps", "sampler", "seed", "guidance_scale")
+DRAWING = ("num", "steps", "sampler", "eta", "seed", "guidance_scale")
 MOST_BYTES = 2**30
 """Of the arrays in a file of samples, unpacked."""
 
@@ -85,17 +85,20 @@ def report_on_run(options: flags.FlagValues) -> None:
   given = [name for name in DRAWING if options[name].present]
   if options.samples and given:
     raise ValueError(f"--samples brings pictures already drawn, so --{given[0]} has no use: leave one of them out.")
-  if options["captions"].present and not options.clip:
-    raise ValueError("--captions says how a CLIP is asked, and there is none: give its run as --clip, or leave it out.")
+  for name in ("captions", "guidance"):
+    if options[name].present and not options.clip:
+      raise ValueError(
+        f"--{name} says how a CLIP is asked, and there is none: give its run as --clip, or leave it out."
+      )
   from diffjax.run import load_run  # after the flags are known to be right, for it is slow
 
   run = load_run(options.workdir)
   out = _out(options)
   train, held_out = run.data("train"), run.data("test")
-  pixels(train["image"][:1])  # pictures that are too large are refused before any is drawn
   if options.samples:
     drawn, source = read_samples(options.samples), {"samples": options.samples}
   else:
+    pixels(train["image"][:1])  # pictures that are too large are refused before any is drawn
     drawn, source = (_draw_prompted if options.clip else _draw)(run, options)
   parallel.from_first(lambda: _report_on_pictures(drawn, source, train, held_out, out))
 
@@ -177,11 +180,11 @@ def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray
   make = {"training": configs.training_captions, "held_out": configs.held_out_captions}[options.captions]
   templates = make(clip.config)
   each = options.num // len(templates[0])
-  asked = {name: options[name].value for name in ("steps", "sampler")}
+  asked = {name: options[name].value for name in ("steps", "sampler", "eta")}
   images, labels = [], []
   for label in range(len(templates[0])):
     text = templates[label % len(templates)][label]
-    prompt = make_prompt(clip, text, scale=options.guidance_scale)
+    prompt = make_prompt(clip, text, config=options.guidance, scale=options.guidance_scale)
     images.append(run.draw(each, prompt=prompt, seed=options.seed + label, **asked))
     labels.append(np.full(each, label, np.int32))
   told = asked | {name: options[name].value for name in ("clip", "captions", "guidance_scale", "seed")}
@@ -190,17 +193,23 @@ def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray
 
 def _options() -> flags.FlagValues:
   """Flags of their own, so that importing this file adds none to a program's."""
+  from ml_collections import config_flags
+
   options = flags.FlagValues()
   flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=options)
   flags.DEFINE_integer("num", 1000, "Pictures to draw.", lower_bound=6, flag_values=options)
   flags.DEFINE_integer("steps", None, "Noise levels above zero (default: the run's).", 1, flag_values=options)
   flags.DEFINE_string("sampler", None, "Sampler (default: the run's).", flag_values=options)
+  flags.DEFINE_float("eta", None, "Share of fresh noise, for samplers that have it.", flag_values=options)
   flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=options)
   flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance (default: the run's).", flag_values=options)
   flags.DEFINE_string("samples", None, "A samples.npz to judge, instead of drawing.", flag_values=options)
   flags.DEFINE_string("clip", None, "Run of a CLIP, whose captions ask for the pictures.", flag_values=options)
   flags.DEFINE_enum(
     "captions", "held_out", ["held_out", "training"], "Which captions ask, with --clip.", flag_values=options
+  )
+  config_flags.DEFINE_config_file(
+    "guidance", None, "How CLIP guides, such as configs/guidance.py:few_steps.", flag_values=options
   )
   flags.DEFINE_bool("zero_shot", False, "How well a CLIP's run reads held-out pictures.", flag_values=options)
   flags.DEFINE_string("out", None, "Folder to write to (default: WORKDIR/evaluation).", flag_values=options)

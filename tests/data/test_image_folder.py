@@ -177,7 +177,7 @@ def test_missing_and_empty_folders(tmp_path):
     load(tmp_path / "nowhere")
   with pytest.raises(ValueError, match="holds no pictures"):
     load(tmp_path)
-  with pytest.raises(ValueError, match="image_size="):
+  with pytest.raises(ValueError, match=r"data\.image_size"):
     load(tmp_path, image_size=None)
-  with pytest.raises(ValueError, match="folder="):
+  with pytest.raises(ValueError, match=r"data\.folder"):
     load(None)

@@ -109,7 +109,7 @@ def test_unknown_names_get_the_nearest(tmp_path, name, nearest):
 
 def test_a_set_that_needs_tensorflow_says_so(tmp_path, monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-  with pytest.raises(ImportError, match=r"'mnist' is not prepared.*pip install \"diffjax\[tensorflow\]\""):
+  with pytest.raises(ImportError, match=r"'mnist' is not prepared.*pip install -e \"\.\[tensorflow\]\""):
     data.load("mnist", "train", data_dir=tmp_path)
   assert not list(tmp_path.iterdir())
 

@@ -1,5 +1,6 @@
 """A CLIP trained, stopped and resumed, read back, evaluated, and asked to guide: the scripts' own path."""
 
+import itertools
 import json
 
 import jax
@@ -71,7 +72,8 @@ def test_exported_it_reads_back_as_published_weights(clip_run, tmp_path):
 def test_a_tokenizer_of_another_model_is_refused(clip_run, tmp_path):
   clip = run.load_clip(clip_run[0])
   weights.save_clip(tmp_path, clip.module, clip.params)
-  data.train_tokenizer(["some quite other words"] * 3 + [str(n) for n in range(5000)], 3000).save(tmp_path)
+  words = ["".join(letters) for letters in itertools.product("abcdef", repeat=5)]
+  data.train_tokenizer(words, 3000).save(tmp_path)
   with pytest.raises(ValueError, match="its model knows"):
     run.load_clip(tmp_path)
 
