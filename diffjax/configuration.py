@@ -54,7 +54,7 @@ def default_guidance_config():
   """How pictures are guided by CLIP, with every key; configs/guidance.py has others by name."""
   from ml_collections import ConfigDict
 
-  config = ConfigDict(dict(method="energy", scale=30.0, distance="spherical", repeats=1, repeat_interval=(0.0, 1e6)))
+  config = ConfigDict(dict(method="energy", scale=23.0, distance="spherical", repeats=1, repeat_interval=(0.0, 1e6)))
   config.options = ConfigDict()
   config.views = ConfigDict(dict(name="small_views"))
   config.penalties = ConfigDict()

@@ -57,11 +57,16 @@ def read_json(folder: Path, name: str, most: int = MOST_JSON) -> dict[str, Any]:
 
 def read_small(folder: Path, name: str, most: int) -> bytes:
   """The bytes of the `file_in` a folder; ValueError if there are more than `most`."""
-  path = file_in(folder, name)
-  size = path.stat().st_size
-  if size > most:
-    raise ValueError(f"{path} has {size} bytes, expected at most {most}")
-  return path.read_bytes()
+  return read_at_most(file_in(folder, name), most)
+
+
+def read_at_most(path: Path, most: int) -> bytes:
+  """The bytes of a file, here or in a bucket; ValueError if there are more than `most`."""
+  with path.open("rb") as file:
+    read = file.read(most + 1)
+  if len(read) > most:
+    raise ValueError(f"{path} is too large, expected at most {most} bytes")
+  return read
 
 
 def parse_json(text: str | bytes) -> Any:

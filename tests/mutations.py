@@ -1,5 +1,6 @@
 """Seeded damage to files, and what it takes to meet it: what escapes, how long, how much memory."""
 
+import gc
 import pathlib
 import random
 import time
@@ -71,9 +72,11 @@ class Bounded:
   """with Bounded(): ... fails where the block takes a second of the processor, or 200 MiB more at its peak."""
 
   def __enter__(self):
+    gc.freeze()  # what other tests have left behind is not to be walked through on this one's time
     self.memory, self.start = peak_memory(reset=True), time.process_time()
 
   def __exit__(self, kind, *rest):
+    gc.unfreeze()
     seconds, growth = time.process_time() - self.start, peak_memory() - self.memory
     assert kind or (seconds < MOST_SECONDS and growth < MOST_BYTES), (seconds, growth)
 

@@ -290,7 +290,7 @@ def test_killed_and_interrupted_processes_resume_exactly(script, tmp_path, tiny)
   [
     ([f"--config={CONFIG}"], "both --config and --workdir are needed"),
     (["--config=nowhere.py", "--workdir={}"], "there is no config file nowhere.py"),
-    ([f"--config={CONFIG}", "--workdir={}", "--config.train.stepz=3"], 'Did you mean "steps"'),
+    ([f"--config={CONFIG}", "--workdir={}", "--config.train.stepz=3"], "Did you mean 'steps'"),
     ([f"--config={CONFIG}", "--workdir={}", "--config.train.steps=many"], "--config.train.steps=many"),
   ],
 )

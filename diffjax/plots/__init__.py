@@ -31,9 +31,10 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
   try:
     yield
   except OSError as error:
-    if error.errno is None:
-      raise  # already a sentence of ours
-    mend = "make it writable" if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) else "make room"
+    protected = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    if error.errno is None or (error.filename is not None and not protected):
+      raise  # a sentence of ours, or about another file
+    mend = "make it writable" if protected else "make room"
     raise OSError(f"{path} cannot be written ({error.strerror}); {mend}, then give the same command.") from error
 
 

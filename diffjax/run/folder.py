@@ -51,9 +51,7 @@ def read_config(workdir: pathlib.Path):
   if not path.is_file():
     raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG} in it; train one there, or check --workdir.")
   try:
-    if path.stat().st_size > files.MOST_JSON:
-      raise ValueError(f"it has {path.stat().st_size} bytes")
-    return configuration.from_json(path.read_bytes())
+    return configuration.from_json(files.read_at_most(path, files.MOST_JSON))
   except ValueError as error:
     raise ValueError(f"{path} is no run's config ({error}); restore it, or train in a new workdir.") from error
 

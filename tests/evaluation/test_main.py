@@ -51,7 +51,7 @@ def written(out):
 def test_conditional_run_is_asked_for_every_label_evenly(run, tmp_path, capsys):
   main(["evaluation", "--workdir=here", "--num=30", "--guidance_scale=2", f"--out={tmp_path}"])
   np.testing.assert_array_equal(np.bincount(run.asked.pop("labels")), [3] * 10)
-  assert run.asked == {"num": 30, "steps": None, "sampler": None, "seed": 0, "guidance_scale": 2.0}
+  assert run.asked == {"num": 30, "steps": None, "sampler": None, "eta": None, "seed": 0, "guidance_scale": 2.0}
   report = written(tmp_path)
   assert report["drawn"]["label_accuracy"] == 1
   assert report["drawn"]["nearest_ratio"] == 0
