@@ -140,6 +140,8 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, s
         watchdog.beat(pending[0])
       pending = step, num, functools.partial(layout.fetch, metrics)
       last = step == spec.steps or bool(stopping)
+      if stopping:
+        stop_request.heed()
       saving, showing = (last or (every > 0 and step % every == 0) for every in boundaries[1:])
       if not (saving or showing):
         continue
@@ -150,8 +152,8 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, s
         keep = functools.partial(newest.save, step, snapshot, config.to_dict(), data_state, float("inf"))
         if saving and step < spec.steps:
           keep()  # first: who takes the machine away does not wait until it is judged
-        alone = parallel.process()["process_count"] == 1  # a checkpoint of several takes all of them
-        with stop_request.meanwhile(*((keep, newest.wait) if alone else ())):
+        alone = parallel.process()["process_count"] == 1  # to begin a checkpoint of several takes all of them
+        with stop_request.meanwhile(*((keep, newest.wait) if alone else (newest.wait,))):
           if saving:
             judge(step, snapshot, data_state)
           watchdog.beat(step)

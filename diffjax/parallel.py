@@ -132,10 +132,10 @@ def from_first(fun: Callable[[], Any]) -> Any:
   if is_first():
     try:
       value = fun()
-    except Exception as error:
+    except BaseException as error:  # a stop, too, would leave the others waiting
       failure = error
   _wait_for_all()
-  told = {"value": value} if failure is None else {"failure": f"{type(failure).__name__}: {failure}"[:1000]}
+  told = {"value": value} if failure is None else {"failure": f"{type(failure).__name__}: {failure}"[:300]}
   text = np.frombuffer(json.dumps(told).encode().ljust(LONGEST), np.uint8)
   told = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))))
   if failure is not None:

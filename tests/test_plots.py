@@ -42,6 +42,8 @@ def test_film_strip_has_a_row_a_picture_and_time_to_the_right():
   assert strip.shape == (2 * 66 + 2, 3 * 66 + 2, 3)
   np.testing.assert_array_equal(strip[34::66, 34::66, 0], trajectory[[0, 24, 49], :, 0, 0, 0].T)
   assert plots.film_strip(trajectory[:2]).width == 2 * 66 + 2
+  scored = plots.film_strip(trajectory, frames=3, scores=np.zeros(trajectory.shape[:2]))
+  assert scored.height > strip.shape[0] and scored.width == strip.shape[1]  # a score below each moment
   np.testing.assert_array_equal(np.asarray(plots.film_strip(trajectory, frames=1))[34, 34], trajectory[-1, 0, 0, 0, 0])
 
 

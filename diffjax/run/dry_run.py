@@ -1,6 +1,7 @@
 """What a training run would be, told before anything is computed or written."""
 
 import functools
+import math
 import pathlib
 import shutil
 
@@ -59,9 +60,10 @@ def _data(config) -> data.Source | None:
 
 
 def _memory(train_step, state, layout, batch, steps_per_call, resident: data.Source | None) -> dict[str, str]:
-  gradients = tree_bytes(state.params)
-  rows = {"parameters": tree_bytes(state.params), "gradients": gradients}
-  rows |= {"optimiser": tree_bytes(state.opt_state), "averages": tree_bytes(state.ema)}
+  own = layout.target
+  gradients = _own_bytes(own.params)
+  rows = {"parameters": gradients, "gradients": gradients}
+  rows |= {"optimiser": _own_bytes(own.opt_state), "averages": _own_bytes(own.ema)}
   whole = {} if resident is None else {n: _of_length(len(resident), a) for n, a in batch.items() if n != "index"}
   if whole:
     batch = {"id": batch["index"], "index": batch["index"]}
@@ -77,6 +79,12 @@ def _memory(train_step, state, layout, batch, steps_per_call, resident: data.Sou
   told["parameters"] = f"{num_params:,} in {told['parameters']}"
   device = memory.device_bytes()
   return told | {"each device": text(total) + (f" of {text(device)}" if device else "") + ", estimated"}
+
+
+def _own_bytes(tree):
+  """Bytes of a device's share of all leaves."""
+  share = lambda leaf: leaf.sharding.shard_shape(leaf.shape) if getattr(leaf, "sharding", None) else leaf.shape
+  return sum(math.prod(share(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _lower(train_step, state, layout, resident, batches):

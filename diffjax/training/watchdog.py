@@ -8,12 +8,15 @@ import time
 
 from diffjax import parallel
 
+GONE_ON = 75
+"""Exit code (EX_TEMPFAIL) of a run that hung, and that the same command goes on with."""
+
 
 class Watchdog:
   """Ends this process, with what it was doing, when no step has finished for a long time.
 
   A process that hangs leaves all others waiting in a collective, for ever. Each of them then writes its number, its
-  last step and the Python stacks of all its threads to stderr, and exits with 1. In a run of one process
+  last step and the Python stacks of all its threads to stderr, and exits with 75. In a run of one process
   it does nothing: there a slow step is a slow step.
 
   Args:
@@ -43,11 +46,11 @@ class Watchdog:
       if time.monotonic() - self._time > self._timeout:
         index, count = parallel.process().values()
         print(
-          f"error: process {index} of {count} is stuck: since step {self._step}, {self._timeout:.0f} s ago, no step has"
-          " finished; another process may hang or be gone. The same command goes on from the last checkpoint."
+          f"error: process {index} of {count} waits in vain: since step {self._step}, {self._timeout:.0f} s ago, no"
+          " step has finished; another process may hang or be gone. The same command goes on from the last checkpoint."
           " What each thread does:",
           file=sys.stderr,
           flush=True,
         )
         faulthandler.dump_traceback(all_threads=True)
-        os._exit(1)
+        os._exit(GONE_ON)

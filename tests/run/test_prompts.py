@@ -160,3 +160,23 @@ def test_guidance_config_that_cannot_work(clip, model, change, says):
   config.update(change)
   with pytest.raises(ValueError, match=says):
     model.draw(2, steps=2, prompt=run.make_prompt(clip, "a three", config=config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", build.SAMPLERS)
+def test_every_sampler_draws_to_a_prompt(clip, model, name):
+  options = {"t_min": 0.5, "t_max": 2.0} if name == "restart" else {}
+  config = configuration.default_guidance_config()
+  config.views = dict(name="small_views", count=1)
+  draw = lambda scale: model.draw(
+    2, sampler=name, steps=4, prompt=run.make_prompt(clip, "a three", config=config, scale=scale), **options
+  )
+  assert np.abs(draw(100.0).astype(int) - draw(0.0)).max() > 1
+
+
+@pytest.mark.slow
+def test_a_prompt_for_a_picture_to_start_from(clip, model):
+  start = np.full((8, 8, 1), 80, np.uint8)
+  asked = dict(sampler="euler", steps=4, init_image=start, strength=0.5)
+  guided = model.draw(3, prompt=run.make_prompt(clip, "a three", scale=300.0), **asked)
+  assert np.abs(guided.astype(int) - model.draw(3, **asked)).max() > 1
