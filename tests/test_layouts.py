@@ -120,7 +120,7 @@ MOVES = [
 @pytest.mark.slow
 def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
   """8 -> 2 -> 8 devices, 4 processes -> 1, pmap -> fsdp -> pmap: each goes on with the very state, and the next ids."""
-  changes = WIDE | {"train.steps": 14, "train.sample_every": 0, "train.steps_per_call": 1}
+  changes = WIDE | {"train.steps": 18, "train.sample_every": 0, "train.steps_per_call": 1}
   examples, before, step = {}, None, 0
   for i, move in enumerate(MOVES):
     last = i == len(MOVES) - 1
@@ -134,13 +134,13 @@ def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
         np.testing.assert_array_equal(a, b)
     examples |= {(step + k, place): example for (k, place), example in examples_seen(seen).items()}
     before = restored(tmp_path / "run")
-    step = int(before.step)
+    former, step = step, int(before.step)
     print(f"{move}: goes on to step {step}", flush=True)
-    assert step == (14 if last else 2 * (i + 1))
+    assert step == 18 if last else step - former in (2, 3)  # several processes agree on a stop one call later
   config = runs.read_config(tmp_path / "run")
-  assert examples == examples_expected(config, 0, 14)
+  assert examples == examples_expected(config, 0, 18)
   (tmp_path / "alone").mkdir()
   whole, _ = processes.run(tmp_path / "alone", "whole", tiny_data, config=changes)
   for a, b in zip(jax.tree.leaves(before), leaves(whole[0]), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-3)
-  print(f"{len(MOVES)} moves, 14 steps, {len(examples)} examples, none repeated or skipped")
+  print(f"{len(MOVES)} moves, 18 steps, {len(examples)} examples, none repeated or skipped")

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffjax import build, configuration, run, samplers
+from diffjax import build, configuration, guidance, run, samplers
 from diffjax.run.prompts import split
 
 
@@ -91,7 +91,9 @@ def test_the_program_of_a_prompt_can_be_kept_on_disk(clip, model):
   """Host callbacks would keep it from that, and everybody waiting."""
   denoiser, _ = run.make_prompt(clip, "a three").guide(build.denoiser(model.config, model.params), samplers.Euler())
   x, keys = np.zeros((2, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 2)
-  assert "callback" not in jax.jit(denoiser).lower(x, 1.0, key=keys).as_text()
+  lower = jax.jit(lambda denoiser, x, keys: denoiser(x, 1.0, key=keys)).lower
+  assert "callback" not in lower(denoiser, x, keys).as_text()
+  assert "callback" in lower(denoiser.replace(report=guidance.energy.warn_of_nonfinite), x, keys).as_text()
 
 
 @pytest.mark.slow
