@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import jax
 import numpy as np
 
 WORKER = pathlib.Path(__file__).with_name("processes_worker.py")
+GLOO = re.compile(r"Gloo|Rank|peer|Expected number|^[\d\s:.]*$")
+"""Lines of "[Gloo] Rank 0 is connected to 1 peer ranks. Expected number of connected peer ranks is : 1", and parts."""
 
 
 def free_address():
@@ -56,7 +59,7 @@ def finish(processes, timeout=900):
 
 def said(out):
   """What a process has printed, without what the threads of Gloo, which connects the processes, say over each other."""
-  return "".join(line for line in out.splitlines(keepends=True) if "[Gloo]" not in line and "peer ranks" not in line)
+  return "".join(line for line in out.splitlines(keepends=True) if not GLOO.search(line))
 
 
 def run(folder, name, tiny_data, num_processes=1, devices=1, **asked):

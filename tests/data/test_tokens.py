@@ -208,7 +208,7 @@ def test_files_that_are_huge_or_elsewhere(name, tokenizer, tmp_path):
   (folder / name).unlink()
   with (folder / name).open("wb") as huge:
     huge.truncate(2**33)  # a hole, not written
-  with Bounded(), pytest.raises(ValueError, match="8589934592 bytes"):
+  with Bounded(), pytest.raises(ValueError, match="is too large"):
     data.load_tokenizer(folder)
 
 
