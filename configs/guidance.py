@@ -3,8 +3,8 @@
 python sample.py --workdir=RUN --clip=CLIP --prompt="..." --guidance=configs/guidance.py:disco --sampler=euler --eta=0.8
 
 The numbers are those published for ImageNet models of 256 pixels with CLIP ViT-B/16 or the like; the digits' scale is
-in `diffjax.configuration.default_guidance_config`. Results of these: not run, but for `few_steps`,
-which is measured in README.
+in `diffjax.configuration.default_guidance_config`. Results of these: not run, but for
+`few_steps`, which is measured in README.
 """
 
 from diffjax.configuration import default_guidance_config

@@ -23,7 +23,7 @@ def as_path(folder: str | os.PathLike) -> Any:
       raise ValueError(f"{folder} is neither a folder of this machine nor of a bucket; buckets begin with {REMOTE}.")
     return pathlib.Path(folder)
   if not any(importlib.util.find_spec(name) for name in DRIVERS):
-    raise ImportError(f'{folder} lies in a bucket, and gcsfs is missing; install it with: pip install "diffjax[gcs]"')
+    raise ImportError(f'{folder} lies in a bucket, and gcsfs is missing; install it with: pip install -e ".[gcs]"')
   from etils import epath
 
   return epath.Path(folder)

@@ -6,7 +6,7 @@ from jax.tree_util import Partial
 
 from diffjax import guidance, samplers, schedules
 from diffjax.construction import check_numbers, construct, lookup
-from diffjax.guidance.training_free import over_alpha_squared
+from diffjax.guidance.training_free import posterior_sampling
 from diffjax.networks import ImageFeatures
 from diffjax.typing import Array, Denoiser, Sampler
 
@@ -23,9 +23,7 @@ PENALTIES: dict[str, guidance.energy.Energy] = {
 METHODS: dict[str, Callable[..., guidance.EnergyGuidance]] = {
   "energy": guidance.EnergyGuidance,
   "disco": guidance.disco,
-  "dps": lambda denoiser, energy, scale=1.0: guidance.EnergyGuidance(
-    denoiser, energy, Partial(over_alpha_squared, scale), position="mean"
-  ),
+  "dps": posterior_sampling,
   "lgd": guidance.lgd,
   "mpgd": guidance.mpgd,
   "freedom": guidance.freedom,

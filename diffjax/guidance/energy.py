@@ -121,13 +121,13 @@ class EnergyGuidance:
 
       picture, pullback, (x0, fraction) = jax.vjp(judged, x, has_aux=True)
       (gradient,) = pullback(slope(picture))
-    scale = _value(self.scale, sigma) * (jnp.square(sigma) if self.position == "score" else 1)
+    scale = value(self.scale, sigma) * (jnp.square(sigma) if self.position == "score" else 1)
     shift = -expand(scale, x) * self._tame(gradient, sigma)
     if self.inner_steps:
-      rate = expand(_value(self.inner_scale, sigma), x)
+      rate = expand(value(self.inner_scale, sigma), x)
       down = lambda _, delta: delta - (rate * self._tame(slope(x0 + delta), sigma)).astype(delta.dtype)
       shift += jax.lax.fori_loop(0, self.inner_steps, down, jnp.zeros_like(x0))
-    shift *= batching.shortening(_rms(shift), expand(_value(self.clamp, sigma), x))
+    shift *= batching.shortening(_rms(shift), expand(value(self.clamp, sigma), x))
     return x0, fraction, jnp.where(expand(batching.within(sigma, self.interval), x), shift, 0)
 
   def _blend(self, x0, x, sigma):
@@ -197,7 +197,8 @@ def at(energy: Energy, sigma: Array) -> Energy:
   return energy.at(sigma) if hasattr(energy, "at") else energy
 
 
-def _value(scale, sigma):
+def value(scale: float | Callable[[Array], Array], sigma: Array) -> Array | float:
+  """A scale, a number or a function of sigma, at a noise level."""
   return scale(sigma) if callable(scale) else scale
 
 

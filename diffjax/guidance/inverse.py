@@ -3,13 +3,12 @@
 import abc
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.batching import expand, squared_norm
 from diffjax.guidance.energy import Energy, EnergyGuidance
-from diffjax.guidance.training_free import over_alpha_squared
+from diffjax.guidance.training_free import posterior_sampling
 from diffjax.typing import Array, Denoiser
 
 
@@ -176,8 +175,7 @@ def dps(
   With `samplers.MeanGuided(samplers.DDPM(), variance_preserving)`. This is the paper's step zeta / |y - A x0| on the
   squared norm, with scale = 2 zeta.
   """
-  scale = jax.tree_util.Partial(over_alpha_squared, scale)
-  return EnergyGuidance(denoiser, ResidualNorm(operator, y), scale, position="mean")
+  return posterior_sampling(denoiser, ResidualNorm(operator, y), scale)
 
 
 def pigdm(

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffjax.guidance.energy import Energy, EnergyGuidance
+from diffjax.guidance.energy import Energy, EnergyGuidance, value
 from diffjax.typing import Array, Denoiser
 
 
@@ -24,9 +24,14 @@ def over_alpha_squared(scale: float | Callable[[Array], Array], sigma: Array) ->
   return value(scale, sigma) * (1 + jnp.square(sigma))
 
 
-def value(scale: float | Callable[[Array], Array], sigma: Array) -> Array | float:
-  """The scale at a noise level."""
-  return scale(sigma) if callable(scale) else scale
+def posterior_sampling(
+  denoiser: Denoiser, energy: Energy, scale: float | Callable[[Array], Array] = 1.0
+) -> EnergyGuidance:
+  """Diffusion posterior sampling (Chung et al. 2022, algorithm 1) for any energy: x_t moves by -scale * grad_{x_t}.
+
+  With `samplers.MeanGuided(samplers.DDPM(), variance_preserving)`.
+  """
+  return EnergyGuidance(denoiser, energy, jax.tree_util.Partial(over_alpha_squared, scale), position="mean")
 
 
 def lgd(

@@ -1,7 +1,8 @@
 """Views of a picture for CLIP to judge: cut out, turned, grayed and noised, as guided-diffusion's descendants do it.
 
-What CLIP likes about one view may be an accident of it; what it likes about many is in the picture. The numbers are
-those of Disco Diffusion 5, whose cutouts these follow: overviews of the whole picture, and inner cuts of random size.
+What CLIP likes about one view may be an accident of it; what it likes about many is in the picture. These follow
+the cutouts of Disco Diffusion 5, though not in every number, and without its change of hue: overviews of the whole
+picture, and inner cuts of random size.
 """
 
 from collections.abc import Callable
