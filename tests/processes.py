@@ -24,6 +24,7 @@ def free_address():
 
 def environment(devices):
   return os.environ | {
+    "PYTHONPATH": str(WORKER.parents[1]),
     "NPROC": "32",
     "JAX_PLATFORMS": "cpu",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",

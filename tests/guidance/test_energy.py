@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import Gaussian, Mixture
+from traced import traced
 
 import diffjax
 from diffjax import grids, guidance, samplers
@@ -202,11 +203,11 @@ def test_hyper_parameters_do_not_compile_again_and_all_transformations_work():
   partial = jax.tree_util.Partial(quadratic)
   make = lambda scale, clamp: guidance.EnergyGuidance(jax.tree_util.Partial(Mixture()), partial, scale, clamp=clamp)
   sigmas = grids.karras(5, sigma_min=0.1, sigma_max=5.0)
-  draw = jax.jit(lambda guided, x: diffjax.sample(guided, samplers.Euler(), x, sigmas, key=KEYS))
+  draw = traced(lambda guided, x: diffjax.sample(guided, samplers.Euler(), x, sigmas, key=KEYS))
   first = draw(make(1.0, 1.0), start())
   assert not np.allclose(first, draw(make(0.1, 1.0), start()))
   assert not np.allclose(first, draw(make(1.0, 0.01), start()))
-  assert draw._cache_size() == 1
+  assert draw.traces == 1
   gradient = jax.grad(lambda x: jnp.square(draw(make(0.1, 1.0), x)).sum())(start())
   assert np.isfinite(gradient).all() and (gradient != 0).any()
   stacked = jax.vmap(lambda scale: draw(make(scale, 1.0), start()))(jnp.array([1.0, 0.1]))

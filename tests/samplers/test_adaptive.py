@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import Gaussian, Mixture
+from traced import traced
 
 import diffjax
 from diffjax import batching, grids, samplers
@@ -16,7 +17,7 @@ START = np.linspace(-2.5, 2.5, 6)[:, None] * HIGH
 KEY = jax.random.key(0)
 
 
-@jax.jit
+@traced
 def draw(denoiser, x, sampler):
   return solve(denoiser, x, HIGH, LOW, key=KEY, sampler=sampler)
 
@@ -37,12 +38,12 @@ def test_tableau_is_dormand_and_princes():
 
 @pytest.mark.parametrize("oracle", [Gaussian(), Mixture()], ids=["gaussian", "mixture"])
 def test_error_follows_the_tolerance_without_compiling_anew(oracle, x64):
-  before, errors, calls = draw._cache_size(), [], []
+  before, errors, calls = draw.traces, [], []
   for tolerance in (1e-5, 1e-7, 1e-9):
     drawn, taken = draw(oracle, jnp.asarray(START), samplers.Adaptive(tolerance, tolerance))
     errors.append(float(jnp.abs(drawn - exact(oracle)).max()))
     calls.append(float(taken.mean()))
-  assert draw._cache_size() == before + 1
+  assert draw.traces == before + 1
   assert np.all(np.array(errors) < np.array([2e-4, 2e-6, 2e-8])), errors
   # fifth order: a hundredth of the error for 100^(1/5) = 2.5 times the calls
   assert np.all(np.diff(np.log(calls)) < np.log(3)) and calls[0] < 60, calls

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from oracles import Mixture
+from traced import traced
 
 import diffjax
 from diffjax import grids, guidance, samplers
@@ -25,7 +26,7 @@ def by_label(x, sigma, cond, *, key=None):
 GUIDED = guidance.AdaptiveProjected(by_label, {"label": 0}, scale=4.0, radius=2.0, eta=0.2)
 
 
-@jax.jit
+@traced
 def draw(momentum):
   return diffjax.sample(GUIDED, samplers.Momentum(samplers.Euler(), momentum), START, SIGMAS, key=KEYS, cond=LABEL)
 
@@ -48,8 +49,8 @@ def test_differences_add_up():
 def test_without_momentum_it_is_the_sampler():
   before = diffjax.sample(GUIDED, samplers.Euler(), START, SIGMAS, key=KEYS, cond=LABEL)
   np.testing.assert_allclose(draw(0.0), before, rtol=1e-5, atol=1e-5)
-  assert draw._cache_size() == 1
-  assert np.abs(draw(-0.75) - before).max() > 0.05 and draw._cache_size() == 1
+  traces = draw.traces
+  assert np.abs(draw(-0.75) - before).max() > 0.05 and draw.traces == traces
 
 
 def test_guidance_without_a_difference_is_refused():
