@@ -12,6 +12,7 @@ import contextlib
 import functools
 import pathlib
 import sys
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ from diffjax.command_line import run as run_script
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.loop import StopRequest, calls, stack_batches
 from diffjax.training.report import NoReport, Report
-from diffjax.training.step import TrainState, TrainStep, several_steps
+from diffjax.training.step import TrainState, several_steps
 from diffjax.training.watchdog import Watchdog
 
 HELD_OUT, PART = 512, 64
@@ -51,14 +52,15 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   # Every error in the config shows here, before anything is written
   build.check(config)
   parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
-  train_step, layout = build.train_step(config), build.layout(config)
+  layout = build.layout(config)
+  multi_step = layout.compile(functools.partial(several_steps, build.train_step(config)))
   source = runs.load_data(config, "train")
   held_out = held_out_batches(config)
-  with runs.claimed(workdir, config):
-    return continue_run(config, workdir, train_step, layout, source, held_out)
+  with runs.claimed(workdir, config), memory.explaining(multi_step, memory_settings(config)) as multi_step:
+    return continue_run(config, workdir, multi_step, layout, source, held_out)
 
 
-def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, source, held_out) -> TrainState:
+def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, source, held_out) -> TrainState:
   """The rest of `train`, in a folder that is this process's own."""
   spec = config.train
 
@@ -98,7 +100,6 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, s
   # The loop
   objective = build.held_out_objective(config, sum(len(batch["index"]) for batch in held_out))
   held_out_loss = layout.evaluate(lambda params, batch: objective(params, batch, jax.random.key(0)))
-  multi_step = layout.compile(functools.partial(several_steps, train_step))
   key = layout.replicate(jax.random.key(spec.seed))
   state = layout.place(state)
   report = NoReport()
@@ -112,12 +113,13 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, s
       if step < spec.steps and parallel.any_process(stop_request):
         return  # who takes the machine away does not wait; the next process comes back to it
       losses.append(np.asarray(held_out_loss(state.averaged, batch)))
+      watchdog.beat(step, slow=True)
     loss = parallel.from_first(lambda: float(np.concatenate(losses).mean()))
     report.held_out(step, loss)
     best.save_if_best(step, state, config.to_dict(), data_state, loss)
 
   def preview(step, state):
-    runs.preview(config, parallel.whole(state.averaged), step, workdir / "samples" / f"step_{step:07d}.png")
+    runs.preview(config, state.averaged, step, workdir / "samples" / f"step_{step:07d}.png")
     report.draw_curve()
 
   with (
@@ -126,7 +128,6 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, s
     contextlib.closing(best),
     StopRequest() as stop_request,
     Watchdog(start) as watchdog,
-    memory.explaining(multi_step, memory_settings(config)) as multi_step,
   ):
     if start and spec.checkpoint_every and start % spec.checkpoint_every == 0:
       judge(start, found[0], saved["data"])  # the process that saved this may have ended before it came to that
@@ -147,6 +148,7 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, s
         continue
       take(report, *pending, spec.max_skipped_in_row, newest)
       pending = None
+      watchdog.beat(step, slow=True)
       with report.paused():
         snapshot = layout.snapshot(state)
         keep = functools.partial(newest.save, step, snapshot, config.to_dict(), data_state, float("inf"))
@@ -156,10 +158,10 @@ def continue_run(config, workdir: pathlib.Path, train_step: TrainStep, layout, s
         with stop_request.meanwhile(*((keep, newest.wait) if alone else (newest.wait,))):
           if saving:
             judge(step, snapshot, data_state)
-          watchdog.beat(step)
+          watchdog.beat(step, slow=True)
           if showing and not parallel.any_process(stop_request):
             preview(step, snapshot)
-          watchdog.beat(step)
+      watchdog.beat(step, slow=last)
       last = last or bool(parallel.any_process(stop_request))
       if last:
         stop_request.heed()
@@ -191,6 +193,8 @@ def take(report: Report, step: int, num: int, fetch, max_skipped: int, checkpoin
 def memory_settings(config) -> dict:
   """What of a config decides how much memory its training step needs."""
   settings = {"train.batch_size": config.train.batch_size}
+  if parallel.device_count() > 1:
+    settings["parallel"] = config.parallel
   if build.clip.is_clip(config):
     return settings
   return settings | {"train.accumulate": config.train.accumulate, "model.remat": config.model.get("remat", False)}

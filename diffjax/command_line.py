@@ -10,10 +10,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from diffjax import parallel
+import jax
+
+from diffjax import last_words, parallel
+from diffjax.training.loop import Stopped, StopRequest
 
 LONGEST = 2000
 """Characters of an error that are told: some repeat what was given, however long."""
+_SENTENCES = (ValueError, ImportError, FloatingPointError, MemoryError, OSError)
+"""Errors whose text says what is wrong and how to mend it, where our own code raises them."""
 _PACKAGE = pathlib.Path(__file__).parent
 _EXPECTED = {
   r"invalid literal for int\(\).*": "expected a whole number",
@@ -29,8 +34,6 @@ def run(main: Callable[[], None]) -> None:
   Ctrl-C and SIGTERM end it at once, where `main` does not take them itself.
   """
   from absl import app, flags
-
-  from diffjax.training.loop import StopRequest
 
   def joined(argv):
     join(flags.FLAGS)
@@ -53,7 +56,7 @@ def define_processes(values: Any) -> None:
 
 
 def join(values: Any) -> None:
-  """Joins the processes that those flags, or the environment, tell of."""
+  """Joins the processes that those flags, or the environment, tell of; if one of them leaves, all do."""
   parallel.initialize(values.coordinator, values.num_processes, values.process_id)
 
 
@@ -61,21 +64,40 @@ def join(values: Any) -> None:
 def reporting() -> Iterator[None]:
   """Ends the process with one sentence where our own checks or the system refuse, and silently on Ctrl-C.
 
-  Warnings become a sentence each; what libraries log is left out, for they also raise what they log as an error.
+  Of several processes one that fails, or is stopped where no loop heeds it, takes the others with it. Warnings become a
+  sentence each, of the first process alone; what libraries log is left out, for they also raise what they log as an
+  error.
   """
   from absl import logging
 
   logging.set_verbosity(logging.FATAL)
   with warnings.catch_warnings():
-    warnings.showwarning = lambda message, *where: print(f"warning: {_sentence(message)}", file=sys.stderr)
+    warnings.showwarning = _show_warning
     try:
       yield
-    except (ValueError, ImportError, FloatingPointError, MemoryError, OSError) as error:
-      if not (isinstance(error, OSError) or _raised_by_us(error)):
-        raise
-      sys.exit(f"error: {_sentence(error)}")
     except KeyboardInterrupt:
       sys.exit(128 + signal.SIGINT)
+    except SystemExit as end:
+      if jax.distributed.is_initialized() and isinstance(end, Stopped):
+        last_words.leave(end.code, end.reason)
+      raise
+    except Exception as error:
+      ours = isinstance(error, OSError) or (isinstance(error, _SENTENCES) and _raised_by_us(error))
+      if not jax.distributed.is_initialized():
+        if not ours:
+          raise
+        sys.exit(f"error: {_sentence(error)}")
+      if ours:
+        print(f"error: {_sentence(error)}", file=sys.stderr)
+      else:
+        last_words.hear()
+        traceback.print_exception(error)
+      last_words.leave(1, f"has failed: {_sentence(error)}")
+
+
+def _show_warning(message, *where):
+  if not jax.distributed.is_initialized() or parallel.is_first():
+    print(f"warning: {_sentence(message)}", file=sys.stderr)
 
 
 def parse(argv: list[str], values: Any = None) -> list[str]:

@@ -1,4 +1,4 @@
-"""Where the arrays of a training run live: whole on every device, or shared among all of them."""
+"""Where the arrays of a run live, in training and drawing: whole on every device, or shared among all of them."""
 
 import functools
 import math
@@ -66,6 +66,28 @@ class Replicated:
     """The state to save and to look at before the next step."""
     return parallel.unreplicate(state)
 
+  # To draw with a model takes no state
+
+  @staticmethod
+  def spread(tree: PyTree) -> PyTree:
+    """A model, and whatever else all pictures share, for what `map` compiles."""
+    return parallel.replicate(tree)
+
+  @staticmethod
+  def split(batch: PyTree) -> PyTree:
+    """This process's part of a batch [b, ...], for what `map` compiles."""
+    return parallel.shard(batch)
+
+  @staticmethod
+  def map(fun: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Compiles a function of what `spread` and `split` give."""
+    return parallel.pmap(fun)
+
+  @staticmethod
+  def join(tree: PyTree, axis: int = 0) -> PyTree:
+    """NumPy copies, in every process, of what `map` returns, with the batch on `axis`."""
+    return parallel.unshard(tree, axis)
+
 
 class Sharded:
   """The state is shared among the devices, as the batch is, and gathered where it is used: `fsdp` (Zhao et al. 2023).
@@ -115,6 +137,29 @@ class Sharded:
 
   def snapshot(self, state):
     return state
+
+  @staticmethod
+  def spread(tree):
+    mesh = parallel.mesh()
+
+    def put(a):
+      if isinstance(a, jax.Array) and len(a.sharding.device_set) == mesh.size > 1:
+        return a  # a state's own
+      return parallel.from_copies(a, NamedSharding(mesh, spec(np.shape(a), mesh.size)))
+
+    return jax.tree.map(put, tree)
+
+  @staticmethod
+  def split(batch):
+    return parallel.from_parts(batch, NamedSharding(parallel.mesh(), PartitionSpec(parallel.AXIS)))
+
+  @staticmethod
+  def map(fun):
+    return jit(fun)
+
+  @staticmethod
+  def join(tree, axis=0):
+    return parallel.whole(tree)
 
 
 Layout = Replicated | Sharded

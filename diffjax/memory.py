@@ -81,7 +81,8 @@ def explaining(step: Callable | None, settings: dict[str, Any]) -> Iterator[Call
 
   Args:
     step: a compiled function with `lower`, such as `jax.jit` and `parallel.pmap` give; None where there is none yet.
-    settings: the config's values, among "train.batch_size", "train.accumulate" and "model.remat", that may be changed.
+    settings: the config's values, among "train.batch_size", "train.accumulate", "model.remat" and "parallel", that may
+      be changed.
 
   Raises:
     MemoryError: in place of XLA's RESOURCE_EXHAUSTED, which devices that work asynchronously may raise late.
@@ -115,8 +116,10 @@ def explanation(message: str, program: Needs | None, settings: dict[str, Any]) -
     "train.batch_size": "lower train.batch_size (now {})",
     "train.accumulate": "raise train.accumulate (now {})",
     "model.remat": "set model.remat=True",
+    "parallel": "set parallel=fsdp",
   }
-  possible = [advice[key].format(value) for key, value in settings.items() if not (key == "model.remat" and value)]
+  done = ("model.remat", True), ("parallel", "fsdp")
+  possible = [advice[key].format(value) for key, value in settings.items() if (key, value) not in done]
   return f"{sentence}; {', or '.join(possible)}."
 
 

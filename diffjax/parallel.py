@@ -4,6 +4,7 @@ A step is a pure function with an `axis_name`; here it is mapped over the device
 [D], one slice for each device of this process.
 """
 
+import faulthandler
 import functools
 import itertools
 import json
@@ -17,6 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from diffjax import last_words
 from diffjax.compilation import compiler_options, jit
 from diffjax.roll_call import call_the_roll
 from diffjax.typing import PyTree
@@ -59,10 +61,13 @@ def initialize(
   jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from Python
   try:
     # JAX's own watch on the others comes after ours, which says more
-    jax.distributed.initialize(initialization_timeout=timeout, heartbeat_timeout_seconds=STUCK_AFTER + 60, **how)
+    jax.distributed.initialize(initialization_timeout=timeout, heartbeat_timeout_seconds=STUCK_AFTER + 15, **how)
   except ValueError as error:
     if "coordinator_address" not in str(error):  # a TPU that belongs to no pod
       raise
+    return
+  last_words.listen()
+  faulthandler.enable()  # JAX aborts where its own watch finds a process halted or gone: with the stacks of what waits
 
 
 def _check_processes(given: dict[str, Any]) -> None:
@@ -141,7 +146,7 @@ def from_first(fun: Callable[[], Any]) -> Any:
   if failure is not None:
     raise failure
   if "failure" in told:
-    raise ValueError(f"the first process has failed: {told['failure']}")
+    raise ValueError(f"process 0 has failed: {told['failure']}")
   return told["value"]
 
 
@@ -174,6 +179,14 @@ def any_process(flag: Any) -> Any:
 @functools.cache
 def _count() -> Callable:
   return jax.pmap(lambda flag: jax.lax.psum(flag, AXIS), axis_name=AXIS)
+
+
+def how_many(flag: bool) -> int:
+  """In how many processes `flag` is true; all must ask, and wait as long as it takes until the last one does."""
+  if jax.process_count() == 1:
+    return int(flag)
+  _wait_for_all()
+  return int(multihost_utils.process_allgather(np.int32(flag)).sum())
 
 
 def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
@@ -217,9 +230,11 @@ def from_parts(tree: PyTree, sharding: NamedSharding, axis: int = 0) -> PyTree:
 
 
 def from_copies(tree: PyTree, sharding: NamedSharding) -> PyTree:
-  """Arrays over all processes, of which each process holds all."""
+  """Arrays over all processes, of which each process holds all; numbers stay what they are."""
 
   def put(a):
+    if not hasattr(a, "dtype"):
+      return a
     if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
       return jax.random.wrap_key_data(put(jax.random.key_data(a)))
     a = np.asarray(a)  # device_put would send everything around, to compare it

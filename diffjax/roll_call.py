@@ -50,7 +50,7 @@ def _listen(port, num_processes, deadline, timeout) -> str:
         failure = f"{who} did not come within {timeout} s; start all, with the same --coordinator and --num_processes."
         break
       told = _read(connection, 1.0)
-      if not (isinstance(told, list) and len(told) == 2):
+      if not (isinstance(told, list) and [type(number) for number in told] == [int, int]):
         connection.close()  # somebody else, who tries this port
         continue
       connections.append(connection)

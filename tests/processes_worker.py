@@ -45,7 +45,9 @@ def main(asked):
       raise
   if asked.get("draw") and not stopped:
     labels = np.arange(asked["draw"]) % config.model.num_classes if config.model.num_classes else None
-    run = Run(config, state.ema[0], 0)
+    model = build.LAYOUTS[config.parallel].spread(state.ema[0])
+    seen["model_bytes"] = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(model))
+    run = Run(config, model if config.parallel == "fsdp" else state.ema[0], 0)
     seen["drawn"], seen["path"] = run.draw(asked["draw"], labels=labels, batch_size=8, trajectory=True)
   np.savez(f"{asked['out']}.{parallel.process()['process_index']}.npz", devices=jax.device_count(), **seen)
 

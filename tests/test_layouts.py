@@ -144,3 +144,22 @@ def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
   for a, b in zip(jax.tree.leaves(before), leaves(whole[0]), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-3)
   print(f"{len(MOVES)} moves, 18 steps, {len(examples)} examples, none repeated or skipped")
+
+
+def test_a_model_that_is_shared_draws_what_a_whole_one_draws(eight):
+  """From a checkpoint, on the host, and in training, where no device ever holds all of it."""
+  workdir, seen = eight["fsdp"]
+  config = runs.read_config(workdir)
+  whole = runs.Run(config.copy_and_resolve_references(), restored(workdir).ema[0], 8)
+  whole.config.parallel = "pmap"
+  shared = runs.load_run(workdir)
+  assert shared.config.parallel == "fsdp"
+  held = {name: int(seen["model_bytes"]) for name, (_, seen) in eight.items()}
+  assert held["pmap"] / 8 <= held["fsdp"] < 1.3 * held["pmap"] / 8, held
+  labels = np.arange(7)
+  for options in (dict(), dict(init_image=np.zeros((8, 8, 1), np.uint8), strength=0.6)):
+    drawn, path = whole.draw(7, labels=labels, batch_size=8, trajectory=True, **options)
+    again, same_path = shared.draw(7, labels=labels, batch_size=8, trajectory=True, **options)
+    assert np.abs(again.astype(int) - drawn).max() <= 1 and np.abs(same_path.astype(int) - path).max() <= 1
+  whole_again, _ = whole.draw(7, labels=labels, batch_size=8, trajectory=True)
+  assert np.abs(seen["drawn"].astype(int) - whole_again).max() <= 1

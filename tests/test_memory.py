@@ -64,6 +64,11 @@ def test_sentence_names_what_was_wanted_what_there_is_and_what_to_lower():
   assert told.startswith("a device is out of memory; lower train.batch_size") and "remat" not in told
 
 
+def test_sharing_the_state_is_advised_where_it_is_not_shared():
+  told = [memory.explanation("RESOURCE_EXHAUSTED", None, SETTINGS | {"parallel": how}) for how in ("pmap", "fsdp")]
+  assert "or set parallel=fsdp." in told[0] and "fsdp" not in told[1]
+
+
 def test_other_errors_pass():
   step = jax.jit(lambda a: a)
   with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), memory.explaining(step, SETTINGS):

@@ -63,7 +63,7 @@ def test_strangers_at_the_port_are_not_counted():
   address = free_address()
 
   def knock():
-    for words in (b"GET / HTTP/1.1\r\n\r\n", b"7\n", b"[1]\n", b""):
+    for words in (b"GET / HTTP/1.1\r\n\r\n", b"7\n", b"[1]\n", b'["x", 2]\n', b""):
       while True:
         try:
           with socket.create_connection(("127.0.0.1", int(address.split(":")[1])), timeout=5) as stranger:

@@ -53,7 +53,8 @@ def open_tfds(
 
 def _open_builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
   try:
-    return tfds.builder(name, data_dir=data_dir)
+    if not tfds.core.naming.parse_builder_name_kwargs(name)[0].namespace:
+      return tfds.builder(name, data_dir=data_dir)
   except Exception as error:
     known = [*tfds.list_builders(with_community_datasets=False), "digits", "image_folder"]
     if re.split("[/:]", name)[0] in known:  # a configuration, a version or a package that is not there
@@ -63,6 +64,7 @@ def _open_builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Da
       f"unknown data set {name!r}; the nearest name is {nearest!r}"
       " (there are digits, image_folder and the image sets of TensorFlow Datasets)"
     ) from error
+  raise ValueError(f"data set {name!r} would bring code from elsewhere; choose one of TensorFlow Datasets' own")
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:

@@ -22,6 +22,7 @@ from absl import flags
 from diffjax import command_line, compilation, parallel, paths, plots
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
 from diffjax.files import shown
+from diffjax.training.loop import StopRequest
 
 DRAWING = ("num", "steps", "sampler", "eta", "seed", "guidance_scale")
 MOST_BYTES = 2**30
@@ -31,7 +32,7 @@ MOST_BYTES = 2**30
 def main(argv: list[str]) -> None:
   """Runs the command line; a mistake ends the process with one sentence."""
   options = _options()
-  with command_line.reporting():
+  with command_line.reporting(), StopRequest(patience=2.0, leave=True):
     command_line.parse(argv, options)
     if options.help:
       print(__doc__, *(f"  --{name}: {options[name].help}" for name in options), sep="\n")

@@ -10,6 +10,7 @@ import numpy as np
 
 from diffjax import batching, build, construction, data, editing, parallel, samplers
 from diffjax.guidance.energy import warn_of_nonfinite
+from diffjax.layouts import Layout
 from diffjax.run.folder import load_data, read_config, restore
 from diffjax.run.prompts import Prompt
 from diffjax.samplers.adaptive import Progress
@@ -24,7 +25,7 @@ class Run:
 
   Attributes:
     config: the run's ConfigDict.
-    params: parameters of the network, on the host.
+    params: parameters of the network, on the host, or with config.parallel == "fsdp" as training shares them.
     step: how many training steps they have seen.
     calls: int [num], network calls for each picture drawn last, of a sampler that counts them; else None.
   """
@@ -113,6 +114,7 @@ class Run:
         " leave it out."
       )
     method = samplers.MeanGuided(method) if cfgpp else method
+    layout = build.LAYOUTS[self.config.parallel]
 
     def assemble(report=None):
       guided, guided_method = prompt.guide(denoiser, method, report) if prompt else (denoiser, method)
@@ -120,24 +122,24 @@ class Run:
       edited, levels, start = self._edit(guided, sigmas, init_image, mask, strength)
       if isinstance(restart, samplers.Restart):
         restart.check_grid(levels)
-      return parallel.replicate((edited, recurrent, levels, jax.random.key(seed), start))
+      return layout.spread((edited, recurrent, levels, jax.random.key(seed), start))
 
     count = parallel.device_count()
     batch_size = -(-min(batch_size, num) // count) * count
     fixed = assemble()
-    draw_batch = _draw(self.image_shape, trajectory)
+    draw_batch = _draw(layout, self.image_shape, trajectory)
     pictures, finite, paths, calls = [], [], [], []
     for first in progress(range(0, num, batch_size)):
       numbers = np.arange(first, first + batch_size)[parallel.own_part(batch_size)]
       cond = None if labels is None else {"label": labels[np.minimum(numbers, num - 1)]}
-      drawn, is_finite, path, counts = draw_batch(*fixed, *parallel.shard((numbers, cond)))
-      if prompt and not parallel.unshard(is_finite).all():
+      drawn, is_finite, path, counts = draw_batch(*fixed, *layout.split((numbers, cond)))
+      if prompt and not layout.join(is_finite).all():
         # Again, by a program that takes gradients that are not finite for zero and tells; no disk could keep it
-        drawn, is_finite, path, counts = draw_batch(*assemble(warn_of_nonfinite), *parallel.shard((numbers, cond)))
-      pictures.append(parallel.unshard(drawn))
-      finite.append(parallel.unshard(is_finite))
-      calls += [parallel.unshard(count) for count in counts]
-      paths.append(parallel.unshard(path, axis=1) if trajectory else None)
+        drawn, is_finite, path, counts = draw_batch(*assemble(warn_of_nonfinite), *layout.split((numbers, cond)))
+      pictures.append(layout.join(drawn))
+      finite.append(layout.join(is_finite))
+      calls += [layout.join(count) for count in counts]
+      paths.append(layout.join(path, axis=1) if trajectory else None)
     failed = num - np.concatenate(finite)[:num].sum()
     if failed:
       raise FloatingPointError(
@@ -192,7 +194,7 @@ class Run:
 
 
 @functools.cache
-def _draw(shape: tuple[int, ...], trajectory: bool):
+def _draw(layout: type[Layout], shape: tuple[int, ...], trajectory: bool):
   """The whole trajectory of a batch as one compiled program, over all devices."""
 
   def draw(denoiser, sampler, sigmas, key: Array, start: Array, numbers: Array, cond):
@@ -210,7 +212,7 @@ def _draw(shape: tuple[int, ...], trajectory: bool):
   def is_finite(x0):
     return jnp.isfinite(x0).all((1, 2, 3))
 
-  return parallel.pmap(draw)
+  return layout.map(draw)
 
 
 def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:

@@ -16,9 +16,10 @@ DRAWN = 64
 def preview(config, params: PyTree, step: int, path: pathlib.Path) -> None:
   """Writes a picture of what a model can do: a grid of what it draws, or of a CLIP the similarity matrix.
 
-  All processes draw, and the first writes.
+  All processes draw, and the first writes. `params` as a layout's snapshot holds them.
   """
   if build.clip.is_clip(config):
+    params = parallel.whole(params)
     if parallel.is_first():
       similarity(ClipRun(build.clip.module(config), params, build.clip.tokenizer(config), config), path)
     return

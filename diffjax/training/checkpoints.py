@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import shutil
+import time
 import warnings
 from typing import Any
 
@@ -42,7 +43,7 @@ class Checkpoints:
   def __init__(self, folder: pathlib.Path, keep: int = 1, *, best: bool = False, read_only: bool = False):
     import orbax.checkpoint as ocp
 
-    self._ocp, self._read_only = ocp, read_only
+    self._ocp, self._read_only, self._error = ocp, read_only, None
     self.folder = paths.as_path(folder) if paths.is_remote(folder) else pathlib.Path(folder).absolute()
     if best and not read_only:
       parallel.from_first(self._set_aside_damaged)  # the manager reads the losses as soon as it is made
@@ -79,6 +80,7 @@ class Checkpoints:
     """
     if step in self._manager.all_steps():
       return
+    self.wait()
     args = self._ocp.args
     contents = {"config": config, "data": data, "leaves": _describe(state)}
     parallel.from_first(lambda: self.check_room(state))
@@ -122,6 +124,7 @@ class Checkpoints:
     Raises:
       ValueError: if the checkpoint holds other leaves than `target`; names the first, and how the configs differ.
       DamagedCheckpoint: if it cannot be read or a file fails its checksum.
+      OSError: if some of the processes can read it and some cannot.
     """
     path = self.folder / str(step)
     damage = parallel.from_first(lambda: _damage(path))
@@ -163,25 +166,44 @@ class Checkpoints:
       OSError: if a checkpoint could not be written.
     """
     with self._writing():
+      while self._manager.is_saving_in_progress() and not self._error:  # then its end would wait for other processes
+        time.sleep(0.002)
+      if self._error:
+        raise self._error
       self._manager.wait_until_finished()
       self._manager.check_for_errors()
 
   def close(self) -> None:
     """Waits, and ends the threads that write."""
+    if self._error:  # nor would these end
+      return
     with self._writing():
       self._manager.close()
 
   def _read(self, path, **items):
+    """Reads in all processes, or in none: they must not go on from different checkpoints."""
+    read = failure = None
     try:
-      return self._manager.restore(int(path.name), args=self._ocp.args.Composite(**items))
+      read = self._manager.restore(int(path.name), args=self._ocp.args.Composite(**items))
     except Exception as error:  # orbax, tensorstore and json report damage in many ways
-      raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({_first_line(error)}).") from error
+      failure = error
+    failed = parallel.how_many(failure is not None)
+    if not failed:
+      return read
+    reason = _first_line(failure) if failure else "by another process"
+    if failed == parallel.process()["process_count"]:
+      raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({reason}).") from failure
+    raise OSError(
+      f"checkpoint {path} cannot be read here ({reason}), but elsewhere it can; let all processes see the same folder,"
+      " then give the same command."
+    ) from failure
 
   @contextlib.contextmanager
   def _writing(self):
     try:
       yield
     except Exception as error:  # in the writing threads a full disk is a ValueError, an OSError, or wrapped in another
+      self._error = error
       raise OSError(
         f"cannot write a checkpoint in {self.folder} ({_first_line(error)}); make room or mend the disk,"
         " then the same command goes on from the last one that is whole."
@@ -189,9 +211,13 @@ class Checkpoints:
 
   def _write_checksums(self):
     """Called when all files are written, before the folder gets its final name."""
-    for path in self.folder.iterdir():
-      if path.name.split(".")[0].isdigit() and not (path / CHECKSUMS).exists():
-        (path / CHECKSUMS).write_text(json.dumps({name: _checksum(path / name) for name in _files(path)}))
+    try:
+      for path in self.folder.iterdir():
+        if path.name.split(".")[0].isdigit() and not (path / CHECKSUMS).exists():
+          (path / CHECKSUMS).write_text(json.dumps({name: _checksum(path / name) for name in _files(path)}))
+    except Exception as error:
+      self._error = error
+      raise
 
   def _set_aside_damaged(self):
     for path in self.folder.glob("*"):

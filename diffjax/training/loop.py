@@ -1,14 +1,16 @@
 """What surrounds the train step in a long run: how many steps each call does, and a stop that loses nothing."""
 
 import contextlib
-import os
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import numpy as np
+
+from diffjax import last_words
 
 PATIENCE = 15.0
 """Seconds from a signal to the end of a loop that has not come by: machines are taken away after 25 to 30."""
@@ -35,6 +37,14 @@ def stack_batches(batches: Iterator[dict[str, np.ndarray]], num: int, slots: int
   return {name: np.stack([batch[name] for batch in taken]) for name in taken[0]}
 
 
+class Stopped(SystemExit):
+  """Leaves a program by a signal, with the exit code 128 + its number."""
+
+  def __init__(self, signum: int):
+    super().__init__(128 + signum)
+    self.reason = f"was stopped by {signal.Signals(signum).name}"
+
+
 class StopRequest:
   """Notes Ctrl-C and SIGTERM so that the loop can save and leave; a second one ends the process at once.
 
@@ -44,7 +54,7 @@ class StopRequest:
 
   Args:
     patience: in seconds.
-    leave: leave by a SystemExit out of whatever the main thread does, for programs without a loop that would heed.
+    leave: leave by `Stopped` out of whatever the main thread does, for programs without a loop that would heed.
 
   Attributes:
     signum: the signal received, or None.
@@ -97,10 +107,10 @@ class StopRequest:
 
   def _note(self, signum, frame):
     if self:
-      os._exit(128 + signum)
+      _leave(signum, at_once=True)
     self.signum = signum
     if self._leave:
-      sys.exit(128 + signum)
+      raise Stopped(signum)
 
   def _listen(self):
     """Takes the number of each signal as it comes, whatever the main thread does."""
@@ -112,7 +122,7 @@ class StopRequest:
         timer.start()
         second = self._hear()
         if second:
-          os._exit(128 + second)
+          _leave(second, at_once=True)
         timer.cancel()
 
   def _hear(self) -> int | None:
@@ -132,4 +142,9 @@ class StopRequest:
         print(f"error: {error}", file=sys.stderr)
       if not self._leave:
         print("stopped; the same command goes on from the last checkpoint", flush=True)
-      os._exit(128 + signum)
+      _leave(signum)
+
+
+def _leave(signum: int, at_once: bool = False) -> NoReturn:
+  stopped = Stopped(signum)
+  last_words.leave(stopped.code, stopped.reason, grace=1.0 if at_once else last_words.GRACE)

@@ -8,6 +8,8 @@ import time
 
 from diffjax import parallel
 
+SLOW = 12
+"""How many times longer may take what compiles, draws or writes than what a step may."""
 GONE_ON = 75
 """Exit code (EX_TEMPFAIL) of a run that hung, and that the same command goes on with."""
 
@@ -17,7 +19,8 @@ class Watchdog:
 
   A process that hangs leaves all others waiting in a collective, for ever. Each of them then writes its number, its
   last step and the Python stacks of all its threads to stderr, and exits with 75. In a run of one process
-  it does nothing: there a slow step is a slow step.
+  it does nothing: there a slow step is a slow step. Of a process that is halted or dead, not only slow, JAX hears no
+  heartbeat, and ends the others soon after `parallel.STUCK_AFTER` whatever they wait for.
 
   Args:
     step: steps done before.
@@ -26,7 +29,7 @@ class Watchdog:
 
   def __init__(self, step: int, timeout: float = parallel.STUCK_AFTER):
     self._timeout, self._closed = timeout, threading.Event()
-    self.beat(step)
+    self.beat(step, slow=True)
 
   def __enter__(self):
     if parallel.process()["process_count"] > 1:
@@ -37,16 +40,22 @@ class Watchdog:
     if kind is None or issubclass(kind, SystemExit):
       self._closed.set()  # else it watches on: a process that failed alone waits for the others before it can exit
 
-  def beat(self, step: int) -> None:
-    """Says that all is well: `step` has finished, or what comes between it and the next."""
+  def beat(self, step: int, *, slow: bool = False) -> None:
+    """Says that all is well: `step` has finished, or a part of what comes between it and the next.
+
+    Args:
+      step: how many are done.
+      slow: more than a step comes next; it may take SLOW times as long.
+    """
     self._step, self._time = step, time.monotonic()
+    self._limit = self._timeout * (SLOW if slow else 1)
 
   def _watch(self):
     while not self._closed.wait(min(1.0, self._timeout / 4)):
-      if time.monotonic() - self._time > self._timeout:
+      if time.monotonic() - self._time > self._limit:
         index, count = parallel.process().values()
         print(
-          f"error: process {index} of {count} waits in vain: since step {self._step}, {self._timeout:.0f} s ago, no"
+          f"error: process {index} of {count} waits in vain: since step {self._step}, {self._limit:.0f} s ago, no"
           " step has finished; another process may hang or be gone. The same command goes on from the last checkpoint."
           " What each thread does:",
           file=sys.stderr,

@@ -107,6 +107,13 @@ def test_unknown_names_get_the_nearest(tmp_path, name, nearest):
     data.load(name, "train", data_dir=tmp_path)
 
 
+@pytest.mark.parametrize("name", ["huggingface:mnist", "kaggle:a/b", "somebody:pictures/config:1.0.0"])
+def test_code_from_elsewhere_is_never_loaded(tmp_path, name, monkeypatch):
+  monkeypatch.setattr(tfds, "builder", lambda *args, **kwargs: pytest.fail("opened"))
+  with pytest.raises(ValueError, match=f"data set '{name}' would bring code from elsewhere"):
+    data.load(name, "train", data_dir=tmp_path)
+
+
 def test_a_set_that_needs_tensorflow_says_so(tmp_path, monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(ImportError, match=r"'mnist' is not prepared.*pip install -e \"\.\[tensorflow\]\""):

@@ -1,8 +1,11 @@
 """train.py that is held up in one phase, where it is deaf to Python's signal handlers, as in a long compilation.
 
-python held_train.py PHASE SECONDS PATIENCE --config=... --workdir=...
+python held_train.py PHASE SECONDS PATIENCE [STUCK_AFTER] --config=... --workdir=...
+
+PHASE may be "PHASE@INDEX", of one process alone. SECONDS is how long, or "fail": then it fails there instead.
 """
 
+import itertools
 import os
 import pathlib
 import runpy
@@ -13,8 +16,7 @@ import time
 
 from diffjax import build, parallel
 from diffjax import run as runs
-from diffjax.training import loop
-from diffjax.training.checkpoints import Checkpoints
+from diffjax.training import checkpoints, loop, watchdog
 
 TRAIN = pathlib.Path(__file__).parents[2] / "train.py"
 
@@ -22,6 +24,8 @@ TRAIN = pathlib.Path(__file__).parents[2] / "train.py"
 def hold(seconds):
   """Waits in a system call that signals do not interrupt, so that Python gets no turn on the main thread."""
   print("held", flush=True)
+  if seconds == "fail":
+    raise OSError("the disk is on fire")
   if threading.current_thread() is not threading.main_thread():
     return time.sleep(seconds)
   reading, writing = os.pipe()
@@ -47,9 +51,15 @@ def holding(function, seconds, at=1):
 
 
 def main():
-  phase, seconds, patience = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-  del sys.argv[1:4]
+  phase, seconds, patience, *stuck_after = itertools.takewhile(lambda given: not given.startswith("--"), sys.argv[1:])
+  del sys.argv[1 : 4 + len(stuck_after)]
+  phase, _, index = phase.partition("@")
+  phase = phase if not index or f"--process_id={index}" in sys.argv else None
+  seconds, patience = seconds if seconds == "fail" else float(seconds), float(patience)
   loop.StopRequest.__init__.__defaults__ = (patience,)
+  if stuck_after:
+    parallel.STUCK_AFTER = int(stuck_after[0])
+    watchdog.Watchdog.__init__.__defaults__ = (parallel.STUCK_AFTER,)
   pmap, objective = parallel.pmap, build.held_out_objective
   match phase:
     case "start":
@@ -63,7 +73,7 @@ def main():
     case "sampling":
       runs.preview = holding(runs.preview, seconds)
     case "save":
-      Checkpoints._write_checksums = holding(Checkpoints._write_checksums, seconds)
+      checkpoints._checksum = holding(checkpoints._checksum, seconds)
   sys.argv[0] = str(TRAIN)
   runpy.run_path(str(TRAIN), run_name="__main__")
 
