@@ -204,9 +204,8 @@ def dry_run(config, workdir: str | pathlib.Path) -> None:
   """Prints what `train` would do, and does nothing of it; errors as there."""
   build.check(config)
   parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
-  shapes = jax.eval_shape(lambda: build.initial_state(config))
   with memory.explaining(None, memory_settings(config)):  # the compiler may find that it does not suffice
-    told = runs.dry_run(config, paths.as_path(workdir), build.train_step(config), shapes, build.layout(config))
+    told = runs.dry_run(config, paths.as_path(workdir), build.train_step(config), build.layout(config))
   parallel.announce(told)
 
 

@@ -122,6 +122,20 @@ def test_all_processes_have_every_picture(alone, pair):
     assert seen["path"].shape == path.shape and np.abs(seen["path"].astype(int) - path).max() <= 1
 
 
+@pytest.mark.slow
+def test_four_processes_do_as_one(alone, tiny_data, tmp_path):
+  config, workdir, state = alone
+  seen, _ = processes.run(tmp_path, "four", tiny_data, num_processes=4, config=CONFIG, draw=7)
+  for ours, theirs in zip(losses(workdir), losses(tmp_path / "run")):
+    np.testing.assert_allclose(ours, theirs, rtol=2e-5)
+  for a, b in zip(jax.tree.leaves(state), leaves(seen[3]), strict=True):
+    np.testing.assert_allclose(a, b, atol=2e-4)
+  assert examples_seen(seen) == examples_expected(config, 0, 8)
+  params = jax.tree.unflatten(jax.tree.structure(state), leaves(seen[0])).ema[0]
+  drawn = Run(config, params, 8).draw(7, labels=np.arange(7), batch_size=8)
+  assert all(np.abs(one["drawn"].astype(int) - drawn).max() <= 1 for one in seen)
+
+
 def test_a_process_that_is_not_there_is_named():
   ended = processes.finish(processes.start({"timeout": 4}, num_processes=4, missing=(2,)), timeout=60)
   for status, out, errors in ended:
@@ -224,7 +238,7 @@ def scripts(name, *arguments, num_processes=2, devices=2):
 
 @pytest.mark.slow
 def test_scripts_as_processes(tiny_data, tmp_path):
-  """train.py, sample.py and the evaluation, each by two processes; the evaluation once more by one."""
+  """train.py, sample.py and the evaluation, each by two processes; the evaluation by four and by one, too."""
   config = pathlib.Path(__file__).with_name("tiny_config.py")
   run, out = tmp_path / "run", tmp_path / "out"
   ended = scripts("train.py", f"--config={config}", f"--config.data.data_dir={tiny_data}", f"--workdir={run}")
@@ -236,16 +250,17 @@ def test_scripts_as_processes(tiny_data, tmp_path):
   assert sorted(os.listdir(out)) == ["denoising.gif", "filmstrip.png", "grid.png", "samples.npz"]
   assert np.load(out / "samples.npz")["images"].shape == (7, 8, 8, 1)
   reports = []
-  for count in (2, 1):
+  for count in (4, 2, 1):
     where = tmp_path / f"evaluation{count}"
     arguments = (f"--workdir={run}", "--num=50", f"--out={where}")
     ended = scripts("diffjax.evaluation", *arguments, num_processes=count)
     assert [(status, errors) for status, _, errors in ended] == [(0, "")] * count
     assert f"wrote {where}" in ended[0][1] and not any(text for _, text, _ in ended[1:])
     reports.append(json.loads((where / "evaluation.json").read_text()))
-  assert reports[0]["drawn"]["count"] == reports[1]["drawn"]["count"] == 50
-  for name, value in reports[1]["drawn"].items():
-    assert value == pytest.approx(reports[0]["drawn"][name], rel=0.05, abs=0.02)
+  for report in reports:
+    assert report["drawn"]["count"] == 50
+    for name, value in report["drawn"].items():
+      assert value == pytest.approx(reports[-1]["drawn"][name], rel=0.05, abs=0.02)
 
 
 @pytest.mark.slow

@@ -12,23 +12,23 @@ from diffjax import build, data, memory, parallel, paths
 from diffjax.layouts import Layout
 from diffjax.memory import text, tree_bytes
 from diffjax.run.folder import load_data
-from diffjax.training.step import TrainState, TrainStep, several_steps
+from diffjax.training.step import TrainStep, several_steps
 from diffjax.typing import PyTree
 
 UNPREPARED = "not prepared yet; the run does that first"
 
 
-def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, state: TrainState, layout: Layout) -> str:
+def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout) -> str:
   """Lines on devices, batch, parameters, memory, cost, data and where they would go; compiles one step, runs nothing.
 
   Args:
     config: a run's ConfigDict.
     workdir: the run's folder, which is not touched.
     train_step: what is trained.
-    state: shapes and dtypes of the state.
-    layout: where its arrays live.
+    layout: where the arrays of its state live.
   """
   spec, processes, devices = config.train, parallel.process()["process_count"], jax.device_count()
+  state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), layout.target)
   source = _data(config)
   batch = examples(config, spec.batch_size // devices, labelled=source.num_classes > 0 if source else None)
   rows = {
