@@ -54,6 +54,8 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
   layout = build.layout(config)
   multi_step = layout.compile(functools.partial(several_steps, build.train_step(config)))
+  if parallel.process()["process_count"] > 1:
+    parallel.from_first(lambda: len(runs.load_data(config, "train")))  # prepared once, not by all at a time
   source = runs.load_data(config, "train")
   held_out = held_out_batches(config)
   with runs.claimed(workdir, config), memory.explaining(multi_step, memory_settings(config)) as multi_step:
@@ -161,8 +163,8 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
           watchdog.beat(step, slow=True)
           if showing and not parallel.any_process(stop_request):
             preview(step, snapshot)
-      watchdog.beat(step, slow=last)
       last = last or bool(parallel.any_process(stop_request))
+      watchdog.beat(step, slow=last)
       if last:
         stop_request.heed()
         best.wait()

@@ -1,10 +1,12 @@
 """What the scripts share: a user's mistake is one sentence and a non-zero exit, a bug of ours stays a traceback."""
 
 import contextlib
+import faulthandler
 import pathlib
 import re
 import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,12 +15,16 @@ from typing import Any
 import jax
 
 from diffjax import last_words, parallel
-from diffjax.training.loop import Stopped, StopRequest
+from diffjax.last_words import Stopped
+from diffjax.training.loop import StopRequest
 
 LONGEST = 2000
 """Characters of an error that are told: some repeat what was given, however long."""
 _SENTENCES = (ValueError, ImportError, FloatingPointError, MemoryError, OSError)
 """Errors whose text says what is wrong and how to mend it, where our own code raises them."""
+_DISCONNECTED = re.compile("gloo|nccl|connection|heartbeat|coordination|UNAVAILABLE|DEADLINE_EXCEEDED", re.IGNORECASE)
+"""In the errors of collectives whose other end is gone."""
+_AGAIN = "the same command goes on from the last checkpoint"
 _PACKAGE = pathlib.Path(__file__).parent
 _EXPECTED = {
   r"invalid literal for int\(\).*": "expected a whole number",
@@ -58,6 +64,8 @@ def define_processes(values: Any) -> None:
 def join(values: Any) -> None:
   """Joins the processes that those flags, or the environment, tell of; if one of them leaves, all do."""
   parallel.initialize(values.coordinator, values.num_processes, values.process_id)
+  if not faulthandler.is_enabled():
+    faulthandler.enable()  # JAX aborts where process 0 is gone: with the stacks of what waits
 
 
 @contextlib.contextmanager
@@ -76,27 +84,48 @@ def reporting() -> Iterator[None]:
     try:
       yield
     except KeyboardInterrupt:
-      sys.exit(128 + signal.SIGINT)
-    except SystemExit as end:
-      if jax.distributed.is_initialized() and isinstance(end, Stopped):
-        last_words.leave(end.code, end.reason)
-      raise
+      _end(128 + signal.SIGINT, Stopped(signal.SIGINT).reason)
+    except Stopped as stop:
+      _end(stop.code, stop.reason)
     except Exception as error:
       ours = isinstance(error, OSError) or (isinstance(error, _SENTENCES) and _raised_by_us(error))
       if not jax.distributed.is_initialized():
         if not ours:
           raise
         sys.exit(f"error: {_sentence(error)}")
-      if ours:
-        print(f"error: {_sentence(error)}", file=sys.stderr)
-      else:
-        last_words.hear()
-        traceback.print_exception(error)
-      last_words.leave(1, f"has failed: {_sentence(error)}")
+      _end_all(error, ours)
+
+
+def _end(code, reason):
+  if jax.distributed.is_initialized():
+    _be_deaf()
+    last_words.leave(code, reason)
+  sys.exit(code)
+
+
+def _end_all(error, ours):
+  """Ends a process of several by an error, unless that came of another's end, which it hears of first."""
+  _be_deaf()
+  last_words.hear()
+  if not ours and isinstance(error, jax.errors.JaxRuntimeError) and _DISCONNECTED.search(str(error)):
+    print(f"error: another process of the run is gone; {_AGAIN} ({_sentence(error)})", file=sys.stderr)
+    last_words.leave(last_words.GONE_ON, f"finds another one gone; {_AGAIN}")
+  if ours:
+    print(f"error: {_sentence(error)}", file=sys.stderr)
+  else:
+    traceback.print_exception(error)
+  last_words.leave(1, f"has failed: {_sentence(error)}")
+
+
+def _be_deaf():
+  """Takes no more signals: this process is on its way out, in a few seconds at most."""
+  if threading.current_thread() is threading.main_thread():
+    for number in (signal.SIGINT, signal.SIGTERM):
+      signal.signal(number, signal.SIG_IGN)
 
 
 def _show_warning(message, *where):
-  if not jax.distributed.is_initialized() or parallel.is_first():
+  if last_words.is_first():
     print(f"warning: {_sentence(message)}", file=sys.stderr)
 
 

@@ -1,6 +1,12 @@
-"""What a process that leaves its run alone tells the others, which would wait for it for ever."""
+"""What the processes of a run tell each other beside their work: that they are there, and why one of them leaves.
 
+One that leaves alone, or halts, would be waited for for ever.
+"""
+
+import contextlib
+import faulthandler
 import os
+import signal
 import sys
 import threading
 import time
@@ -8,76 +14,178 @@ from typing import Any, NoReturn
 
 import jax
 
+GONE_ON = 75
+"""Exit code (EX_TEMPFAIL) of a run that lost a process or hung, and that the same command goes on with."""
 GRACE = 5.0
-"""Seconds that who leaves waits for the others to have heard it."""
+"""Seconds that process 0 waits, when it leaves, for the others to have heard; JAX aborts them when it is gone."""
 LONGEST = 1000
 """Characters of what is told."""
-_PAUSE = 0.5
-_LEFT = "diffjax/left/"
-_speaking = threading.Lock()
+_ALIVE, _LEFT, _HEARD = (f"diffjax/{name}/" for name in ("alive", "left", "heard"))
+_FAILURES = 5
+"""Questions in a row without an answer after which the run counts as over."""
+_leaving = threading.Lock()
+_step = 0
+_answered = 0.0
 
 
-def listen() -> None:
-  """From now on another process that `leave`s takes this one with it; for processes that JAX has joined."""
-  threading.Thread(target=_listen, args=(_joined(),), daemon=True).start()
+class Stopped(SystemExit):
+  """Leaves a program by a signal, with the exit code 128 + its number."""
+
+  def __init__(self, signum: int):
+    super().__init__(128 + signum)
+    self.reason = f"was stopped by {signal.Signals(signum).name}"
 
 
-def leave(code: int, reason: str, grace: float = GRACE) -> NoReturn:
-  """Ends this process at once, and with it all others of its run.
+def is_first() -> bool:
+  """Whether this is process 0, asking no device."""
+  return _run().process_id == 0
 
-  Args:
-    code: the exit code, of all of them.
-    reason: what the others print, after the number of this process: "has failed: ...".
-    grace: in seconds, how long to wait until they have heard.
+
+def progress(step: int) -> None:
+  """Notes how far this process has come, for those who may have to tell."""
+  global _step
+  _step = step
+
+
+def listen(stuck_after: float) -> None:
+  """From now on a process that `leave`s, or is not heard of for `stuck_after` s, takes this one with it.
+
+  For processes that JAX has joined. A process that halts ends the others with GONE_ON and their stacks.
   """
-  if not _speaking.acquire(timeout=grace):  # for good; it is taken where another thread leaves already
-    _exit(code)
-  if jax.distributed.is_initialized():
-    # In a thread, for a process 0 that hangs answers never
-    telling = threading.Thread(target=_tell, args=(_joined(), code, reason, grace), daemon=True)
-    telling.start()
-    telling.join(grace)
-  _exit(code)
+  global _answered
+  _answered = time.monotonic()
+  run = _run()
+  threading.Thread(target=_listen, args=(run, stuck_after), daemon=True).start()
+  if run.process_id != 0:
+    threading.Thread(target=_watch_first, args=(run, stuck_after), daemon=True).start()
 
 
 def hear() -> None:
   """Waits as long as another process's last words take to come; a collective fails sooner than they are heard."""
-  time.sleep(3 * _PAUSE)
+  time.sleep(3 * _pause(_run()))
 
 
-def _tell(run, code, reason, grace):
+def leave(code: int, reason: str, *, at_once: bool = False) -> NoReturn:
+  """Ends this process, and with it all others of its run.
+
+  Args:
+    code: the exit code, of all of them.
+    reason: what the others print, after the number of this process: "has failed: ...".
+    at_once: wait for nothing but that it is told, not even that what was printed is written.
+  """
+  if _leaving.acquire(timeout=GRACE):  # for good; it is taken where another thread leaves already
+    if jax.distributed.is_initialized():
+      # In a thread, for a process 0 that hangs answers never
+      _in_time(lambda: _tell(_run(), code, reason, at_once), 1.0 if at_once else 2 * GRACE)
+  _exit(code, at_once)
+
+
+def _tell(run, code, reason, at_once):
   run.client.key_value_set(f"{_LEFT}{run.process_id}", f"{code} {reason[:LONGEST]}", allow_overwrite=True)
-  if run.process_id == 0:  # it answers the others' questions, and JAX aborts them when it is gone
-    end = time.monotonic() + grace - _PAUSE
-    while time.monotonic() < end and len(run.client.key_value_dir_get(_LEFT)) < run.num_processes:
-      time.sleep(_PAUSE / 10)
-    time.sleep(_PAUSE)
+  if run.process_id == 0 and not at_once:
+    _wait_until_heard(run)
 
 
-def _listen(run):
-  client, left = run.client, []
-  while not left:
-    time.sleep(_PAUSE)
+def _wait_until_heard(run):
+  deadline = time.monotonic() + GRACE
+  others = lambda: {key.rpartition("/")[2] for name in (_LEFT, _HEARD) for key, _ in run.client.key_value_dir_get(name)}
+  while time.monotonic() < deadline and len(others() | {"0"}) < run.num_processes:
+    time.sleep(0.05)
+  time.sleep(0.5)  # until they are gone
+
+
+def _listen(run, stuck_after):
+  global _answered
+  client, index, failures = run.client, run.process_id, 0
+  seen = {str(i): (None, time.monotonic()) for i in range(run.num_processes)}
+  while True:
+    time.sleep(_pause(run))
     try:
+      client.key_value_set(f"{_ALIVE}{index}", f"{time.monotonic()} {_step}", allow_overwrite=True)
       left = client.key_value_dir_get(_LEFT)
-    except jax.errors.JaxRuntimeError:  # the run is over
-      return
-  if _speaking.acquire(blocking=False):
-    key, told = left[0]
-    code, reason = told.split(" ", 1)
+      alive = client.key_value_dir_get(_ALIVE) if index == 0 else ()
+    except jax.errors.JaxRuntimeError:
+      failures += 1
+      if failures == _FAILURES:
+        return
+      continue
+    failures, now = 0, time.monotonic()
+    _answered = now
+    if left:
+      _follow(run, *left[0])
+    for key, told in alive:
+      who = key.rpartition("/")[2]
+      if seen[who][0] != told:
+        seen[who] = told, now
+    silent = [who for who, (_, since) in seen.items() if index == 0 and now - since > stuck_after]
+    if silent:
+      _report_silence(run, silent[0], stuck_after)
+      leave(GONE_ON, _silence(silent[0], stuck_after))
+
+
+def _follow(run, key, told):
+  """Leaves because another process does."""
+  if not _leaving.acquire(blocking=False):
+    return
+  code, reason = told.split(" ", 1)
+  try:
     sentence = f"process {key.rpartition('/')[2]} of {run.num_processes} {reason}"
-    print(f"error: {sentence}" if int(code) == 1 else sentence, file=sys.stderr)
-    _tell(run, code, reason, GRACE)
+    print(f"error: {sentence}" if int(code) in (1, GONE_ON) else sentence, file=sys.stderr, flush=True)
+    if int(code) == GONE_ON:
+      faulthandler.dump_traceback(all_threads=True)
+    run.client.key_value_set(f"{_HEARD}{run.process_id}", told, allow_overwrite=True)
+    if run.process_id == 0:
+      _wait_until_heard(run)
+  finally:
     _exit(int(code))
 
 
-def _exit(code: int) -> NoReturn:
-  sys.stdout.flush()
-  sys.stderr.flush()
-  os._exit(code)
+def _watch_first(run, stuck_after):
+  """Process 0 cannot be missed by itself: where it halts, nobody's questions are answered."""
+  while time.monotonic() - _answered < stuck_after:
+    time.sleep(_pause(run))
+    if not jax.distributed.is_initialized():
+      return
+  _report_silence(run, "0", stuck_after)
+  _exit(GONE_ON)
 
 
-def _joined() -> Any:
+def _silence(who, seconds):
+  return f"has not heard of process {who} for {seconds:.0f} s, at step {_step}; the same command goes on from there"
+
+
+def _report_silence(run, who, seconds):
+  sentence = f"error: process {run.process_id} of {run.num_processes} {_silence(who, seconds)}. What each thread does:"
+  print(sentence, file=sys.stderr, flush=True)
+  faulthandler.dump_traceback(all_threads=True)
+
+
+def _in_time(call, seconds):
+  thread = threading.Thread(target=call, daemon=True)
+  thread.start()
+  thread.join(seconds)
+
+
+def _exit(code: int, at_once: bool = False) -> NoReturn:
+  try:
+    if not at_once:
+      _in_time(_flush, 0.5)
+  finally:
+    os._exit(code)
+
+
+def _flush():
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(Exception):  # nobody may be there to read
+      stream.flush()
+
+
+def _pause(run) -> float:
+  """Seconds between two questions: process 0 answers those of all."""
+  return max(0.5, (run.num_processes or 1) / 64)
+
+
+def _run() -> Any:
   """What JAX knows of the run; in public it offers barriers and broadcasts alone."""
   from jax._src.distributed import global_state
 

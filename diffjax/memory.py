@@ -77,12 +77,12 @@ def wanted(message: str) -> int | None:
 
 @contextlib.contextmanager
 def explaining(step: Callable | None, settings: dict[str, Any]) -> Iterator[Callable]:
-  """Yields a training step; where memory does not suffice in the block, the reason is told in one sentence.
+  """Yields a compiled step; where memory does not suffice in the block, the reason is told in one sentence.
 
   Args:
     step: a compiled function with `lower`, such as `jax.jit` and `parallel.pmap` give; None where there is none yet.
-    settings: the config's values, among "train.batch_size", "train.accumulate", "model.remat" and "parallel", that may
-      be changed.
+    settings: the values that may be changed: of a config "train.batch_size", "train.accumulate", "model.remat" and
+      "parallel", of drawing "batch_size".
 
   Raises:
     MemoryError: in place of XLA's RESOURCE_EXHAUSTED, which devices that work asynchronously may raise late.
@@ -109,10 +109,11 @@ def explanation(message: str, program: Needs | None, settings: dict[str, Any]) -
   sentence += f" where it has {text(capacity)} in all" if capacity else ""
   if program:
     sentence += (
-      f"; a training step needs {text(program.total)} on each device, {text(program.temporaries)} of it for"
-      " activations and gradients"
+      f"; the program needs {text(program.total)} on each device, {text(program.temporaries)} of it for"
+      " what it computes on its way"
     )
   advice = {
+    "batch_size": "lower batch_size (now {})",
     "train.batch_size": "lower train.batch_size (now {})",
     "train.accumulate": "raise train.accumulate (now {})",
     "model.remat": "set model.remat=True",
@@ -131,6 +132,8 @@ def _needs_of(step, called_with) -> Needs | None:
 
 
 def _shape(leaf):
+  if not hasattr(leaf, "shape"):
+    return leaf
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
 
 

@@ -4,7 +4,6 @@ A step is a pure function with an `axis_name`; here it is mapped over the device
 [D], one slice for each device of this process.
 """
 
-import faulthandler
 import functools
 import itertools
 import json
@@ -28,7 +27,7 @@ SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", 
 LONGEST = 4096
 """Bytes of what the first process may tell the others at once."""
 STUCK_AFTER = 600
-"""Seconds without a finished step after which a run of several processes counts as stuck."""
+"""Seconds without a finished step, or without a sign of one of them, after which several processes count as stuck."""
 
 
 def initialize(
@@ -44,7 +43,7 @@ def initialize(
 
   Raises:
     ValueError: if some of the three are missing, or contradict each other.
-    OSError: if not all of the named ones come in time; says who is missing.
+    OSError: if not all of them come in time; says who is missing, but on a TPU pod, where JAX aborts.
   """
   given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
   if any(value is not None for value in given.values()):
@@ -53,6 +52,10 @@ def initialize(
     how = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
     how["cluster_detection_method"] = "deactivate"
   elif all(name in os.environ for name in SLURM) and int(os.environ["SLURM_NTASKS"]) > 1:
+    from jax._src.clusters.slurm_cluster import SlurmCluster  # what JAX will ask, too
+
+    address = SlurmCluster.get_coordinator_address(timeout, None)
+    call_the_roll(address, int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_PROCID"]), timeout)
     how = {"cluster_detection_method": "slurm"}
   elif "tpu" in (jax.config.jax_platforms or ""):  # as JAX sets it on a Cloud TPU machine
     how = {}
@@ -60,14 +63,13 @@ def initialize(
     return
   jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from Python
   try:
-    # JAX's own watch on the others comes after ours, which says more
-    jax.distributed.initialize(initialization_timeout=timeout, heartbeat_timeout_seconds=STUCK_AFTER + 15, **how)
+    # JAX's own watch, which aborts between half of this and all of it, comes after ours, which says more
+    jax.distributed.initialize(initialization_timeout=timeout, heartbeat_timeout_seconds=2 * STUCK_AFTER + 60, **how)
   except ValueError as error:
     if "coordinator_address" not in str(error):  # a TPU that belongs to no pod
       raise
     return
-  last_words.listen()
-  faulthandler.enable()  # JAX aborts where its own watch finds a process halted or gone: with the stacks of what waits
+  last_words.listen(STUCK_AFTER)
 
 
 def _check_processes(given: dict[str, Any]) -> None:
@@ -130,6 +132,7 @@ def from_first(fun: Callable[[], Any]) -> Any:
 
   Raises:
     ValueError: in the other processes, if `fun` failed; the first raises its error itself.
+    SystemExit: in the others, if the first was stopped meanwhile.
   """
   if jax.process_count() == 1:
     return fun()
@@ -141,10 +144,15 @@ def from_first(fun: Callable[[], Any]) -> Any:
       failure = error
   _wait_for_all()
   told = {"value": value} if failure is None else {"failure": f"{type(failure).__name__}: {failure}"[:300]}
+  if isinstance(failure, last_words.Stopped):
+    told = {"exit": failure.code}
   text = np.frombuffer(json.dumps(told).encode().ljust(LONGEST), np.uint8)
   told = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))))
   if failure is not None:
     raise failure
+  if "exit" in told:
+    last_words.hear()
+    raise SystemExit(told["exit"])
   if "failure" in told:
     raise ValueError(f"process 0 has failed: {told['failure']}")
   return told["value"]

@@ -10,7 +10,7 @@ import numpy as np
 import processes
 import pytest
 
-from diffjax import build, command_line, data, parallel
+from diffjax import build, command_line, data, last_words, parallel
 from diffjax import run as runs
 from diffjax.run import Run
 from diffjax.training.checkpoints import Checkpoints
@@ -172,6 +172,7 @@ def joined(monkeypatch):
   calls = []
   monkeypatch.setattr(jax.distributed, "initialize", lambda **kwargs: calls.append(kwargs))
   monkeypatch.setattr(parallel, "call_the_roll", lambda *args: None)
+  monkeypatch.setattr(last_words, "listen", lambda stuck_after: None)
   for name in parallel.SLURM:
     monkeypatch.delenv(name, raising=False)
   return calls
@@ -182,7 +183,7 @@ SLURM = {
 }  # fmt: skip
 
 
-WATCH = {"heartbeat_timeout_seconds": parallel.STUCK_AFTER + 15}
+WATCH = {"heartbeat_timeout_seconds": 2 * parallel.STUCK_AFTER + 60}
 
 
 def test_processes_of_a_slurm_step_find_each_other(joined, monkeypatch):
@@ -190,6 +191,14 @@ def test_processes_of_a_slurm_step_find_each_other(joined, monkeypatch):
     monkeypatch.setenv(name, value)
   parallel.initialize()
   assert joined == [{"cluster_detection_method": "slurm", "initialization_timeout": 300} | WATCH]
+
+
+def test_processes_of_a_slurm_step_call_the_roll(monkeypatch):
+  monkeypatch.setattr(jax.distributed, "initialize", lambda **kwargs: pytest.fail("not all are there"))
+  for name, value in (SLURM | {"SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "0", "SLURM_NTASKS": "3"}).items():
+    monkeypatch.setenv(name, value)
+  with pytest.raises(OSError, match="processes 1, 2 of 3 did not come within 1 s"):
+    parallel.initialize(timeout=1)
 
 
 @pytest.mark.parametrize("change", [{"SLURM_NTASKS": "1"}, {"SLURM_STEP_NODELIST": None}])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import batching, build, construction, data, editing, parallel, samplers
+from diffjax import batching, build, construction, data, editing, memory, parallel, samplers
 from diffjax.guidance.energy import warn_of_nonfinite
 from diffjax.layouts import Layout
 from diffjax.run.folder import load_data, read_config, restore
@@ -99,6 +99,7 @@ class Run:
       ValueError: a number out of range, an unknown name, labels for a model that has none, an init image or mask
         that does not fit it, cfgpp without guidance.
       FloatingPointError: a picture is NaN or infinite.
+      MemoryError: a device's memory does not suffice.
     """
     if num < 1:
       raise ValueError(f"num is {num}, but at least one picture must be drawn.")
@@ -126,20 +127,21 @@ class Run:
 
     count = parallel.device_count()
     batch_size = -(-min(batch_size, num) // count) * count
-    fixed = assemble()
-    draw_batch = _draw(layout, self.image_shape, trajectory)
+    settings = {"batch_size": batch_size} | ({"parallel": self.config.parallel} if count > 1 else {})
     pictures, finite, paths, calls = [], [], [], []
-    for first in progress(range(0, num, batch_size)):
-      numbers = np.arange(first, first + batch_size)[parallel.own_part(batch_size)]
-      cond = None if labels is None else {"label": labels[np.minimum(numbers, num - 1)]}
-      drawn, is_finite, path, counts = draw_batch(*fixed, *layout.split((numbers, cond)))
-      if prompt and not layout.join(is_finite).all():
-        # Again, by a program that takes gradients that are not finite for zero and tells; no disk could keep it
-        drawn, is_finite, path, counts = draw_batch(*assemble(warn_of_nonfinite), *layout.split((numbers, cond)))
-      pictures.append(layout.join(drawn))
-      finite.append(layout.join(is_finite))
-      calls += [layout.join(count) for count in counts]
-      paths.append(layout.join(path, axis=1) if trajectory else None)
+    with memory.explaining(_draw(layout, self.image_shape, trajectory), settings) as draw_batch:
+      fixed = assemble()
+      for first in progress(range(0, num, batch_size)):
+        numbers = np.arange(first, first + batch_size)[parallel.own_part(batch_size)]
+        cond = None if labels is None else {"label": labels[np.minimum(numbers, num - 1)]}
+        drawn, is_finite, path, counts = draw_batch(*fixed, *layout.split((numbers, cond)))
+        if prompt and not layout.join(is_finite).all():
+          # Again, by a program that takes gradients that are not finite for zero and tells; no disk could keep it
+          drawn, is_finite, path, counts = draw_batch(*assemble(warn_of_nonfinite), *layout.split((numbers, cond)))
+        pictures.append(layout.join(drawn))
+        finite.append(layout.join(is_finite))
+        calls += [layout.join(count) for count in counts]
+        paths.append(layout.join(path, axis=1) if trajectory else None)
     failed = num - np.concatenate(finite)[:num].sum()
     if failed:
       raise FloatingPointError(

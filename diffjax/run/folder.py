@@ -2,6 +2,8 @@
 
 import contextlib
 import pathlib
+import secrets
+import time
 import warnings
 from collections.abc import Iterator
 
@@ -107,6 +109,7 @@ def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
   if paths.is_remote(workdir):
     warnings.warn(f"{workdir} cannot be locked, as no bucket can; let no other process train in it.", stacklevel=3)
     parallel.from_first(lambda: claim(workdir, config))
+    check_shared(workdir)
     yield
     return
   with plots.naming(workdir):
@@ -123,7 +126,34 @@ def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
       claim(workdir, config)
 
     parallel.from_first(lock_and_claim)
+    check_shared(workdir)
     yield
+
+
+def check_shared(workdir: pathlib.Path, timeout: float = 10.0) -> None:
+  """Raises OSError in all processes of a run unless every one sees the folder of the first, within `timeout` s.
+
+  Folders of the same name on disks of their own would let each go on from what it alone finds there.
+  """
+  if parallel.process()["process_count"] == 1:
+    return
+  lock = workdir / LOCK
+
+  def sign():
+    token = secrets.token_hex(8)
+    lock.write_text(token)
+    return token
+
+  token, deadline = parallel.from_first(sign), time.monotonic() + timeout
+  while not (seen := lock.exists() and lock.read_text() == token) and time.monotonic() < deadline:
+    time.sleep(0.1)
+  blind = parallel.how_many(not seen)
+  if blind:
+    who = f"{blind} of {parallel.process()['process_count']} processes" + ("" if seen else ", this one among them,")
+    raise OSError(
+      f"{who} do not see the folder {workdir} of process 0; give all of them one that they share, on a disk of the"
+      " network or in a bucket."
+    )
 
 
 def claim(workdir: pathlib.Path, config) -> None:

@@ -1,11 +1,14 @@
 """Checkpoints of a run: written in the background, verified when read."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import shutil
+import sys
+import threading
 import time
 import warnings
 from typing import Any
@@ -19,6 +22,8 @@ from diffjax.files import parse_json, shown
 from diffjax.typing import PyTree
 
 CHECKSUMS = "checksums.json"
+MOST = 100
+"""How many checkpoints are tried, from the newest on, before all count as damaged."""
 
 
 class DamagedCheckpoint(ValueError):
@@ -53,7 +58,9 @@ class Checkpoints:
       best_mode="min",
       create=not read_only,
       cleanup_tmp_directories=not read_only,
-      async_options=ocp.AsyncOptions(post_finalization_callback=self._write_checksums),
+      async_options=ocp.AsyncOptions(
+        post_finalization_callback=self._write_checksums, barrier_sync_fn=self._wait_for_others
+      ),
       # else the processes' signals for one step of two folders are the same
       multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name),
     )
@@ -78,12 +85,18 @@ class Checkpoints:
     Raises:
       OSError: if this or the checkpoint before it could not be written.
     """
-    if step in self._manager.all_steps():
-      return
     self.wait()
+
+    def wanted():
+      if step in self._manager.all_steps():
+        return False
+      self.check_room(state)
+      return True
+
+    if not parallel.from_first(wanted):
+      return
     args = self._ocp.args
     contents = {"config": config, "data": data, "leaves": _describe(state)}
-    parallel.from_first(lambda: self.check_room(state))
     items = args.Composite(state=args.StandardSave(state), run=args.JsonSave(contents))
     with self._writing():
       self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
@@ -91,8 +104,12 @@ class Checkpoints:
   def save_if_best(self, step: int, state: PyTree, config: Any, data: Any, loss: float) -> None:
     """Saves if no checkpoint here has a loss as low; a loss that is not finite is never the best."""
     self.wait()
-    best = self._manager.best_step()
-    if np.isfinite(loss) and (best is None or loss < self._manager.metrics(best)["loss"]):
+
+    def is_best():
+      best = self._manager.best_step()
+      return bool(np.isfinite(loss) and (best is None or loss < self._manager.metrics(best)["loss"]))
+
+    if parallel.from_first(is_best):
       self.save(step, state, config, data, loss)
 
   def check_room(self, state: PyTree) -> None:
@@ -145,7 +162,7 @@ class Checkpoints:
       DamagedCheckpoint: if there are checkpoints and all of them are damaged.
       ValueError: as `restore`.
     """
-    steps = self.steps()
+    steps = parallel.from_first(lambda: self.steps()[-MOST:])
     for step in reversed(steps):
       try:
         return self.restore(step, target, config)
@@ -184,40 +201,56 @@ class Checkpoints:
     """Reads in all processes, or in none: they must not go on from different checkpoints."""
     read = failure = None
     try:
-      read = self._manager.restore(int(path.name), args=self._ocp.args.Composite(**items))
+      read = self._reader.restore(path, args=self._ocp.args.Composite(**items))
     except Exception as error:  # orbax, tensorstore and json report damage in many ways
       failure = error
     failed = parallel.how_many(failure is not None)
     if not failed:
       return read
-    reason = _first_line(failure) if failure else "by another process"
     if failed == parallel.process()["process_count"]:
-      raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({reason}).") from failure
+      raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({_first_line(failure)}).") from failure
+    here = f"here ({_first_line(failure)})" if failure else "elsewhere"
     raise OSError(
-      f"checkpoint {path} cannot be read here ({reason}), but elsewhere it can; let all processes see the same folder,"
-      " then give the same command."
+      f"{failed} of {parallel.process()['process_count']} processes cannot read checkpoint {path}, among them one"
+      f" {here}; let all see the same folder, then give the same command."
     ) from failure
+
+  @functools.cached_property
+  def _reader(self):
+    """Reads alone: at the end of the manager's `restore` all wait for each other, and for one that failed."""
+    index = parallel.process()["process_index"]
+    alone = self._ocp.options.MultiprocessingOptions(
+      primary_host=None, active_processes={index}, barrier_sync_key_prefix=f"{self.folder.name}{index}"
+    )
+    return self._ocp.Checkpointer(self._ocp.CompositeCheckpointHandler(), multiprocessing_options=alone)
 
   @contextlib.contextmanager
   def _writing(self):
     try:
       yield
-    except Exception as error:  # in the writing threads a full disk is a ValueError, an OSError, or wrapped in another
+    except (
+      BaseException
+    ) as error:  # in the writing threads a full disk is a ValueError, an OSError, or wrapped in another
       self._error = error
+      if not isinstance(error, Exception):
+        raise  # a stop
       raise OSError(
         f"cannot write a checkpoint in {self.folder} ({_first_line(error)}); make room or mend the disk,"
         " then the same command goes on from the last one that is whole."
       ) from error
 
+  def _wait_for_others(self, *, key, timeout_ms):
+    """The barrier of the writing threads, which come to it with what has failed, too, and tell nobody else."""
+    if threading.current_thread() is not threading.main_thread():
+      self._error = self._error or sys.exception()
+    if parallel.process()["process_count"] > 1:
+      self._ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
   def _write_checksums(self):
     """Called when all files are written, before the folder gets its final name."""
-    try:
-      for path in self.folder.iterdir():
-        if path.name.split(".")[0].isdigit() and not (path / CHECKSUMS).exists():
-          (path / CHECKSUMS).write_text(json.dumps({name: _checksum(path / name) for name in _files(path)}))
-    except Exception as error:
-      self._error = error
-      raise
+    for path in self.folder.iterdir():
+      if path.name.split(".")[0].isdigit() and not (path / CHECKSUMS).exists():
+        (path / CHECKSUMS).write_text(json.dumps({name: _checksum(path / name) for name in _files(path)}))
 
   def _set_aside_damaged(self):
     for path in self.folder.glob("*"):

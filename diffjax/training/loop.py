@@ -11,6 +11,7 @@ from typing import NoReturn
 import numpy as np
 
 from diffjax import last_words
+from diffjax.last_words import Stopped
 
 PATIENCE = 15.0
 """Seconds from a signal to the end of a loop that has not come by: machines are taken away after 25 to 30."""
@@ -35,14 +36,6 @@ def stack_batches(batches: Iterator[dict[str, np.ndarray]], num: int, slots: int
   taken = [next(batches) for _ in range(num)]
   taken += taken[-1:] * (slots - num)
   return {name: np.stack([batch[name] for batch in taken]) for name in taken[0]}
-
-
-class Stopped(SystemExit):
-  """Leaves a program by a signal, with the exit code 128 + its number."""
-
-  def __init__(self, signum: int):
-    super().__init__(128 + signum)
-    self.reason = f"was stopped by {signal.Signals(signum).name}"
 
 
 class StopRequest:
@@ -147,4 +140,4 @@ class StopRequest:
 
 def _leave(signum: int, at_once: bool = False) -> NoReturn:
   stopped = Stopped(signum)
-  last_words.leave(stopped.code, stopped.reason, grace=1.0 if at_once else last_words.GRACE)
+  last_words.leave(stopped.code, stopped.reason, at_once=at_once)

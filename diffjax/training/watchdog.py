@@ -1,17 +1,14 @@
 """What ends a run whose processes wait for one that answers no more."""
 
 import faulthandler
-import os
 import sys
 import threading
 import time
 
-from diffjax import parallel
+from diffjax import last_words, parallel
 
 SLOW = 12
 """How many times longer may take what compiles, draws or writes than what a step may."""
-GONE_ON = 75
-"""Exit code (EX_TEMPFAIL) of a run that hung, and that the same command goes on with."""
 
 
 class Watchdog:
@@ -19,8 +16,7 @@ class Watchdog:
 
   A process that hangs leaves all others waiting in a collective, for ever. Each of them then writes its number, its
   last step and the Python stacks of all its threads to stderr, and exits with 75. In a run of one process
-  it does nothing: there a slow step is a slow step. Of a process that is halted or dead, not only slow, JAX hears no
-  heartbeat, and ends the others soon after `parallel.STUCK_AFTER` whatever they wait for.
+  it does nothing: there a slow step is a slow step. Of processes that are halted `last_words` tells, whatever they did.
 
   Args:
     step: steps done before.
@@ -48,6 +44,7 @@ class Watchdog:
       slow: more than a step comes next; it may take SLOW times as long.
     """
     self._step, self._time = step, time.monotonic()
+    last_words.progress(step)
     self._limit = self._timeout * (SLOW if slow else 1)
 
   def _watch(self):
@@ -62,4 +59,4 @@ class Watchdog:
           flush=True,
         )
         faulthandler.dump_traceback(all_threads=True)
-        os._exit(GONE_ON)
+        last_words.leave(last_words.GONE_ON, f"waits in vain since step {self._step}; what this one does:")

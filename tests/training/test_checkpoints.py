@@ -14,7 +14,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from diffjax import parallel
 from diffjax.training.checkpoints import Checkpoints, DamagedCheckpoint
 
 STATE = {
@@ -157,17 +156,6 @@ def test_a_run_puts_damaged_ones_aside_and_writes_them_again(written, tmp_path):
     checkpoints.save(3, at_step(3), {}, {"next": 3}, 0.5)
     checkpoints.close()
   assert sorted(os.listdir(folder)) == ["1", "3", "damaged-2", "damaged-3"]
-
-
-@pytest.mark.parametrize(("failed", "error"), [(2, DamagedCheckpoint), (1, OSError)])
-def test_processes_fall_back_together_or_not_at_all(written, monkeypatch, failed, error):
-  """As of two processes, of which as many cannot read; one alone must not go on from another step than the rest."""
-  checkpoints = Checkpoints(written, read_only=True)
-  monkeypatch.setattr(parallel, "how_many", lambda flag: failed)
-  monkeypatch.setattr(parallel, "process", lambda: {"process_index": 0, "process_count": 2})
-  with pytest.raises(error, match=r"cannot be read.*by another process"):
-    checkpoints.restore(3, TARGET)
-  checkpoints.close()
 
 
 def test_all_damaged(written, tmp_path):
