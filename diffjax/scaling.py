@@ -172,7 +172,21 @@ def table(config, names: list[str], counts: list[int]) -> str:
     ValueError: an unknown device, or a batch that cannot be shared.
   """
   batch_size = config.train.batch_size
-  rows = [("device", "count", "TFLOP", "GB", "compute", "memory", "communication", "step", "images/s", "efficiency")]
+  rows = [
+    (
+      "device",
+      "count",
+      "TFLOP",
+      "GB",
+      "GB sent",
+      "compute",
+      "memory",
+      "communication",
+      "step",
+      "images/s",
+      "efficiency",
+    )
+  ]
   cost_of = functools.cache(lambda size, platform: step_cost(config, size, platform))
   for name in names:
     local = config.model.get("dtype", "float32") if name == "cpu" else None
@@ -185,7 +199,8 @@ def table(config, names: list[str], counts: list[int]) -> str:
       slowest = max(taken, key=taken.get)
       step = taken[slowest]
       parts = [f"{seconds * 1e3:.3g} ms" + ("*" if part == slowest else "") for part, seconds in taken.items()]
-      cells = (f"{cost.flops / 1e12:.3g}", f"{cost.bytes / 1e9:.3g}", *parts, f"{step * 1e3:.3g} ms")
+      sent = all_reduce_bytes(cost.gradients, num)
+      cells = (*(f"{n:.3g}" for n in (cost.flops / 1e12, cost.bytes / 1e9, sent / 1e9)), *parts, f"{step * 1e3:.3g} ms")
       rows.append((name, str(num), *cells, f"{batch_size / step:,.0f}", f"{taken['compute'] / step:.0%}"))
   widths = [max(map(len, column)) for column in zip(*rows)]
   return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows)
@@ -207,7 +222,7 @@ def main(argv: list[str]) -> None:
     if not all(num.isdecimal() for num in options.count):
       raise ValueError(f"--count={','.join(options.count)} is no number; give one, or several as in --count=1,8,64.")
     print(table(options.config, options.device, [int(num) for num in options.count]))
-    print("\nEach device's TFLOP and GB a step; * bounds the step.")
+    print("\nEach device's TFLOP, GB to and from its memory, and GB sent to the others in a step; * bounds the step.")
 
 
 if __name__ == "__main__":

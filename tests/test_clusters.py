@@ -1,7 +1,9 @@
-"""docs/clusters.md: what its shell says is shell, and our flags in it are there."""
+"""docs/clusters.md: what its shell says is shell; and on every page our flags and files are there."""
 
+import functools
 import pathlib
 import re
+import runpy
 import subprocess
 
 import pytest
@@ -11,23 +13,36 @@ from diffjax import configuration
 ROOT = pathlib.Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "clusters.md").read_text()
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-OURS = re.compile(r"(train\.py|sample\.py|-m diffjax\.\w+)((?:\\\n|[^\n;'\"])*)")
-"""A script of ours and its arguments, up to the end of a line or of what is quoted."""
+OURS = re.compile(r"(train\.py|sample\.py|-m diffjax\.\w+)((?:\\\n|[^\n;'\"`&|])*)")
+"""A script of ours and its arguments, up to the end of a line, of a command or of what is quoted."""
 
 
-def defined():
-  """The names of all flags of our scripts."""
-  files = [ROOT / "train.py", ROOT / "sample.py", *(ROOT / "diffjax").rglob("*.py")]
-  return {name for file in files for name in re.findall(r'DEFINE_\w+\(\s*"(\w+)"', file.read_text())}
+PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
+
+
+def defined(script):
+  """The names of a script's flags, those of several processes among them."""
+  file = script.removeprefix("-m ").replace(".", "/") if script.startswith("-m") else script
+  path = next(p for p in (ROOT / file, ROOT / f"{file}.py", ROOT / file / "__main__.py") if p.is_file())
+  text = path.read_text()
+  if path.suffix == ".py" and ("run_script" in text or "define_processes" in text):
+    text += (ROOT / "diffjax" / "command_line.py").read_text()
+  return set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text)) | {"help"}
 
 
 def named(text):
-  """The names of all flags that our scripts are given in a text."""
-  return [flag for _, arguments in OURS.findall(text) for flag in re.findall(r"--([\w.]+)", arguments)]
+  """[(script, names of the flags that it is given)] in a text, and the config file among them."""
+  found = []
+  for script, arguments in OURS.findall(text):
+    file = re.search(r"--config=(\S+?\.py)", arguments)
+    found.append((script, re.findall(r"--([\w.]+)", arguments), file and file[1]))
+  return found
 
 
-def keys():
-  return {f"config.{key}" for key in configuration.flat(configuration.default_config().to_dict())}
+@functools.cache
+def keys(file=None):
+  config = runpy.run_path(str(ROOT / file))["get_config"]() if file else configuration.default_config()
+  return {f"config.{key}" for key in configuration.flat(config.to_dict())}
 
 
 @pytest.mark.parametrize("number", range(len(BLOCKS)))
@@ -36,19 +51,17 @@ def test_shell_is_shell(number):
   assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_flags_of_ours_exist():
-  flags = [flag for block in BLOCKS for flag in named(block)]
-  assert len(flags) > 20 and {
-    "config",
-    "workdir",
-    "dry_run",
-    "device",
-    "count",
-    "coordinator",
-    "num_processes",
-    "process_id",
-  } <= set(flags)
-  assert set(flags) <= defined()
+@pytest.mark.parametrize("page", PAGES)
+def test_flags_of_ours_exist(page):
+  for script, flags, file in named(PAGES[page]):
+    plain = {flag for flag in flags if not flag.startswith("config.")}
+    assert plain <= defined(script), (script, plain - defined(script))
+    known = keys(file) if file and (ROOT / file).is_file() else None
+    others = {flag for flag in flags if flag.startswith("config.")}
+    assert known is None or others <= known | {"config.model.remat"}, (script, others - known)
+
+
+def test_prose_names_keys_that_exist():
   in_prose = [flag for flag in re.findall(r"`--(config\.[\w.]+)", PAGE)]
   assert in_prose and set(in_prose) <= keys()
 
@@ -59,8 +72,10 @@ def test_files_of_ours_exist():
 
 
 def test_unknown_flags_and_bad_shell_would_show():
-  assert named("python train.py --config=a.py \\\n  --wrokdir=b 'x' --other") == ["config", "wrokdir"]
-  assert "wrokdir" not in defined()
+  text = "python train.py --config=a.py \\\n  --wrokdir=b 'x' --other"
+  assert named(text) == [("train.py", ["config", "wrokdir"], "a.py")]
+  assert "wrokdir" not in defined("train.py") and "dry_run" not in defined("sample.py")
+  assert {"workdir", "dry_run", "coordinator"} <= defined("train.py") and "count" in defined("-m diffjax.scaling")
   assert subprocess.run(["bash", "-n"], input="if true; then", text=True, capture_output=True, check=False).returncode
 
 

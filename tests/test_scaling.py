@@ -127,12 +127,14 @@ def test_table(tiny):
   header, *rows = (line.split() for line in scaling.table(tiny(), ["v5e", "h100"], [1, 2]).splitlines())
   assert [row[:2] for row in rows] == [["v5e", "1"], ["v5e", "2"], ["h100", "1"], ["h100", "2"]]
   assert header[-2:] == ["images/s", "efficiency"]
+  link = {"v5e": 200, "h100": 450}  # GB/s
   for row in rows:
-    parts, bounds = [float(row[i]) for i in (4, 6, 8)], [row[i] == "ms*" for i in (5, 7, 9)]
-    step, rate = float(row[10]), float(row[12].replace(",", ""))
+    assert float(row[4]) == pytest.approx(float(row[9]) * link[row[0]] / 1e3, rel=0.01)
+    parts, bounds = [float(row[i]) for i in (5, 7, 9)], [row[i] == "ms*" for i in (6, 8, 10)]
+    step, rate = float(row[11]), float(row[13].replace(",", ""))
     assert step == max(parts) and sum(bounds) == 1 and bounds[parts.index(step)]
     assert rate == pytest.approx(16 / step * 1e3, rel=0.01)
-    assert float(row[13].rstrip("%")) == pytest.approx(100 * parts[0] / step, abs=1)
+    assert float(row[14].rstrip("%")) == pytest.approx(100 * parts[0] / step, abs=1)
 
 
 @pytest.mark.parametrize(

@@ -134,6 +134,8 @@ def read_samples(path: str) -> dict[str, np.ndarray]:
   Raises ValueError if the file is no .npz, lacks a fitting array `images`, or would take more than 2^30 bytes.
   """
   told = "give the samples.npz that sample.py wrote."
+  if paths.is_remote(path):
+    raise ValueError(f"{path} lies in a bucket; copy it to this machine first.")
   if not pathlib.Path(path).is_file():
     raise ValueError(f"there is no file {path}: {told}")
   try:

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 import train as train_script
-from diffjax import build, parallel
+from diffjax import build, layouts, parallel
 
 CONFIG = pathlib.Path(__file__).parent.parent / "tiny_config.py"
 DIGITS = 1437
@@ -99,4 +99,8 @@ def test_process_of_eight_devices(eight_devices, script, tiny, tmp_path, way):
   told = read(out)
   assert told["mesh"] == "1 process x 8 cpu devices" and told["batch"] == "16 a step, 2 a device"
   assert num_bytes(told["data set"]) == DIGITS * (8 * 8 + 4)
+  leaves = jax.tree.leaves(build.initial_state(tiny()).opt_state)
+  shared = lambda leaf: way == "fsdp" and any(layouts.spec(leaf.shape, 8))
+  assert any(map(shared, leaves)) == (way == "fsdp")
+  assert num_bytes(told["optimiser"]) == sum(leaf.nbytes // (8 if shared(leaf) else 1) for leaf in leaves)
   assert not list(tmp_path.iterdir())
