@@ -3,6 +3,7 @@
 One that leaves alone, or halts, would be waited for for ever.
 """
 
+import atexit
 import contextlib
 import faulthandler
 import os
@@ -54,10 +55,17 @@ def listen(stuck_after: float) -> None:
   """
   global _answered
   _answered = time.monotonic()
-  run = _run()
-  threading.Thread(target=_listen, args=(run, stuck_after), daemon=True).start()
+  run, over = _run(), threading.Event()
+  listener = threading.Thread(target=_listen, args=(run, stuck_after, over), daemon=True)
+  listener.start()
   if run.process_id != 0:
-    threading.Thread(target=_watch_first, args=(run, stuck_after), daemon=True).start()
+    threading.Thread(target=_watch_first, args=(run, stuck_after, over), daemon=True).start()
+
+  @atexit.register
+  def end():
+    jax.distributed.shutdown()  # waits for the others, of whom there may still be something to hear
+    over.set()
+    listener.join(GRACE)  # Python would end it in the middle of a call of C++, which aborts
 
 
 def hear() -> None:
@@ -94,12 +102,11 @@ def _wait_until_heard(run):
   time.sleep(0.5)  # until they are gone
 
 
-def _listen(run, stuck_after):
+def _listen(run, stuck_after, over):
   global _answered
   client, index, failures = run.client, run.process_id, 0
   seen = {str(i): (None, time.monotonic()) for i in range(run.num_processes)}
-  while True:
-    time.sleep(_pause(run))
+  while not over.wait(_pause(run)):
     try:
       client.key_value_set(f"{_ALIVE}{index}", f"{time.monotonic()} {_step}", allow_overwrite=True)
       left = client.key_value_dir_get(_LEFT)
@@ -140,11 +147,10 @@ def _follow(run, key, told):
     _exit(int(code))
 
 
-def _watch_first(run, stuck_after):
+def _watch_first(run, stuck_after, over):
   """Process 0 cannot be missed by itself: where it halts, nobody's questions are answered."""
   while time.monotonic() - _answered < stuck_after:
-    time.sleep(_pause(run))
-    if not jax.distributed.is_initialized():
+    if over.wait(_pause(run)):
       return
   _report_silence(run, "0", stuck_after)
   _exit(GONE_ON)

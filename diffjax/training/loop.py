@@ -63,6 +63,8 @@ class StopRequest:
     self._ours, self._signals = socket.socketpair()
     self._signals.setblocking(False)
     self._former = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+    if self._leave:
+      self._former_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
     self._former_wakeup = signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=self._listen, daemon=True).start()
     return self
@@ -70,6 +72,8 @@ class StopRequest:
   def __exit__(self, *error):
     self.heed()
     signal.set_wakeup_fd(self._former_wakeup)
+    if self._leave:
+      sys.unraisablehook = self._former_hook
     for number, handler in self._former.items():
       signal.signal(number, handler)
     self._signals.close()  # ends the thread
@@ -104,6 +108,10 @@ class StopRequest:
     self.signum = signum
     if self._leave:
       raise Stopped(signum)
+
+  def _unraisable(self, told):
+    if not isinstance(told.exc_value, Stopped):  # the garbage collector swallows it; then patience ends
+      self._former_hook(told)
 
   def _listen(self):
     """Takes the number of each signal as it comes, whatever the main thread does."""
