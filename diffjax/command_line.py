@@ -104,17 +104,17 @@ def _end(code, reason):
 
 
 def _end_all(error, ours):
-  """Ends a process of several by an error, unless that came of another's end, which it hears of first."""
+  """Ends a process of several by an error. One that is not ours may come of another's end, which it hears of first."""
   _be_deaf()
-  last_words.hear()
-  if not ours and isinstance(error, jax.errors.JaxRuntimeError) and _DISCONNECTED.search(str(error)):
-    print(f"error: another process of the run is gone; {_AGAIN} ({_sentence(error)})", file=sys.stderr)
-    last_words.leave(last_words.GONE_ON, f"finds another one gone; {_AGAIN}")
+  sentence = _sentence(error)
+  say = lambda: print(f"error: {sentence}", file=sys.stderr)
   if ours:
-    print(f"error: {_sentence(error)}", file=sys.stderr)
-  else:
-    traceback.print_exception(error)
-  last_words.leave(1, f"has failed: {_sentence(error)}")
+    last_words.leave(1, f"has failed: {sentence}", say=say)
+  last_words.hear()
+  if isinstance(error, jax.errors.JaxRuntimeError) and _DISCONNECTED.search(str(error)):
+    sentence = f"another process of the run is gone; {_AGAIN} ({sentence})"
+    last_words.leave(last_words.GONE_ON, f"misses another; {_AGAIN}", say=say)
+  last_words.leave(1, f"has failed: {sentence}", say=lambda: traceback.print_exception(error))
 
 
 def _be_deaf():

@@ -6,11 +6,13 @@ One that leaves alone, or halts, would be waited for for ever.
 import atexit
 import contextlib
 import faulthandler
+import functools
 import os
 import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import jax
@@ -63,9 +65,11 @@ def listen(stuck_after: float) -> None:
 
   @atexit.register
   def end():
-    jax.distributed.shutdown()  # waits for the others, of whom there may still be something to hear
-    over.set()
-    listener.join(GRACE)  # Python would end it in the middle of a call of C++, which aborts
+    try:
+      jax.distributed.shutdown()  # waits for the others, of whom there may still be something to hear
+    finally:
+      over.set()
+      listener.join(GRACE)  # Python would end it in the middle of a call of C++, which aborts
 
 
 def hear() -> None:
@@ -73,19 +77,24 @@ def hear() -> None:
   time.sleep(3 * _pause(_run()))
 
 
-def leave(code: int, reason: str, *, at_once: bool = False) -> NoReturn:
+def leave(code: int, reason: str, *, say: Callable[[], None] = lambda: None, at_once: bool = False) -> NoReturn:
   """Ends this process, and with it all others of its run.
 
   Args:
     code: the exit code, of all of them.
     reason: what the others print, after the number of this process: "has failed: ...".
+    say: prints what this process has to say; not called where another's words have come before.
     at_once: wait for nothing but that it is told, not even that what was printed is written.
   """
-  if _leaving.acquire(timeout=GRACE):  # for good; it is taken where another thread leaves already
-    if jax.distributed.is_initialized():
-      # In a thread, for a process 0 that hangs answers never
-      _in_time(lambda: _tell(_run(), code, reason, at_once), 1.0 if at_once else 2 * GRACE)
-  _exit(code, at_once)
+  patience = 1.0 if at_once else 2 * GRACE
+  try:
+    if _leaving.acquire(timeout=patience):  # for good; it is taken where another thread leaves already
+      say()
+      if jax.distributed.is_initialized():
+        # In a thread, for a process 0 that hangs answers never
+        _in_time(lambda: _tell(_run(), code, reason, at_once), patience)
+  finally:
+    _exit(code, at_once)
 
 
 def _tell(run, code, reason, at_once):
@@ -126,8 +135,8 @@ def _listen(run, stuck_after, over):
         seen[who] = told, now
     silent = [who for who, (_, since) in seen.items() if index == 0 and now - since > stuck_after]
     if silent:
-      _report_silence(run, silent[0], stuck_after)
-      leave(GONE_ON, _silence(silent[0], stuck_after))
+      reason = _silence(silent[0], stuck_after)
+      leave(GONE_ON, reason, say=functools.partial(_report, run, reason))
 
 
 def _follow(run, key, told):
@@ -152,16 +161,18 @@ def _watch_first(run, stuck_after, over):
   while time.monotonic() - _answered < stuck_after:
     if over.wait(_pause(run)):
       return
-  _report_silence(run, "0", stuck_after)
-  _exit(GONE_ON)
+  try:
+    _report(run, _silence("0", stuck_after))
+  finally:
+    _exit(GONE_ON)
 
 
 def _silence(who, seconds):
-  return f"has not heard of process {who} for {seconds:.0f} s, at step {_step}; the same command goes on from there"
+  return f"has not heard of process {who} for {seconds:.0f} s, at step {_step}; the same command goes on"
 
 
-def _report_silence(run, who, seconds):
-  sentence = f"error: process {run.process_id} of {run.num_processes} {_silence(who, seconds)}. What each thread does:"
+def _report(run, reason):
+  sentence = f"error: process {run.process_id} of {run.num_processes} {reason}. What each thread does:"
   print(sentence, file=sys.stderr, flush=True)
   faulthandler.dump_traceback(all_threads=True)
 

@@ -65,7 +65,7 @@ def watch(layout, seen, stop_after):
         seen["bytes"] = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
       count = int(np.asarray(self.fetch(num)))
       seen[f"ids{len(calls)}"], seen[f"index{len(calls)}"] = (
-        own_columns(self, batches[name])[:count] for name in ("id", "index")
+        own_columns(self, batches[name if name in batches else "index"])[:count] for name in ("id", "index")
       )
       calls.append(count)
       if len(calls) == stop_after:

@@ -191,8 +191,10 @@ class Checkpoints:
       self._manager.check_for_errors()
 
   def close(self) -> None:
-    """Waits, and ends the threads that write."""
-    if self._error:  # nor would these end
+    """Waits, and ends the threads that write, unless they wait for another process in vain."""
+    if "_reader" in vars(self):
+      self._reader.close()
+    if self._error or (_several() and isinstance(sys.exception(), Exception)):
       return
     with self._writing():
       self._manager.close()
@@ -228,12 +230,13 @@ class Checkpoints:
   def _writing(self):
     try:
       yield
-    except (
-      BaseException
-    ) as error:  # in the writing threads a full disk is a ValueError, an OSError, or wrapped in another
-      self._error = error
+    except BaseException as error:  # a full disk is a ValueError there, an OSError, or wrapped in another
+      self._error = error if _several() else None
+      lost = next((e for e in (error, error.__cause__) if isinstance(e, jax.errors.JaxRuntimeError)), None)
+      if lost is not None:  # another process, or memory
+        raise lost from None
       if not isinstance(error, Exception):
-        raise  # a stop
+        raise
       raise OSError(
         f"cannot write a checkpoint in {self.folder} ({_first_line(error)}); make room or mend the disk,"
         " then the same command goes on from the last one that is whole."
@@ -241,9 +244,9 @@ class Checkpoints:
 
   def _wait_for_others(self, *, key, timeout_ms):
     """The barrier of the writing threads, which come to it with what has failed, too, and tell nobody else."""
-    if threading.current_thread() is not threading.main_thread():
-      self._error = self._error or sys.exception()
-    if parallel.process()["process_count"] > 1:
+    if _several():
+      if threading.current_thread() is not threading.main_thread():
+        self._error = self._error or sys.exception()
       self._ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
 
   def _write_checksums(self):
@@ -270,6 +273,10 @@ class Checkpoints:
     else:
       shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
+
+
+def _several() -> bool:
+  return parallel.process()["process_count"] > 1
 
 
 def _files(path: pathlib.Path) -> list[str]:

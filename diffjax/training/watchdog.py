@@ -50,13 +50,15 @@ class Watchdog:
   def _watch(self):
     while not self._closed.wait(min(1.0, self._timeout / 4)):
       if time.monotonic() - self._time > self._limit:
-        index, count = parallel.process().values()
-        print(
-          f"error: process {index} of {count} waits in vain: since step {self._step}, {self._limit:.0f} s ago, no"
-          " step has finished; another process may hang or be gone. The same command goes on from the last checkpoint."
-          " What each thread does:",
-          file=sys.stderr,
-          flush=True,
-        )
-        faulthandler.dump_traceback(all_threads=True)
-        last_words.leave(last_words.GONE_ON, f"waits in vain since step {self._step}; what this one does:")
+        last_words.leave(last_words.GONE_ON, f"waits in vain since step {self._step}", say=self._report)
+
+  def _report(self):
+    index, count = parallel.process().values()
+    print(
+      f"error: process {index} of {count} waits in vain: since step {self._step}, {self._limit:.0f} s ago, no"
+      " step has finished; another process may hang or be gone. The same command goes on from the last checkpoint."
+      " What each thread does:",
+      file=sys.stderr,
+      flush=True,
+    )
+    faulthandler.dump_traceback(all_threads=True)
