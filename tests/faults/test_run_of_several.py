@@ -145,6 +145,19 @@ def test_the_others_report_one_that_halts_and_leave(start, tiny, tmp_path, phase
 
 
 @pytest.mark.slow
+def test_one_of_four_that_halts_ends_all(start, tmp_path):
+  begun = start(tmp_path, HELD, "step@2", 2, 15, STUCK_AFTER, count=4)
+  until_held(begun[2])
+  begun[2].send_signal(signal.SIGSTOP)
+  others = [process for process in begun if process is not begun[2]]
+  ended, _ = finish(others, STUCK_AFTER + 30)
+  assert [code for code, _, _ in ended] == [75] * 3, ended
+  told = rf"has not heard of process 2 for {STUCK_AFTER} s|waits in vain|another process of the run is gone"
+  assert all(err.startswith("error: ") and re.search(told, err) for _, _, err in ended), ended
+  begun[2].kill()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("phase", "killed"), [("step", 0), ("step", 1), ("save", 0)])
 def test_one_that_is_killed_ends_the_others_and_they_go_on(start, tiny, tmp_path, phase, killed):
   begun = start(tmp_path, HELD, f"{phase}@{killed}", 20, 15)

@@ -1,4 +1,4 @@
-"""Several processes: one that is asked to stop stops all at the same step; one that hangs is reported by the others."""
+"""Several processes: one that is asked to stop stops all at the same step."""
 
 import re
 import signal
@@ -47,21 +47,3 @@ def test_any_one_that_is_asked_stops_all_at_the_same_step(several, count, asked,
   for index, (process, (_, received)) in enumerate(zip(processes, said)):
     assert received == (str(int(signum)) if index == asked else "None")
     assert process.returncode == 128 + (signum if index == asked else signal.SIGTERM)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("count", "stuck"), [(2, 1), (2, 0), (4, 2)])
-def test_the_others_report_one_that_hangs_and_leave(several, count, stuck, timeout=8):
-  processes = several(count, timeout)
-  processes[stuck].send_signal(signal.SIGSTOP)
-  begin = time.monotonic()
-  for index, process in enumerate(processes):
-    if index == stuck:
-      continue
-    _, err = process.communicate(timeout=timeout + 30)
-    assert process.returncode == 75
-    assert re.search(
-      rf"error: process {index} of {count} waits in vain: since step \d+, {timeout} s ago, no step has", err
-    )
-    assert re.search(r"Thread 0x.*\n(  File .*\n)*  File .*one_of_several.py\", line \d+ in main", err), err
-  assert time.monotonic() - begin < timeout + 30
