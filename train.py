@@ -54,9 +54,9 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
   layout = build.layout(config)
   multi_step = layout.compile(functools.partial(several_steps, build.train_step(config)))
-  if parallel.process()["process_count"] > 1:
-    parallel.from_first(lambda: len(runs.load_data(config, "train")))  # prepared once, not by all at a time
-  source = runs.load_data(config, "train")
+  opened = []
+  parallel.from_first(lambda: opened.append(runs.load_data(config, "train")))  # prepared once, not by all at a time
+  source = opened.pop() if opened else runs.load_data(config, "train")
   held_out = held_out_batches(config)
   with runs.claimed(workdir, config), memory.explaining(multi_step, memory_settings(config)) as multi_step:
     return continue_run(config, workdir, multi_step, layout, source, held_out)
@@ -156,8 +156,8 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
         keep = functools.partial(newest.save, step, snapshot, config.to_dict(), data_state, float("inf"))
         if saving and step < spec.steps:
           keep()  # first: who takes the machine away does not wait until it is judged
-        alone = parallel.process()["process_count"] == 1  # to begin a checkpoint of several takes all of them
-        with stop_request.meanwhile(*((keep, newest.wait) if alone else (newest.wait,))):
+        # to begin a checkpoint of several processes takes all of them
+        with stop_request.meanwhile(*((newest.wait,) if parallel.several() else (keep, newest.wait))):
           if saving:
             judge(step, snapshot, data_state)
           watchdog.beat(step, slow=True)

@@ -84,9 +84,9 @@ def reporting() -> Iterator[None]:
     try:
       yield
     except KeyboardInterrupt:
-      _end(128 + signal.SIGINT, Stopped(signal.SIGINT).reason)
+      _end(Stopped(signal.SIGINT))
     except Stopped as stop:
-      _end(stop.code, stop.reason)
+      _end(stop)
     except Exception as error:
       ours = isinstance(error, OSError) or (isinstance(error, _SENTENCES) and _raised_by_us(error))
       if not jax.distributed.is_initialized():
@@ -96,11 +96,11 @@ def reporting() -> Iterator[None]:
       _end_all(error, ours)
 
 
-def _end(code, reason):
+def _end(stop):
   if jax.distributed.is_initialized():
     _be_deaf()
-    last_words.leave(code, reason)
-  sys.exit(code)
+    last_words.leave(stop.code, stop.reason)
+  sys.exit(stop.code)
 
 
 def _end_all(error, ours):

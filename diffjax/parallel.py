@@ -113,6 +113,11 @@ def process() -> dict[str, int]:
   return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
+def several() -> bool:
+  """Whether the run has other processes than this one."""
+  return jax.process_count() > 1
+
+
 def is_first() -> bool:
   """Whether this is the process that prints, and writes what is written once."""
   return jax.process_index() == 0
@@ -134,7 +139,7 @@ def from_first(fun: Callable[[], Any]) -> Any:
     ValueError: in the other processes, if `fun` failed; the first raises its error itself.
     SystemExit: in the others, if the first was stopped meanwhile.
   """
-  if jax.process_count() == 1:
+  if not several():
     return fun()
   value = failure = None
   if is_first():
@@ -179,7 +184,7 @@ def any_process(flag: Any) -> Any:
     Something whose truth value says so: with one process the flag itself, which may still change; with several an array
     that is waited for only when it is asked, so that the devices work on.
   """
-  if jax.process_count() == 1:
+  if not several():
     return flag
   return _count()(np.full(jax.local_device_count(), bool(flag), np.int32)).addressable_data(0)
 
@@ -191,7 +196,7 @@ def _count() -> Callable:
 
 def how_many(flag: bool) -> int:
   """In how many processes `flag` is true; all must ask, and wait as long as it takes until the last one does."""
-  if jax.process_count() == 1:
+  if not several():
     return int(flag)
   _wait_for_all()
   return int(multihost_utils.process_allgather(np.int32(flag)).sum())
@@ -295,7 +300,7 @@ def unshard(tree: PyTree, axis: int = 0) -> PyTree:
 
   def join(a):
     a = np.asarray(a)
-    if jax.process_count() > 1:
+    if several():
       a = np.concatenate(multihost_utils.process_allgather(a))
     a = np.moveaxis(a, 0, axis)
     return a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :])

@@ -135,7 +135,7 @@ def check_shared(workdir: pathlib.Path, timeout: float = 10.0) -> None:
 
   Folders of the same name on disks of their own would let each go on from what it alone finds there.
   """
-  if parallel.process()["process_count"] == 1:
+  if not parallel.several():
     return
   lock = workdir / LOCK
 

@@ -194,7 +194,7 @@ class Checkpoints:
     """Waits, and ends the threads that write, unless they wait for another process in vain."""
     if "_reader" in vars(self):
       self._reader.close()
-    if self._error or (_several() and isinstance(sys.exception(), Exception)):
+    if self._error or (parallel.several() and isinstance(sys.exception(), Exception)):
       return
     with self._writing():
       self._manager.close()
@@ -231,7 +231,7 @@ class Checkpoints:
     try:
       yield
     except BaseException as error:  # a full disk is a ValueError there, an OSError, or wrapped in another
-      self._error = error if _several() else None
+      self._error = error if parallel.several() else None
       lost = next((e for e in (error, error.__cause__) if isinstance(e, jax.errors.JaxRuntimeError)), None)
       if lost is not None:  # another process, or memory
         raise lost from None
@@ -244,7 +244,7 @@ class Checkpoints:
 
   def _wait_for_others(self, *, key, timeout_ms):
     """The barrier of the writing threads, which come to it with what has failed, too, and tell nobody else."""
-    if _several():
+    if parallel.several():
       if threading.current_thread() is not threading.main_thread():
         self._error = self._error or sys.exception()
       self._ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
@@ -273,10 +273,6 @@ class Checkpoints:
     else:
       shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
-
-
-def _several() -> bool:
-  return parallel.process()["process_count"] > 1
 
 
 def _files(path: pathlib.Path) -> list[str]:

@@ -28,7 +28,7 @@ class Watchdog:
     self.beat(step, slow=True)
 
   def __enter__(self):
-    if parallel.process()["process_count"] > 1:
+    if parallel.several():
       threading.Thread(target=self._watch, daemon=True).start()
     return self
 
