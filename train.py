@@ -129,6 +129,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     contextlib.closing(newest),
     contextlib.closing(best),
     StopRequest() as stop_request,
+    stop_request.meanwhile(newest.wait),  # a checkpoint that is begun is waited for
     Watchdog(start) as watchdog,
   ):
     if start and spec.checkpoint_every and start % spec.checkpoint_every == 0:

@@ -126,7 +126,8 @@ def _be_deaf():
 
 def _show_warning(message, *where):
   if last_words.is_first():
-    print(f"warning: {_sentence(message)}", file=sys.stderr)
+    with contextlib.suppress(BrokenPipeError):
+      print(f"warning: {_sentence(message)}", file=sys.stderr)
 
 
 def parse(argv: list[str], values: Any = None) -> list[str]:

@@ -20,7 +20,7 @@ import jax
 GONE_ON = 75
 """Exit code (EX_TEMPFAIL) of a run that lost a process or hung, and that the same command goes on with."""
 GRACE = 5.0
-"""Seconds that process 0 waits, when it leaves, for the others to have heard; JAX aborts them when it is gone."""
+"""Seconds that process 0 waits at least, when it leaves, for the others to have heard; JAX aborts them then."""
 LONGEST = 1000
 """Characters of what is told."""
 _ALIVE, _LEFT, _HEARD = (f"diffjax/{name}/" for name in ("alive", "left", "heard"))
@@ -86,10 +86,11 @@ def leave(code: int, reason: str, *, say: Callable[[], None] = lambda: None, at_
     say: prints what this process has to say; not called where another's words have come before.
     at_once: wait for nothing but that it is told, not even that what was printed is written.
   """
-  patience = 1.0 if at_once else 2 * GRACE
+  patience = 1.0 if at_once else 2 * _grace(_run())
   try:
     if _leaving.acquire(timeout=patience):  # for good; it is taken where another thread leaves already
-      say()
+      with contextlib.suppress(OSError):  # nobody may be there to read
+        say()
       if jax.distributed.is_initialized():
         # In a thread, for a process 0 that hangs answers never
         _in_time(lambda: _tell(_run(), code, reason, at_once), patience)
@@ -104,7 +105,7 @@ def _tell(run, code, reason, at_once):
 
 
 def _wait_until_heard(run):
-  deadline = time.monotonic() + GRACE
+  deadline = time.monotonic() + _grace(run)
   others = lambda: {key.rpartition("/")[2] for name in (_LEFT, _HEARD) for key, _ in run.client.key_value_dir_get(name)}
   while time.monotonic() < deadline and len(others() | {"0"}) < run.num_processes:
     time.sleep(0.05)
@@ -200,6 +201,10 @@ def _flush():
 def _pause(run) -> float:
   """Seconds between two questions: process 0 answers those of all."""
   return max(0.5, (run.num_processes or 1) / 64)
+
+
+def _grace(run) -> float:
+  return max(GRACE, 2 * _pause(run))
 
 
 def _run() -> Any:

@@ -8,6 +8,7 @@ import functools
 import itertools
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -124,9 +125,12 @@ def is_first() -> bool:
 
 
 def announce(text: str) -> None:
-  """Prints in the first process only."""
+  """Prints in the first process only; the work goes on where nobody reads it, as Ctrl-C ends `| tee` too."""
   if is_first():
-    print(text)
+    try:
+      print(text, flush=True)
+    except BrokenPipeError:
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def from_first(fun: Callable[[], Any]) -> Any:
@@ -159,6 +163,8 @@ def from_first(fun: Callable[[], Any]) -> Any:
     last_words.hear()
     raise SystemExit(told["exit"])
   if "failure" in told:
+    for _ in range(2):  # the first tells what it is; where it is a bug of ours, it listens once itself before
+      last_words.hear()
     raise ValueError(f"process 0 has failed: {told['failure']}")
   return told["value"]
 

@@ -37,15 +37,15 @@ def call_the_roll(coordinator: str, num_processes: int, process_id: int, timeout
 
 def _listen(port, num_processes, deadline, timeout) -> str:
   """Waits for the others, and tells them and returns what is wrong, "" if nothing is."""
-  there, connections, failure = {0}, [], ""
+  there, failure = {}, ""
   family = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
   with socket.create_server(("", port), backlog=num_processes, **family) as listener:
-    while len(there) < num_processes and not failure:
+    while not failure and len(there := _without_gone(there)) < num_processes - 1:
       listener.settimeout(max(deadline - time.monotonic(), 0.001))
       try:
         connection, _ = listener.accept()
       except TimeoutError:
-        missing = sorted(set(range(num_processes)) - there)
+        missing = sorted(set(range(1, num_processes)) - there.keys())
         who = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))} of {num_processes}"
         failure = f"{who} did not come within {timeout} s; start all, with the same --coordinator and --num_processes."
         break
@@ -53,19 +53,34 @@ def _listen(port, num_processes, deadline, timeout) -> str:
       if not (isinstance(told, list) and [type(number) for number in told] == [int, int]):
         connection.close()  # somebody else, who tries this port
         continue
-      connections.append(connection)
       process_id, count = told
       if count != num_processes:
         failure = (
           f"process {process_id} has --num_processes={count} and process 0 has {num_processes}; give all the same."
         )
-      elif process_id in there:
+      elif process_id in (0, *_without_gone(there)):
         failure = f"there are two processes with --process_id={process_id}; give each its own, from 0 on."
-      there.add(process_id)
-  for connection in connections:
+      there[None if failure else process_id] = connection
+  for connection in there.values():
     with connection, contextlib.suppress(OSError):  # one that has gone meanwhile is JAX's affair
       _write(connection, failure)
   return failure
+
+
+def _without_gone(there):
+  """Of {process: connection} those that still wait: one that was stopped meanwhile may come again."""
+  for connection in there.values():
+    connection.setblocking(False)
+  return {process_id: connection for process_id, connection in there.items() if not _has_gone(connection)}
+
+
+def _has_gone(connection) -> bool:
+  try:
+    return connection.recv(1, socket.MSG_PEEK) == b""
+  except BlockingIOError:  # it says nothing more, and listens
+    return False
+  except OSError:
+    return True
 
 
 def _report(address, told, deadline) -> str | None:

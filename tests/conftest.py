@@ -15,11 +15,18 @@ CACHE = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".ca
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-jax.config.update("jax_disable_most_optimizations", True)  # for fixtures that are made before `quickly_compiled`
-
-
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the scripts
+
+
+def pytest_collection_finish(session):
+  """Most programs of tests run once and on little data; those of slow tests are worth XLA's optimisations.
+
+  Either all are optimised or none is, for runs are compared that several tests have made.
+  """
+  quickly = not any(item.get_closest_marker("slow") for item in session.items)
+  jax.config.update("jax_disable_most_optimizations", quickly)
+  os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(int(quickly))  # for scripts
 
 
 @pytest.fixture(scope="session")
@@ -61,14 +68,6 @@ def tiny_clip(tiny_data):
 
 
 @pytest.fixture(autouse=True)
-def quickly_compiled(request):
-  """Most programs of tests run once and on little data; those of slow tests are worth XLA's optimisations."""
-  quickly = not request.node.get_closest_marker("slow")
-  jax.config.update("jax_disable_most_optimizations", quickly)
-  return quickly
-
-
-@pytest.fixture(autouse=True)
 def room_for_programs():
   """Forgets compiled programs before they are too many: each maps memory, and Linux grants a process 65,530 maps."""
   yield
@@ -78,12 +77,11 @@ def room_for_programs():
 
 
 @pytest.fixture
-def script(quickly_compiled):
+def script():
   """script("train.py", "--workdir=...") starts that script in a process; `.communicate()` gives (stdout, stderr)."""
   environment = os.environ | {
     "PYTHONPATH": str(ROOT),
     "JAX_PLATFORMS": "cpu",
-    "JAX_DISABLE_MOST_OPTIMIZATIONS": str(int(quickly_compiled)),
     "JAX_COMPILATION_CACHE_DIR": str(CACHE),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

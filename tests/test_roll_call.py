@@ -59,6 +59,26 @@ def test_without_process_0(monkeypatch):
   assert heard.startswith("process 0 did not answer at 127.0.0.1:")
 
 
+def call_and_go(address, process_id, num_processes):
+  while True:
+    try:
+      with socket.create_connection(("127.0.0.1", int(address.split(":")[1])), timeout=5) as connection:
+        return connection.sendall(b"[%d, %d]\n" % (process_id, num_processes))
+    except OSError:
+      time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("again", "says"), [(False, "process 1 of 3 did not come within 2.5 s"), (True, "")])
+def test_one_that_is_stopped_while_it_waits_is_not_there_but_may_come_again(again, says):
+  address, heard = free_address(), []
+  run = threading.Thread(target=lambda: heard.extend(told(address, [(0, 3)], timeout=2.5)))
+  run.start()
+  call_and_go(address, 1, 3)
+  heard.extend(told(address, [(2, 3), (1, 3)] if again else [(2, 3)], timeout=2.5))
+  run.join()
+  assert all(one.startswith(says) for one in heard) and (says or not any(heard)), heard
+
+
 def test_strangers_at_the_port_are_not_counted():
   address = free_address()
 

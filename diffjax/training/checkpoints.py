@@ -19,6 +19,7 @@ import numpy as np
 from diffjax import parallel, paths
 from diffjax.configuration import tree_differences
 from diffjax.files import parse_json, shown
+from diffjax.training.watchdog import SLOW
 from diffjax.typing import PyTree
 
 CHECKSUMS = "checksums.json"
@@ -59,7 +60,9 @@ class Checkpoints:
       create=not read_only,
       cleanup_tmp_directories=not read_only,
       async_options=ocp.AsyncOptions(
-        post_finalization_callback=self._write_checksums, barrier_sync_fn=self._wait_for_others
+        timeout_secs=SLOW * parallel.STUCK_AFTER,
+        post_finalization_callback=self._write_checksums,
+        barrier_sync_fn=self._wait_for_others,
       ),
       # else the processes' signals for one step of two folders are the same
       multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name),
@@ -71,7 +74,7 @@ class Checkpoints:
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, state: PyTree, config: Any, data: Any, loss: float) -> None:
-    """Starts to write a checkpoint; returns before it is complete.
+    """Starts to write a checkpoint; returns before it is complete, unless the disk has room for no second one.
 
     A step that has one already is left alone: a resumed run comes by with the same state.
 
@@ -87,19 +90,16 @@ class Checkpoints:
     """
     self.wait()
 
-    def wanted():
-      if step in self._manager.all_steps():
-        return False
-      self.check_room(state)
-      return True
-
-    if not parallel.from_first(wanted):
+    room = parallel.from_first(lambda: None if step in self._manager.all_steps() else self._room(state))
+    if room is None:
       return
     args = self._ocp.args
     contents = {"config": config, "data": data, "leaves": _describe(state)}
     items = args.Composite(state=args.StandardSave(state), run=args.JsonSave(contents))
     with self._writing():
       self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
+    if room < 2:  # the newest and the best must not be written at once
+      self.wait()
 
   def save_if_best(self, step: int, state: PyTree, config: Any, data: Any, loss: float) -> None:
     """Saves if no checkpoint here has a loss as low; a loss that is not finite is never the best."""
@@ -113,21 +113,32 @@ class Checkpoints:
       self.save(step, state, config, data, loss)
 
   def check_room(self, state: PyTree) -> None:
-    """Raises OSError if a checkpoint of this state cannot be written, or not beside one of the best.
+    """For before the first step: warns if the disk has no room for two checkpoints of this state, newest and best.
 
-    A write that fails in the middle would get a traceback from each of the writing threads.
+    Raises:
+      OSError: if it has none for one, or is read-only.
     """
+    if self._room(state) < 2:
+      warnings.warn(
+        f"the disk of {self.folder} has room for one checkpoint and not for two, the newest and the best; make room, or"
+        " the run may end at one of them.",
+        stacklevel=2,
+      )
+
+  def _room(self, state):
+    """How many checkpoints of this state can be written, at most 2. One that fails in the middle prints tracebacks."""
     if paths.is_remote(self.folder):  # buckets have no end, and tell who may write only when it is tried
-      return
+      return 2
     if not os.access(self.folder, os.W_OK):
       raise OSError(f"checkpoints cannot be written to {self.folder}; make it writable, then give the same command.")
-    needed = 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**20  # newest and best are written at once
-    free = shutil.disk_usage(self.folder).free
-    if free < needed:
+    size, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+    around = 2**20  # for folders, JSON and checksums
+    if free < size + around:
       raise OSError(
-        f"the disk is full: two checkpoints in {self.folder} need {needed / 2**20:.1f} MiB, and {free / 2**20:.1f} MiB"
-        " are free; make room, then the same command goes on from the last checkpoint."
+        f"the disk is full: a checkpoint in {self.folder} needs {(size + around) / 2**20:.1f} MiB, and"
+        f" {free / 2**20:.1f} MiB are free; make room, then the same command goes on from the last checkpoint."
       )
+    return 2 if free >= 2 * (size + around) else 1
 
   def restore(self, step: int, target: PyTree, config: Any = None) -> tuple[PyTree, dict]:
     """(state, JSON contents) at one step; no leaf is ever padded, cut or cast.
@@ -140,8 +151,8 @@ class Checkpoints:
 
     Raises:
       ValueError: if the checkpoint holds other leaves than `target`; names the first, and how the configs differ.
-      DamagedCheckpoint: if it cannot be read or a file fails its checksum.
-      OSError: if some of the processes can read it and some cannot.
+      DamagedCheckpoint: if a file is missing or fails its checksum.
+      OSError: if it cannot be read though its files are what was written.
     """
     path = self.folder / str(step)
     damage = parallel.from_first(lambda: _damage(path))
@@ -168,6 +179,9 @@ class Checkpoints:
         return self.restore(step, target, config)
       except DamagedCheckpoint as error:
         damage = error
+      if self._has_gone(step):  # the run that trains here has deleted it meanwhile, for a newer one
+        self._manager.reload()
+        return self.restore_newest(target, config)
       if step != steps[0]:
         if parallel.is_first():
           warnings.warn(f"{damage} Falling back to the one before it.", stacklevel=2)
@@ -209,13 +223,23 @@ class Checkpoints:
     failed = parallel.how_many(failure is not None)
     if not failed:
       return read
+    if isinstance(failure, jax.errors.JaxRuntimeError):  # of devices' memory, say
+      raise failure
     if failed == parallel.process()["process_count"]:
-      raise DamagedCheckpoint(f"checkpoint {path} cannot be read ({_first_line(failure)}).") from failure
+      if self._has_gone(path.name):
+        raise DamagedCheckpoint(f"checkpoint {path} was deleted while it was read.") from failure
+      raise OSError(
+        f"checkpoint {path} cannot be read ({_first_line(failure)}), though its files are what was written; mend that,"
+        " then give the same command."
+      ) from failure
     here = f"here ({_first_line(failure)})" if failure else "elsewhere"
     raise OSError(
       f"{failed} of {parallel.process()['process_count']} processes cannot read checkpoint {path}, among them one"
       f" {here}; let all see the same folder, then give the same command."
     ) from failure
+
+  def _has_gone(self, step):
+    return parallel.from_first(lambda: not (self.folder / str(step)).exists())
 
   @functools.cached_property
   def _reader(self):
@@ -290,16 +314,19 @@ def _damage(path: pathlib.Path) -> str | None:
   """What is wrong with a checkpoint's files, if anything."""
   try:
     checksums = parse_json((path / CHECKSUMS).read_text()).items()
-  except (AttributeError, OSError, ValueError):
+  except (AttributeError, FileNotFoundError, IsADirectoryError, ValueError):
     return f"{CHECKSUMS} cannot be read"
   for name, checksum in checksums:
     part = pathlib.PurePath(name)
     if part.is_absolute() or ".." in part.parts or not name.isprintable() or max(map(len, part.parts), default=0) > 255:
       return f"{CHECKSUMS} names {shown(name)}, which is no file of a checkpoint"
-    if not (path / name).is_file():
+    try:
+      if not (path / name).is_file():
+        return f"{name} is missing"
+      if _checksum(path / name) != checksum:
+        return f"{name} is not what was written"
+    except FileNotFoundError:
       return f"{name} is missing"
-    if _checksum(path / name) != checksum:
-      return f"{name} is not what was written"
   return None
 
 

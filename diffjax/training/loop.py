@@ -95,12 +95,12 @@ class StopRequest:
   def meanwhile(self, *rescue: Callable[[], None]) -> Iterator[None]:
     """While the body runs, a request that is out of patience calls `rescue`, from a thread, before the end."""
     with self._lock:
-      self._rescue = rescue
+      former, self._rescue = self._rescue, rescue
     try:
       yield
     finally:
       with self._lock:  # a rescue that has begun is waited for, and so the end of the process
-        self._rescue = ()
+        self._rescue = former
 
   def _note(self, signum, frame):
     if self:
@@ -137,13 +137,18 @@ class StopRequest:
       if self._heeded:
         return
       try:
-        for call in self._rescue:
-          call()
-      except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
-      if not self._leave:
-        print("stopped; the same command goes on from the last checkpoint", flush=True)
-      _leave(signum)
+        self._call_rescue()
+        if not self._leave:
+          print("stopped; the same command goes on from the last checkpoint", flush=True)
+      finally:
+        _leave(signum)
+
+  def _call_rescue(self):
+    try:
+      for call in self._rescue:
+        call()
+    except OSError as error:
+      print(f"error: {error}", file=sys.stderr)
 
 
 def _leave(signum: int, at_once: bool = False) -> NoReturn:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffjax import paths, plots
+from diffjax import parallel, paths, plots
 
 
 class Report:
@@ -98,7 +98,7 @@ class Report:
     else:
       elapsed = time.perf_counter() - self._begin
       left = elapsed / (line["step"] - self._start) * (self._total - line["step"])
-      print(f"step {line['step']}/{self._total}, loss {loss}, {rate}{skipped}, {left:.0f} s left", flush=True)
+      parallel.announce(f"step {line['step']}/{self._total}, loss {loss}, {rate}{skipped}, {left:.0f} s left")
 
   def draw_curve(self) -> None:
     """Writes loss.png from all reports so far."""

@@ -2,7 +2,7 @@
 
 python held_train.py PHASE SECONDS PATIENCE [STUCK_AFTER] --config=... --workdir=...
 
-PHASE may be "PHASE@INDEX", of one process alone. SECONDS is how long, or "fail": then it fails there instead.
+PHASE may be "PHASE@INDEX", of one process alone. SECONDS is how long, or "fail" or "bug": then it fails there instead.
 """
 
 import itertools
@@ -18,14 +18,15 @@ from diffjax import build, parallel
 from diffjax import run as runs
 from diffjax.training import checkpoints, loop, watchdog
 
+FAILURES = {"fail": OSError("the disk is on fire"), "bug": TypeError("this is a bug")}
 TRAIN = pathlib.Path(__file__).parents[2] / "train.py"
 
 
 def hold(seconds):
   """Waits in a system call that signals do not interrupt, so that Python gets no turn on the main thread."""
   print("held", flush=True)
-  if seconds == "fail":
-    raise OSError("the disk is on fire")
+  if seconds in FAILURES:
+    raise FAILURES[seconds]
   if threading.current_thread() is not threading.main_thread():
     return time.sleep(seconds)
   reading, writing = os.pipe()
@@ -55,13 +56,15 @@ def main():
   del sys.argv[1 : 4 + len(stuck_after)]
   phase, _, index = phase.partition("@")
   phase = phase if not index or f"--process_id={index}" in sys.argv else None
-  seconds, patience = seconds if seconds == "fail" else float(seconds), float(patience)
+  seconds, patience = seconds if seconds in FAILURES else float(seconds), float(patience)
   loop.StopRequest.__init__.__defaults__ = (patience,)
   if stuck_after:
     parallel.STUCK_AFTER = int(stuck_after[0])
     watchdog.Watchdog.__init__.__defaults__ = (parallel.STUCK_AFTER,)
   pmap, objective = parallel.pmap, build.held_out_objective
   match phase:
+    case "data":
+      runs.load_data = holding(runs.load_data, seconds)
     case "start":
       build.initial_state = holding(build.initial_state, seconds)
     case "compile":

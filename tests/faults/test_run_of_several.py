@@ -104,6 +104,13 @@ def test_one_that_fails_tells_the_others(start, tiny, tmp_path, phase, failing):
 
 
 @pytest.mark.slow
+def test_a_bug_of_the_first_is_not_laid_on_those_that_wait_for_it(start, tmp_path):
+  (own, other) = finish(start(tmp_path, HELD, "data@0", "bug", 15))
+  assert own[0] == other[0] == 1 and own[2].endswith("\nTypeError: this is a bug\n") and "Traceback" in own[2], own
+  assert other[2] == "error: process 0 of 2 has failed: this is a bug\n", other
+
+
+@pytest.mark.slow
 def test_of_many_all_hear_which_one_has_failed(start, tmp_path):
   ended = finish(start(tmp_path, HELD, "start@3", "fail", 15, count=4))
   heard = "error: process 3 of 4 has failed: the disk is on fire\n"

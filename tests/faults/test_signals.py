@@ -73,6 +73,20 @@ def test_long_phase_is_left_and_what_can_be_is_saved(launch, whole, tiny, tmp_pa
 
 
 @pytest.mark.slow
+def test_stop_saves_though_nobody_reads_any_more(launch, tiny, tmp_path):
+  """Ctrl-C with `2>&1 | tee log` ends tee too."""
+  train = dict(steps=10**6, checkpoint_every=10**5, log_every=10, steps_per_call=10, sample_every=0)
+  process = launch(tmp_path, **train)
+  while not (line := process.stdout.readline()).startswith("step 10/"):
+    assert line, process.communicate()
+  process.stdout.close()
+  process.stderr.close()
+  process.send_signal(signal.SIGINT)
+  assert process.wait(100) == 128 + signal.SIGINT
+  assert newest(tmp_path, tiny(**train))[0].step >= 10
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("phase", "saved"), [("compile", 0), ("step", 6), ("evaluation", None), ("sampling", 0), ("save", 0)]
 )

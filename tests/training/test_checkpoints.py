@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from diffjax.training import checkpoints
 from diffjax.training.checkpoints import Checkpoints, DamagedCheckpoint
 
 STATE = {
@@ -222,10 +223,63 @@ def test_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
   checkpoints.save(1, at_step(1), {}, {}, 0.5)
   checkpoints.wait()
   monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
-  with pytest.raises(OSError, match=r"disk is full: .* need 1\.0 MiB, and 0\.0 MiB are free; make room"):
+  with pytest.raises(OSError, match=r"disk is full: .* needs 1\.0 MiB, and 0\.0 MiB are free; make room"):
     checkpoints.save(2, at_step(2), {}, {}, 0.5)
   checkpoints.close()
   assert os.listdir(tmp_path) == ["1"]
+
+
+OUT_OF_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), ValueError("UNAVAILABLE"), OUT_OF_MEMORY])
+def test_what_cannot_be_read_for_another_reason_is_not_damaged(written, tmp_path, monkeypatch, error):
+  shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+  run = Checkpoints(tmp_path, 3)
+
+  def restore(*args, **kwargs):
+    raise error
+
+  monkeypatch.setattr(run._reader, "restore", restore)
+  with pytest.raises(type(error) if error is OUT_OF_MEMORY else OSError) as raised:
+    run.restore_newest(TARGET)
+  assert raised.value is error or f"/3 cannot be read ({error}), though" in str(raised.value)
+  run.close()
+  assert sorted(os.listdir(tmp_path)) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("called", ["_damage", "_read"])
+def test_one_that_its_run_deletes_while_it_is_read_is_no_loss(written, tmp_path, monkeypatch, called):
+  """As `sample.py --best` beside a run that trains, and comes to a better one."""
+  shutil.copytree(written / "1", tmp_path / "1")
+  reader, begun = Checkpoints(tmp_path, read_only=True), []
+  owner = checkpoints if called == "_damage" else reader
+  function = getattr(owner, called)
+
+  def replaced(*args, **kwargs):
+    if not begun:
+      begun.append(True)
+      shutil.copytree(written / "2", tmp_path / "2")
+      shutil.rmtree(tmp_path / "1")
+    return function(*args, **kwargs)
+
+  monkeypatch.setattr(owner, called, replaced)
+  state, contents = reader.restore_newest(TARGET)
+  reader.close()
+  assert contents["data"] == {"next": 2} and begun
+  jax.tree.map(np.testing.assert_array_equal, state, at_step(2))
+
+
+def test_room_for_one_warns_and_is_enough(tmp_path, monkeypatch):
+  """Each is then complete before the next begins."""
+  state = {"w": np.zeros(2**20, np.uint8)}
+  monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 5 * 2**19))
+  checkpoints = Checkpoints(tmp_path, 3)
+  with pytest.warns(UserWarning, match=r"has room for one checkpoint and not for two, .*; make room, or"):
+    checkpoints.check_room(state)
+  checkpoints.save(1, state, {}, {}, 0.5)
+  assert (tmp_path / "1" / "checksums.json").exists()
+  checkpoints.close()
 
 
 FILL = """

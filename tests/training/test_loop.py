@@ -41,6 +41,18 @@ def test_one_signal_is_noted_and_handlers_come_back(signum):
   assert signal.getsignal(signum) == before
 
 
+@pytest.mark.parametrize("rescue", ["print('rescued', flush=True)", "1 / 0"])
+def test_out_of_patience_the_outer_rescue_is_called_again_after_an_inner_one_and_may_fail(rescue):
+  script = (
+    "import os, signal, time\nfrom diffjax.training.loop import StopRequest\n"
+    f"with StopRequest(0.1) as stop, stop.meanwhile(lambda: {rescue}):\n"
+    "  with stop.meanwhile(lambda: print('inner')):\n    pass\n"
+    "  os.kill(os.getpid(), signal.SIGINT)\n  time.sleep(60)\n"
+  )
+  done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=50)
+  assert done.returncode == 130 and ("rescued" in done.stdout) == ("rescued" in rescue) and "inner" not in done.stdout
+
+
 def test_second_signal_ends_the_process():
   script = (
     "import os, signal\nfrom diffjax.training.loop import StopRequest\n"
