@@ -1,8 +1,8 @@
 """Views of a picture for CLIP to judge: cut out, turned, grayed and noised, as guided-diffusion's descendants do it.
 
 What CLIP likes about one view may be an accident of it; what it likes about many is in the picture. These follow
-the cutouts of Disco Diffusion 5, though not in every number, and without its change of hue: overviews of the whole
-picture, and inner cuts of random size.
+the cutouts of Disco Diffusion 5, though not in every number: overviews of the whole picture, and inner cuts of random
+size.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,8 @@ from diffjax import struct
 from diffjax.typing import Array
 
 LUMA = (0.2989, 0.587, 0.114)
+CHROMA = (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)
+"""I and Q of the NTSC's colour space YIQ."""
 Count = int | Callable[[Array], Array] | tuple[tuple[float, int], ...]
 """A number, a function of sigma, or pairs (from this sigma on, a number), the highest sigma first."""
 
@@ -31,6 +33,7 @@ class Cutouts:
     flip: the share of views mirrored.
     translate: views move by up to this share of their side, along both.
     jitter: brightness, contrast and saturation change by factors up to 1 +- jitter.
+    hue: colours turn by up to this part of the colour circle, of which 1 is all.
     noise: standard deviation of the noise that is added.
     size: side of a view in pixels, the picture tower's own.
     degrees: views turn by up to this angle.
@@ -43,6 +46,7 @@ class Cutouts:
   flip: float = 0.5
   translate: float = 0.05
   jitter: float = 0.1
+  hue: float = 0.1
   noise: float = 0.02
   size: int = struct.field(pytree_node=False, default=224)
   degrees: float = struct.field(pytree_node=False, default=10.0)
@@ -88,10 +92,12 @@ class Cutouts:
     key_gray, key_jitter = jax.random.split(key)
     gray = luma(view)
     view = jnp.where(jax.random.uniform(key_gray) < self.gray, gray, view)
-    brightness, contrast, saturation = 1 + self.jitter * jax.random.uniform(key_jitter, (3,), minval=-1.0)
+    *factors, turn = jax.random.uniform(key_jitter, (4,), minval=-1.0)
+    brightness, contrast, saturation = (1 + self.jitter * factor for factor in factors)
     view = (view + 1) * brightness - 1
     view = (view - luma(view).mean()) * contrast + luma(view).mean()
-    return (view - luma(view)) * saturation + luma(view)
+    view = (view - luma(view)) * saturation + luma(view)
+    return turn_hue(view, 2 * jnp.pi * self.hue * turn)
 
 
 def _number(count, sigma):
@@ -103,7 +109,8 @@ def _number(count, sigma):
 
 def small_views(size: int, count: Count = 4, translate: float = 0.1, noise: float = 0.3) -> Cutouts:
   """Views of small pictures, where a cut would leave nothing: the whole of it, moved and noised."""
-  return Cutouts(count, 0, 1.0, 0.0, 0.0, translate, 0.0, noise, size, 0.0)
+  still = {"gray": 0.0, "flip": 0.0, "jitter": 0.0, "hue": 0.0, "degrees": 0.0}
+  return Cutouts(count, 0, translate=translate, noise=noise, size=size, **still)
 
 
 def luma(image: Array) -> Array:
@@ -111,6 +118,19 @@ def luma(image: Array) -> Array:
   if image.shape[-1] == 1:
     return image
   return jnp.broadcast_to(image @ jnp.array(LUMA)[:, None] / sum(LUMA), image.shape)
+
+
+def turn_hue(image: Array, angle: Array) -> Array:
+  """Turns the colours of [..., 3] by an angle in radians about gray, red towards green; their luma stays.
+
+  In the plane of YIQ's chroma, for the hue of HSV has no gradient at gray. A picture of one channel stays as it is.
+  """
+  if image.shape[-1] == 1:
+    return image
+  to_yiq = jnp.array([[weight / sum(LUMA) for weight in LUMA], *CHROMA])
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  turned = jnp.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]]) @ to_yiq
+  return image @ jnp.linalg.solve(to_yiq, turned).T
 
 
 def resampling(length: int, start: Array, side: Array, size: int) -> Array:

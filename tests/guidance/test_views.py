@@ -1,16 +1,18 @@
 """Views of a picture: exact where they change nothing, and each change by itself."""
 
+import colorsys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffjax import batching, guidance
-from diffjax.guidance.views import luma, resampling, rotate
+from diffjax.guidance.views import luma, resampling, rotate, turn_hue
 
 IMAGES = jax.random.uniform(jax.random.key(0), (64, 12, 12, 3), minval=-1.0)
 KEYS = batching.sample_keys(jax.random.key(1), 64)
-STILL = dict(flip=0.0, gray=0.0, translate=0.0, jitter=0.0, noise=0.0, degrees=0.0, size=12)
+STILL = dict(flip=0.0, gray=0.0, translate=0.0, jitter=0.0, hue=0.0, noise=0.0, degrees=0.0, size=12)
 
 
 def cutouts(**fields):
@@ -75,6 +77,32 @@ def test_jitter_changes_brightness_within_its_range():
   plain = jnp.full((64, 12, 12, 3), 0.5)
   seen = cutouts(jitter=0.1)(plain, KEYS, 0)
   assert 1.34 < float((seen + 1).min()) < 1.42 and 1.58 < float((seen + 1).max()) < 1.66
+
+
+def test_turns_of_hue_add_up_to_once_around_the_circle_and_keep_luma():
+  hue = lambda colours: np.array([colorsys.rgb_to_hsv(*colour)[0] for colour in colours])
+  colours = jnp.array([colorsys.hsv_to_rgb(hue, 0.5, 0.8) for hue in np.linspace(0, 1, 12, endpoint=False)])
+  turned, moved = colours, 0
+  for _ in range(20):
+    before, turned = hue(turned), turn_hue(turned, 2 * jnp.pi / 20)
+    step = (hue(turned) - before + 0.5) % 1 - 0.5
+    assert step.min() > 0  # red towards green
+    moved += step
+    np.testing.assert_allclose(luma(turned), luma(colours), atol=1e-5)
+  np.testing.assert_allclose(moved, 1, atol=1e-4)
+  np.testing.assert_allclose(turned, colours, atol=1e-5)
+  gray = jnp.broadcast_to(jnp.linspace(-1, 1, 5)[:, None], (5, 3))
+  np.testing.assert_allclose(turn_hue(gray, 0.3), gray, atol=1e-5)
+  np.testing.assert_array_equal(turn_hue(gray[:, :1], 0.3), gray[:, :1])
+
+
+def test_views_differ_in_hue():
+  seen = cutouts(hue=0.1)(IMAGES, KEYS, 0)
+  np.testing.assert_allclose(luma(seen), luma(IMAGES), atol=1e-5)
+  angles = 2 * np.pi * 0.1 * np.array([-1, 1])
+  furthest = max(float(jnp.abs(turn_hue(IMAGES, angle) - IMAGES).mean()) for angle in angles)
+  changes = jnp.abs(seen - IMAGES).mean((1, 2, 3))
+  assert 0.9 * furthest < float(changes.max()) < 1.2 * furthest and float(changes.min()) < 0.1 * furthest
 
 
 def test_number_of_views_follows_the_noise():
