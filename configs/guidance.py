@@ -47,7 +47,8 @@ def universal():
 
 
 def freedom():
-  """FreeDoM (Yu et al. 2023): the mean moves by alpha times the gradient; steps from t = 800 to 500 ten times."""
+  """FreeDoM (Yu et al. 2023): steps from t = 800 to 500 ten times, as for ImageNet; the mean moves by alpha times the
+  gradient, as for faces, and not by a share of the step's size: --guidance.scale depends on the CLIP."""
   return way("freedom", repeats=10, repeat_interval=(SIGMA_500, SIGMA_800))
 
 

@@ -6,7 +6,7 @@ A key per sample makes a picture depend on its own key only, never on its batch 
 import jax
 import jax.numpy as jnp
 
-from diffjax.typing import Array
+from diffjax.typing import Array, PyTree
 
 
 def expand(level: Array, x: Array) -> Array:
@@ -49,6 +49,11 @@ def shortening(length: Array, longest: Array | float) -> Array:
   endless = jnp.isposinf(longest)
   # inf / length has an infinite slope, which times the zero of a minimum not taken would be NaN
   return jnp.where(endless, 1, jnp.minimum(1, jnp.where(endless, 1, longest) / length))
+
+
+def in_dtypes_of(former: PyTree, tree: PyTree) -> PyTree:
+  """`tree` with the dtypes of `former`, leaf by leaf: under x64 noise is drawn in more than x may have."""
+  return jax.tree.map(lambda a, b: b.astype(a.dtype), former, tree)
 
 
 def sample_keys(key: Array, num: int) -> Array:

@@ -182,6 +182,7 @@ def variational_bound(
   """
   if (schedule.num_steps or 0) < 2:
     raise ValueError("variational_bound needs a discrete schedule of two steps or more; see schedules.discretize.")
+  x0 = jnp.asarray(x0, jnp.promote_types(jnp.result_type(x0), jnp.float32))  # 16 bits cannot tell levels apart
   keys = batching.sample_keys(key, x0.shape[0])
   sigmas = schedule.sigma(jnp.arange(schedule.num_steps, dtype=jnp.result_type(x0, jnp.float32))).astype(x0.dtype)
 

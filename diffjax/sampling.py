@@ -81,10 +81,10 @@ def sample(
   def body(state, levels):
     x, past = state
     step, sigma, sigma_next = levels
-    x, past = sampler.step(conditioned, x, sigma, sigma_next, past, batching.fold_in(keys, step))
+    stepped = sampler.step(conditioned, x, sigma, sigma_next, past, batching.fold_in(keys, step))
+    x, past = batching.in_dtypes_of((x, past), stepped)
     if callback is not None:
       jax.debug.callback(callback, step + 1)
-    x = x.astype(dtype)  # noise may have been drawn in more
     return (x, past), x if trajectory else None
 
   start: tuple[Array, PyTree] = (x, sampler.init(x))

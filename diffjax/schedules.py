@@ -128,10 +128,10 @@ class Discrete(Schedule):
 
 
 def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Discrete:
-  """Discrete schedule from alpha^2 of each step, [T], descending in [0, 1); zero becomes MAX_SIGMA's log-SNR.
+  """Discrete schedule from alpha^2 of each step, [T], descending in [0, 1); below 1e-10 it counts as MAX_SIGMA's.
 
   Raises:
-    ValueError: if the values do not descend strictly within [0, 1).
+    ValueError: if the values do not descend strictly within [0, 1), or several lie below 1e-10.
   """
   alphas_cumprod = np.asarray(alphas_cumprod, np.float64)
   if (
@@ -145,7 +145,14 @@ def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Discrete:
     )
   with np.errstate(divide="ignore"):
     log_snrs = np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)
-  return Discrete(np.maximum(log_snrs, MIN_LOG_SNR))
+  return Discrete(_with_signal(np.maximum(log_snrs, MIN_LOG_SNR)))
+
+
+def _with_signal(log_snrs):
+  """The log-SNRs; ValueError if several steps have no signal left, which could not be told from each other."""
+  if len(log_snrs) > 1 and log_snrs[-2] <= MIN_LOG_SNR:
+    raise ValueError("more than one step has no signal left, alpha^2 < 1e-10; take fewer steps, or a lower beta_end.")
+  return log_snrs
 
 
 def from_betas(betas: np.ndarray) -> Discrete:
@@ -186,11 +193,16 @@ def squared_cosine(num_steps: int = 1000, s: float = 0.008, max_beta: float = 0.
 
 
 def discretize(schedule: Schedule, num_steps: int) -> Discrete:
-  """T steps of a continuous schedule: step i stands at the fraction (i + 1) / T of its times."""
+  """T steps of a continuous schedule: step i stands at the fraction (i + 1) / T of its times.
+
+  Raises:
+    ValueError: if several steps have no signal left.
+  """
   check_num_steps(num_steps)
   fractions = np.arange(1, num_steps + 1) / num_steps
   log_snrs = schedule.log_snr(schedule.t_min + fractions * (schedule.t_max - schedule.t_min))
-  return Discrete(jnp.maximum(log_snrs, MIN_LOG_SNR), schedule.scaling)
+  log_snrs = jnp.maximum(log_snrs, MIN_LOG_SNR)
+  return Discrete(log_snrs if isinstance(log_snrs, jax.core.Tracer) else _with_signal(log_snrs), schedule.scaling)
 
 
 def zero_terminal_snr(schedule: Discrete) -> Discrete:
@@ -199,10 +211,12 @@ def zero_terminal_snr(schedule: Discrete) -> Discrete:
   The last step's sigma is MAX_SIGMA, for infinity.
 
   Raises:
-    ValueError: if the schedule is not discrete, or has one step only.
+    ValueError: if the schedule is not discrete, not variance-preserving, or has one step only.
   """
   if not isinstance(schedule, Discrete) or schedule.num_steps < 2:
     raise ValueError(f"zero_terminal_snr needs a discrete schedule of several steps, such as linear(), got {schedule}.")
+  if schedule.scaling is not variance_preserving:
+    raise ValueError("zero_terminal_snr scales alpha of variance-preserving schedules; this one is of another family.")
   alpha = np.sqrt(1 / (1 + np.exp(-np.asarray(schedule.log_snrs, np.float64))))
   alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
   return from_alphas_cumprod(alpha**2)

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from test_run import a_run, assert_close, saved
+from tiny_runs import a_run, assert_close, saved
 
 from diffjax import build, editing
 from sample import draw

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from oracles import Gaussian, Mixture
-from test_run import a_run
+from tiny_runs import a_run
 
 from diffjax import build, grids, guidance, likelihood, schedules
 
@@ -220,6 +220,13 @@ def test_bound_is_the_published_one(learned, fraction, x64):
   np.testing.assert_allclose(bound.steps, terms, rtol=1e-8)
   np.testing.assert_allclose(bound.reconstruction, reconstruction, rtol=1e-6)
   np.testing.assert_allclose(bound.total, prior + terms.sum(0) + reconstruction, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_bound_of_pictures_in_16_bits():
+  bound = lambda x0: likelihood.variational_bound(Gaussian(), schedules.linear(), x0, key=jax.random.key(0)).total
+  x0 = jnp.asarray([[-1.0, 0.0, 0.5, 1.0]])
+  np.testing.assert_allclose(bound(x0.astype(jnp.bfloat16)), bound(x0), rtol=1e-5)
 
 
 def test_bound_has_its_closed_form_for_gaussian_data(x64):

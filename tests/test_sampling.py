@@ -7,7 +7,7 @@ import pytest
 from oracles import Gaussian, Mixture
 
 import diffjax
-from diffjax import build, denoisers, grids, guidance, samplers, schedules
+from diffjax import build, denoisers, editing, grids, guidance, samplers, schedules
 from diffjax.batching import expand, normal, sample_keys
 
 KEY = jax.random.key(0)
@@ -149,6 +149,20 @@ def test_x64_and_half_precision(name):
         assert diffjax.sample(half, SAMPLERS[name], x, grids.karras(3), key=KEY).dtype == expected
   with jax.enable_x64(True):
     assert diffjax.sample(half, SAMPLERS[name], jnp.ones((2, 3)), grids.karras(3), key=KEY).dtype == jnp.float64
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*build.SAMPLERS, "restart 2m", "repaint 2m"])
+def test_noise_of_more_bits_than_x_does_no_harm(name):
+  """Under x64 noise is float64, and may come into what a sampler carries."""
+  sigmas = grids.karras(6, sigma_max=5.0)
+  method = {
+    "restart 2m": lambda: samplers.Restart(samplers.DPMpp2M(1.0)),
+    "repaint 2m": lambda: editing.RePaint(samplers.DPMpp2M(1.0), sigmas, jump=2, resamples=2),
+  }.get(name) or build.SAMPLERS[name]
+  with jax.enable_x64(True):
+    drawn = diffjax.sample(Gaussian(), method(), jnp.ones((2, 3), jnp.float32), sigmas, key=KEY)
+  assert drawn.dtype == jnp.float32 and np.isfinite(drawn).all()
 
 
 class Counting:

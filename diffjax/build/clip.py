@@ -51,9 +51,10 @@ def module(config) -> CLIP:
   towers = {"image": ImageEncoder, "text": TextEncoder}
   make = lambda name, **fields: construct(towers, "tower", {"name": name, **spec[name]}, **both, **fields)
   vocab_size, context = tokenizer(config).vocab_size, config.captions.length
-  bias = -10.0 if spec.loss == "sigmoid" else None
+  # SigLIP's own (Zhai et al. 2023, section 3.2)
+  start = {"log_scale": math.log(10), "bias": -10.0} if spec.loss == "sigmoid" else {}
   image, text = make("image", image_size=config.data.image_size), make("text", vocab_size=vocab_size, context=context)
-  return CLIP(image=image, text=text, bias=bias)
+  return CLIP(image=image, text=text, **start)
 
 
 def objective(config) -> ContrastiveObjective:

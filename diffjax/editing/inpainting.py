@@ -64,7 +64,8 @@ class RePaint:
 
   After each `jump` steps of `sampler` noise takes x back up by as many levels, and it comes down again, `resamples`
   times in all. With the denoiser in `Inpaint` and the sampler `DDPM` this is RePaint, but for the known part's noise
-  (see `Inpaint`); jump 1 is its algorithm 1. A grid with fewer levels than `jump` is gone once.
+  (see `Inpaint`); jump 1 is its algorithm 1. A grid with no more than `jump` levels above zero is gone
+  once.
 
   Attributes:
     sampler: any; one that remembers earlier steps begins anew after each jump.
@@ -90,7 +91,8 @@ class RePaint:
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     key_step, key_resample = batching.split(key)
     sigmas = jnp.asarray(self.sigmas, x.dtype)
-    x, carry = self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step)
+    stepped = self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step)
+    x, carry = batching.in_dtypes_of((x, carry), stepped)
     if self.resamples == 1 or self.jump > sigmas.shape[0] - 2:
       return x, carry
     place = jnp.argmin(jnp.abs(sigmas - sigma_next))
@@ -98,8 +100,8 @@ class RePaint:
 
     def down(state, levels):
       (x, carry), (number, sigma, sigma_next) = state, levels
-      x, carry = self.sampler.step(denoiser, x, sigma, sigma_next, carry, batching.fold_in(key_resample, number))
-      return (x.astype(sigmas.dtype), carry), None
+      stepped = self.sampler.step(denoiser, x, sigma, sigma_next, carry, batching.fold_in(key_resample, number))
+      return batching.in_dtypes_of(state, stepped), None
 
     def again(state, number):
       key_up = batching.fold_in(key_resample, number)
@@ -112,4 +114,4 @@ class RePaint:
     # stretches are counted from the clean end, as in the paper
     due = ((sigmas.shape[0] - 2 - place) % self.jump == 0) & (place >= self.jump)
     redo = lambda state: jax.lax.scan(again, state, jnp.arange(self.resamples - 1))[0]
-    return jax.lax.cond(due, redo, lambda state: state, (x.astype(sigmas.dtype), carry))
+    return jax.lax.cond(due, redo, lambda state: state, (x, carry))

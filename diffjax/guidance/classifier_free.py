@@ -39,9 +39,10 @@ class ClassifierFree:
     return self._guide(*self._both(self.denoiser, x, sigma, cond, key), sigma)
 
   def x0_and_shift(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> tuple[Array, Array]:
-    """The unconditional x0, and what guidance adds to it."""
+    """The unconditional x0, and what guidance adds to it; outside the interval the conditional one, and nothing."""
     conditional, null = self._both(self.denoiser, x, sigma, cond, key)
-    return null, self._guide(conditional, null, sigma) - null
+    base = jnp.where(expand(within(sigma, self.interval), null), null, conditional)
+    return base, self._guide(conditional, null, sigma) - base
 
   @property
   def x0_and_variance(self):

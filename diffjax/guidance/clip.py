@@ -83,7 +83,7 @@ def clip(
 
   Raises:
     ValueError: no target, not one weight for each, weights that are all 0 or not finite, an unknown distance, or
-      negative weights with "softmax".
+      "softmax" with negative weights or with one target alone, whose share is always 1.
   """
   targets = jnp.asarray(targets)
   weights = jnp.ones(len(targets)) if weights is None else jnp.asarray(weights, jnp.float32)
@@ -98,6 +98,8 @@ def clip(
     raise ValueError(
       "a share among prompts cannot be negative; give 0 to what should not be drawn, or another distance."
     )
+  if distance == "softmax" and len(targets) == 1:
+    raise ValueError("one prompt alone has all of the share; add what it is to be told from, as in 'a three|a two::0'.")
   return ClipEnergy(image_features, targets, weights / total, views, logit_scale, distance)
 
 
@@ -118,7 +120,11 @@ def spherical(cosines: Array) -> Array:
 @jax.custom_vjp
 def _mean_over_views(energy: ClipEnergy, x0: Array, key: Array) -> Array:
   add = lambda i, total: total + _of_view(energy, x0, key, i)
-  return jax.lax.fori_loop(0, energy.views.count, add, jnp.zeros(x0.shape[0])) / energy.views.count
+  return jax.lax.fori_loop(0, energy.views.count, add, jnp.zeros(x0.shape[0])) / _number(energy.views)
+
+
+def _number(views):
+  return jnp.maximum(views.count, 1)  # without a view at this noise level there is no guidance, and no 0 / 0
 
 
 def _of_view(energy, x0, key, number):
@@ -134,7 +140,7 @@ def _forward(energy, x0, key):
     return total[0] + value, total[1] + gradient
 
   total = jax.lax.fori_loop(0, energy.views.count, add, (jnp.zeros(x0.shape[0]), jnp.zeros_like(x0)))
-  value, gradient = (a / energy.views.count for a in total)
+  value, gradient = (a / _number(energy.views) for a in total)
   return value, gradient
 
 

@@ -8,8 +8,8 @@ level sigma that asks for score - grad_x energy(denoiser(x)), and with score = (
 which is exact where the energy is linear within the posterior of x0, and else is off by how much it is not.
 """
 
-import logging
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
@@ -28,10 +28,9 @@ POSITIONS = ("score", "mean", "x0")
 
 
 def warn_of_nonfinite(count: int, sigma: float) -> None:
-  """Logs that `count` gradients of a batch were not finite."""
-  logging.getLogger("diffjax").warning(
-    "energy guidance: %d gradients at sigma %.3g were not finite, and were taken as zero", count, sigma
-  )
+  """Warns that `count` gradients of a batch were not finite."""
+  told = f"energy guidance: {count} gradients at sigma {sigma:.3g} were not finite, and were taken as zero"
+  warnings.warn(told, stacklevel=1)
 
 
 @struct.dataclass

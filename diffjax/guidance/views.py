@@ -37,6 +37,9 @@ class Cutouts:
     noise: standard deviation of the noise that is added.
     size: side of a view in pixels, the picture tower's own.
     degrees: views turn by up to this angle.
+
+  Raises:
+    ValueError: if there is no view at any noise level.
   """
 
   overview: Count = 12
@@ -50,6 +53,10 @@ class Cutouts:
   noise: float = 0.02
   size: int = struct.field(pytree_node=False, default=224)
   degrees: float = struct.field(pytree_node=False, default=10.0)
+
+  def __post_init__(self):
+    if all(isinstance(number, int) for number in (self.overview, self.inner)) and self.overview + self.inner < 1:
+      raise ValueError(f"overview is {self.overview} and inner {self.inner}; CLIP must see one view at least.")
 
   def at(self, sigma: Array) -> "Cutouts":
     """The views at a noise level: their numbers as numbers."""

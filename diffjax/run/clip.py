@@ -27,17 +27,19 @@ class ClipRun:
     params: their parameters.
     tokenizer: texts to tokens.
     config: the ConfigDict of the run it was trained in; None for published weights.
+    preprocessing: mean, std and crop of `networks.ImageFeatures`, where a folder of published weights says so.
   """
 
   module: CLIP
   params: PyTree
   tokenizer: Tokenizer
   config: object = None
+  preprocessing: dict = dataclasses.field(default_factory=dict)
 
   @property
   def image_features(self) -> ImageFeatures:
     """Pictures in -1..1, of any size, to unit vectors [B, D], differentiably."""
-    return ImageFeatures({"params": self.params["params"]["image"]}, self.module.image)
+    return ImageFeatures({"params": self.params["params"]["image"]}, self.module.image, **self.preprocessing)
 
   @property
   def logit_scale(self) -> float:
@@ -104,4 +106,4 @@ def _published(folder):
       f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, but its model knows {module.text.vocab_size}; give"
       " both from one source."
     )
-  return ClipRun(module, params, tokenizer)
+  return ClipRun(module, params, tokenizer, preprocessing=weights.load_preprocessing(folder))

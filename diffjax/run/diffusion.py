@@ -97,7 +97,7 @@ class Run:
 
     Raises:
       ValueError: a number out of range, an unknown name, labels for a model that has none, an init image or mask
-        that does not fit it, cfgpp without guidance.
+        that does not fit it, cfgpp without guidance or with a scale beyond [0, 1].
       FloatingPointError: a picture is NaN or infinite.
       MemoryError: a device's memory does not suffice.
     """
@@ -114,6 +114,9 @@ class Run:
         "cfgpp acts on guidance by a label alone; ask for one, of a model with a null label and without a prompt, or"
         " leave it out."
       )
+    scale = self.config.sampler.guidance_scale if guidance_scale is None else guidance_scale
+    if cfgpp and not 0 <= scale <= 1:
+      raise ValueError(f"cfgpp takes a guidance_scale in [0, 1], and it is {scale}; give 0.6, for example.")
     method = samplers.MeanGuided(method) if cfgpp else method
     layout = build.LAYOUTS[self.config.parallel]
 

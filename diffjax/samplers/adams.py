@@ -43,9 +43,11 @@ def empty(x: Array, length: int) -> History:
 def lagrange(places: Array, points: Array) -> Array:
   """The polynomials that are 1 at one of places [N] and 0 at the others, at points [Q]: [N, Q].
 
-  Places at infinity take no part: their row is zero and the others' degree is lower, as a method's start needs it.
+  Places at infinity take no part: their row is zero and the others' degree is lower, as a method's start needs it. Nor
+  does one that an earlier in the list, which is a later one in time, stands at already.
   """
-  there = jnp.isfinite(places)
+  twice = jnp.tril(places[:, None] == places[None], -1).any(1)
+  there = jnp.isfinite(places) & ~twice
   others = there[:, None] & there[None] & ~jnp.eye(places.shape[0], dtype=bool)
   gaps = jnp.where(others, places[:, None] - places[None], 1)
   factors = jnp.where(others[..., None], (points[None] - places[:, None])[None] / gaps[..., None], 1)

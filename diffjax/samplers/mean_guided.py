@@ -3,6 +3,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from diffjax import struct
+from diffjax.samplers import recurrent
 from diffjax.schedules import variance_exploding
 from diffjax.typing import Denoiser, Sampler
 
@@ -29,10 +30,16 @@ class MeanGuided:
 
   `scaling` is that of the coordinates in which the shift is added: with `schedules.variance_preserving` a shift of
   x_t = alpha * x, as at the start of the step, is one at its end.
+
+  Raises:
+    ValueError: around `Recurrent`, which belongs around this.
   """
 
   sampler: Sampler
   scaling: Callable = struct.field(pytree_node=False, default=variance_exploding)
+
+  def __post_init__(self):
+    recurrent.check_outside(self.sampler, "MeanGuided")
 
   def init(self, x):
     return self.sampler.init(x)

@@ -2,6 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.construction import check_in
+from diffjax.samplers import recurrent
 from diffjax.samplers.mean_guided import with_variance
 from diffjax.typing import Sampler
 
@@ -17,7 +18,8 @@ class Momentum:
   the sampler has.
 
   Raises:
-    ValueError: on stepping, if the denoiser does not tell its difference by `x0_and_difference`.
+    ValueError: around `Recurrent`, which belongs around this; on stepping, if the denoiser does not tell its difference
+      by `x0_and_difference`.
   """
 
   sampler: Sampler
@@ -25,6 +27,7 @@ class Momentum:
 
   def __post_init__(self):
     check_in("(-inf, inf)", momentum=self.momentum)
+    recurrent.check_outside(self.sampler, "Momentum")
 
   def init(self, x):
     return self.sampler.init(x), jnp.zeros_like(x)

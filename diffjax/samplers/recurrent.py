@@ -39,3 +39,9 @@ class Recurrent:
     if self.repeats > 1:
       x, _ = jax.lax.scan(again, x, jnp.arange(1, self.repeats))
     return self.sampler.step(denoiser, x, sigma, sigma_next, carry, key)
+
+
+def check_outside(sampler: Sampler, name: str) -> None:
+  """Raises ValueError if a sampler is time travel, which what `name` says cannot be put around."""
+  if isinstance(sampler, Recurrent):
+    raise ValueError(f"{name} takes what its sampler did first in a step; wrap it by Recurrent, not Recurrent by it.")

@@ -67,7 +67,7 @@ class Restart:
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     key_step, key_restart = batching.split(key)
-    state = self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step)
+    state = batching.in_dtypes_of((x, carry), self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step))
     crosses = (sigma_next <= self.t_min) & (self.t_min < sigma)
     restarts = lambda x, carry: self._restarts(denoiser, x, carry, sigma_next, key_restart)
     return jax.lax.cond(crosses, restarts, lambda x, carry: (x, carry), *state)
@@ -82,7 +82,9 @@ class Restart:
 
       def descend(state, step):
         i, sigma, sigma_next = step
-        return self.sampler.step(denoiser, state[0], sigma, sigma_next, state[1], batching.fold_in(key_path, i)), None
+        x, carry = state
+        stepped = self.sampler.step(denoiser, x, sigma, sigma_next, carry, batching.fold_in(key_path, i))
+        return batching.in_dtypes_of(state, stepped), None
 
       steps = jnp.arange(self.num_steps), levels[:-1], levels[1:]
       return jax.lax.scan(descend, (x, self.sampler.init(x)), steps)[0], None

@@ -12,7 +12,8 @@ class TCD:
   """Strategic stochastic sampling of a trajectory consistency model (Zheng et al. 2024). One network call.
 
   The model jumps along the ODE to the time (1 - gamma) * t_next of the `schedule`, and noise leads back to t_next.
-  gamma in [0, 1]: 0 is deterministic, 1 jumps to the cleanest time as `Consistency` does.
+  gamma in [0, 1]: 0 is deterministic, 1 jumps to the cleanest time as `Consistency` does. Of a discrete schedule the
+  time is rounded down to a whole one.
   """
 
   gamma: float = 0.3
@@ -31,6 +32,7 @@ class TCD:
     if self.schedule.num_steps is not None:
       t_down = jnp.floor(t_down + 1e-2)  # in float32 a whole time may come out just below itself
     sigma_down = jnp.minimum(self.schedule.sigma(t_down), sigma_next).astype(x.dtype)
+    sigma_down = jnp.where(self.gamma == 0, sigma_next, sigma_down)  # which may lie between two times
     sigma_up = batching.root((sigma_next - sigma_down) * (sigma_next + sigma_down))
     x0 = denoiser(x, sigma, key=key_model)
     return x0 + sigma_down / sigma * (x - x0) + sigma_up * self.noise(key_noise, x.shape), carry

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from diffjax import batching, parallel, struct
 from diffjax.contrastive import sigmoid_losses, softmax_losses
-from diffjax.networks import preprocess
+from diffjax.networks.image_features import prepare
 from diffjax.training import augmentation
 from diffjax.training.objective import to_float
 from diffjax.typing import Array, PyTree
@@ -44,7 +44,7 @@ class ContrastiveObjective:
     template = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.tokens.shape[0]))(key_template)
     tokens = jnp.asarray(self.tokens)[template, batch["label"]]
     images = self._augment(batch["image"], key_picture, axis_name)
-    images = preprocess(images, self.module.image.image_size, clip=False)
+    images = prepare(images, self.module.image)
     apply = lambda method, *inputs: self.module.apply(params, *inputs, method=method)
     pictures, texts = apply("encode_image", images).features, apply("encode_text", tokens).features
     all_pictures, all_texts, labels = parallel.gather((pictures, texts, batch["label"]), axis_name)

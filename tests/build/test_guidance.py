@@ -65,6 +65,13 @@ def test_a_step_of_each_preset(name, expected):
   np.testing.assert_allclose(moved(name, repeats=1), np.full(X.shape, expected), rtol=1e-4)
 
 
+def test_training_free_guidance_of_the_mean_alone():
+  """rho 0, which for Karras's grid would be none."""
+  config = preset("tfg")
+  config.options.rho = 0.0
+  build.guidance.guided(config, jax.tree_util.Partial(denoiser), jax.tree_util.Partial(energy))
+
+
 def test_disco_clamps_the_gradient_for_the_noisy_picture():
   """The root mean square of the score's move is at most 0.05: x0 moves by sigma^2 * alpha of it."""
   root_mean_square = np.sqrt(np.square(moved("disco", penalties={})).mean((1, 2, 3)))

@@ -27,6 +27,14 @@ def test_each_sample_by_itself():
     np.testing.assert_allclose(whole[i : i + 1], editing.slerp(a[i : i + 1], b[i : i + 1], fractions[i]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_large_pictures_in_16_bits(dtype):
+  a, b = jax.random.normal(jax.random.key(0), (2, 1, 256, 256, 3))
+  between = editing.slerp(a.astype(dtype), b.astype(dtype), 0.3)
+  assert between.dtype == dtype
+  np.testing.assert_allclose(between.astype(jnp.float32), editing.slerp(a, b, 0.3), atol=0.05)
+
+
 @pytest.mark.parametrize("factor", [1.0, 1.0 + 1e-7, 2.0, -1.0, 0.0])
 def test_ends_of_arccos_are_guarded(factor):
   a = jax.random.normal(jax.random.key(0), (2, 6))

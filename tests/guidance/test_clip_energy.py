@@ -44,6 +44,16 @@ def test_a_towers_channels_need_not_be_the_pictures(channels):
   assert np.abs(slope).max() > 0
 
 
+def test_without_views_at_a_noise_level_there_is_no_guidance(features):
+  early = guidance.Cutouts(overview=((6.1, 2),), inner=0, size=8)
+  energy = guidance.clip(features, TARGETS, views=early)
+  slope = lambda sigma: jax.grad(lambda x: energy.at(jnp.asarray(sigma))(x, KEYS).sum())(IMAGES)
+  assert np.abs(slope(7.0)).max() > 0
+  np.testing.assert_array_equal(slope(6.0), 0)
+  with pytest.raises(ValueError, match="one view at least"):
+    guidance.small_views(8, 0)
+
+
 def test_spherical_is_half_the_squared_angle(x64):
   angles = np.array([0, 1e-9, 1e-3, 0.02, 0.021, 0.5, 2.0, 3.0])
   np.testing.assert_allclose(spherical(jnp.cos(angles)), angles**2 / 2, rtol=1e-6, atol=1e-16)
@@ -176,6 +186,7 @@ def test_classifier_free_guidance_goes_underneath(features):
     (TARGETS, [1, np.inf, 0], {}, "finite"),
     (TARGETS, None, {"distance": "angular"}, "choose one of spherical"),
     (TARGETS, [1, -1, 0], {"distance": "softmax"}, "cannot be negative"),
+    (TARGETS[:1], None, {"distance": "softmax"}, "one prompt alone has all of the share"),
   ],
 )
 def test_prompts_that_make_no_energy(targets, weights, options, says):

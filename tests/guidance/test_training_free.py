@@ -172,6 +172,15 @@ def test_every_constructor_has_defaults():
     assert np.isfinite(make(Mixture(), energy)(jnp.asarray(START), jnp.asarray(SIGMA), key=KEYS)).all()
 
 
+def test_cfgpp_outside_its_interval_is_the_conditional_model():
+  by_label = lambda x, sigma, cond, key: Mixture()(x, sigma) + 0.3 * cond["label"][:, None, None, None]
+  x, sigma, cond = jnp.asarray(START), jnp.asarray(SIGMA), {"label": jnp.ones(2, int)}
+  base, shift = guidance.ClassifierFree(by_label, {"label": 0}, 0.8, (0.0, SIGMA / 2)).x0_and_shift(x, sigma, cond)
+  assert_equal((base, shift), (by_label(x, sigma, cond, None), 0 * x))
+  base, shift = guidance.ClassifierFree(by_label, {"label": 0}, 0.8, (0.0, SIGMA)).x0_and_shift(x, sigma, cond)
+  assert_equal((base, shift), (Mixture()(x, sigma), 0.24 + 0 * x))
+
+
 @pytest.mark.parametrize("eta", [0.0, 0.6])
 def test_cfgpp(eta):
   """Chung et al. 2024: the guided x0, renoised with the unconditional eps."""

@@ -77,12 +77,13 @@ def test_pictures_get_nearer_to_the_prompt(clip, model):
 
 
 @pytest.mark.slow
-def test_a_gradient_that_is_not_finite_is_told_and_draws_all_the_same(clip, model, caplog):
+def test_a_gradient_that_is_not_finite_is_told_and_draws_all_the_same(clip, model):
   """The half of the picture's features are compared by a weight so large that the energy overflows."""
   broken = run.make_prompt(clip, "a three", scale=1e30)
   broken.energy = broken.energy.replace(targets=broken.energy.targets * 1e30)
-  drawn = model.draw(4, sampler="euler", steps=3, prompt=broken)
-  assert "gradients at sigma" in caplog.text
+  with pytest.warns(UserWarning, match="gradients at sigma"):
+    drawn = model.draw(4, sampler="euler", steps=3, prompt=broken)
+    jax.effects_barrier()
   np.testing.assert_array_equal(drawn, model.draw(4, sampler="euler", steps=3))
 
 

@@ -9,20 +9,11 @@ import sys
 import jax
 import numpy as np
 import pytest
+from tiny_runs import a_run, assert_close, saved
 
 from diffjax import build, configuration, parallel, plots, sample, samplers
 from diffjax import run as runs
 from diffjax.guidance import ClassifierFree
-from diffjax.training.checkpoints import Checkpoints
-
-
-def a_run(config, seed=0):
-  """A network with random weights in all its layers, so that labels and noise show."""
-  params = build.initial_state(config).params
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  moved = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
-  return runs.Run(config, jax.tree.map(np.asarray, jax.tree.unflatten(tree, moved)), 0)
 
 
 @pytest.fixture
@@ -35,11 +26,6 @@ def conditional(tiny):
   config = tiny()
   config.model.num_classes = 10
   return a_run(config)
-
-
-def assert_close(a, b):
-  """Equal up to rounding at the border of two grey levels."""
-  assert np.abs(a.astype(int) - b).max() <= 1
 
 
 def test_same_seed_same_pictures(run):
@@ -175,6 +161,10 @@ def test_nothing_a_person_turns_compiles_again(conditional, caplog):
     ({"sampler": "heun", "s_churn": -1.0}, r"heun\.s_churn is -1\.0"),
     ({"seed": 2**63}, "seed is 9223372036854775808"),
     ({"cfgpp": True}, "cfgpp acts on guidance by a label"),
+    (
+      {"cfgpp": True, "labels": np.array([1, 2]), "guidance_scale": 1.1},
+      r"cfgpp takes a guidance_scale in \[0, 1\], and it is 1\.1",
+    ),
     ({"repeats": 0}, "repeats is 0"),
     ({"labels": [3, 10**20]}, "each must lie in 0"),
   ],
@@ -187,16 +177,6 @@ def test_mistakes(conditional, options, says):
 def test_labels_for_a_model_without(run):
   with pytest.raises(ValueError, match="trained without labels"):
     run.draw(2, labels=np.zeros(2, int))
-
-
-def saved(workdir, config, step=4):
-  """A run's folder as training leaves it."""
-  runs.claim(workdir, config)
-  state = jax.tree.map(np.asarray, build.initial_state(config))
-  checkpoints = Checkpoints(workdir / runs.CHECKPOINTS)
-  checkpoints.save(step, state.replace(step=np.int32(step)), config.to_dict(), {}, 0.5)
-  checkpoints.close()
-  return state
 
 
 def test_a_run_is_its_folder(tmp_path, tiny):

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from oracles import Gaussian
 
 import diffjax
-from diffjax import build, denoisers, samplers, schedules
+from diffjax import build, denoisers, grids, samplers, schedules
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 STD = 0.5
@@ -58,6 +60,15 @@ def test_tcd_keeps_a_single_datum_s_marginal(gamma, x64):
   _, path = diffjax.sample(Gaussian(0.0, 0.0), samplers.TCD(gamma), x, sigmas, key=KEYS, trajectory=True)
   np.testing.assert_allclose(path[1].std(), 3.0, rtol=0.01)
   np.testing.assert_allclose(path[2].std(), 0.5, rtol=0.01)
+
+
+@pytest.mark.parametrize("schedule", [schedules.linear(), schedules.RectifiedFlow()])
+def test_tcd_without_gamma_draws_no_noise(schedule):
+  """At levels between two times of the schedule, too."""
+  sampler = samplers.TCD(0.0, schedule, noise=lambda keys, shape: jnp.full(shape, 1e9))
+  step = lambda method, *levels: method.step(Gaussian(), jnp.ones((4, 1)), *levels, (), KEYS)[0]
+  for levels in itertools.pairwise(grids.karras(8)[:-1]):
+    np.testing.assert_allclose(step(sampler, *levels), step(samplers.Euler(), *levels), rtol=1e-5)
 
 
 def test_tcd_jumps_to_a_whole_time_of_a_discrete_schedule():

@@ -36,6 +36,12 @@ def test_cfgpp_through_sample():
   np.testing.assert_allclose(drawn, x, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("wrap", [samplers.MeanGuided, samplers.Momentum])
+def test_time_travel_goes_around_it(wrap):
+  with pytest.raises(ValueError, match="wrap it by Recurrent"):
+    wrap(samplers.Recurrent(samplers.Euler(), 2))
+
+
 def test_a_threshold_acts_on_the_guided_x0():
   free = guidance.ClassifierFree(by_label, {"label": 0}, 5.0)
   clipped = guidance.StaticThreshold(free, 0.5)

@@ -132,6 +132,24 @@ def test_integrals_of_lagrange_polynomials_are_exact(x64):
   np.testing.assert_allclose((weights * cubic(places)).sum(), primitive(2.2) - primitive(3.0), rtol=1e-12)
 
 
+def test_a_place_that_comes_twice_counts_once(x64):
+  places = jnp.asarray([3.0, 5.0, 5.0, 9.0, 3.0])
+  once = adams.lagrange(places[jnp.array([0, 1, 3])], jnp.asarray([2.0, 4.0]))
+  np.testing.assert_allclose(
+    adams.lagrange(places, jnp.asarray([2.0, 4.0])),
+    once[jnp.array([0, 1, 1, 2, 0])] * np.array([1, 1, 0, 1, 0])[:, None],
+  )
+
+
+@pytest.mark.parametrize("schedule", [schedules.linear(), schedules.scaled_linear()])
+def test_levels_outside_a_discrete_schedule_share_its_end(schedule):
+  method = samplers.DEIS(3, "time", schedule)
+  x = 80 * jax.random.normal(jax.random.key(0), (50, 2))
+  x0 = diffjax.sample(Gaussian(), method, x, grids.karras(40), key=jax.random.key(1))
+  plain = diffjax.sample(Gaussian(), samplers.DEIS(3), x, grids.karras(40), key=jax.random.key(1))
+  np.testing.assert_allclose(x0, plain, atol=0.02)
+
+
 @pytest.mark.parametrize("name", MULTISTEP)
 def test_first_step_is_euler_where_it_has_no_other_start(name, x64):
   x = jnp.linspace(-3, 3, 4)[:, None]

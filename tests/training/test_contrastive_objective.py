@@ -42,6 +42,8 @@ def test_sigmoid_is_siglips_loss(tiny_clip):
   pairs = batch["label"][:, None] == batch["label"][None]
   losses = objective(params, batch, jax.random.key(1))
   np.testing.assert_allclose(losses.mean(), contrastive.siglip_loss(logits, pairs), rtol=1e-5)
+  starts = np.exp(params["params"]["logit_scale"]), params["params"]["logit_bias"]
+  np.testing.assert_allclose(starts, (10, -10), rtol=1e-5)  # Zhai et al. 2023, section 3.2
 
 
 @pytest.mark.slow
