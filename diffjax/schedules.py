@@ -134,25 +134,16 @@ def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Discrete:
     ValueError: if the values do not descend strictly within [0, 1), or several lie below 1e-10.
   """
   alphas_cumprod = np.asarray(alphas_cumprod, np.float64)
-  if (
-    alphas_cumprod.ndim != 1
-    or alphas_cumprod.size == 0
-    or not np.all(np.diff(alphas_cumprod) < 0)
-    or not 0 <= alphas_cumprod[-1] <= alphas_cumprod[0] < 1
-  ):
+  right = alphas_cumprod.ndim == 1 and alphas_cumprod.size > 0 and np.all(np.diff(alphas_cumprod) < 0)
+  if not right or not 0 <= alphas_cumprod[-1] <= alphas_cumprod[0] < 1:
     raise ValueError(
       "alphas_cumprod must be one list that descends strictly within [0, 1); check the betas it came from."
     )
   with np.errstate(divide="ignore"):
     log_snrs = np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)
-  return Discrete(_with_signal(np.maximum(log_snrs, MIN_LOG_SNR)))
-
-
-def _with_signal(log_snrs):
-  """The log-SNRs; ValueError if several steps have no signal left, which could not be told from each other."""
-  if len(log_snrs) > 1 and log_snrs[-2] <= MIN_LOG_SNR:
+  if log_snrs.size > 1 and log_snrs[-2] <= MIN_LOG_SNR:
     raise ValueError("more than one step has no signal left, alpha^2 < 1e-10; take fewer steps, or a lower beta_end.")
-  return log_snrs
+  return Discrete(np.maximum(log_snrs, MIN_LOG_SNR))
 
 
 def from_betas(betas: np.ndarray) -> Discrete:
@@ -193,16 +184,11 @@ def squared_cosine(num_steps: int = 1000, s: float = 0.008, max_beta: float = 0.
 
 
 def discretize(schedule: Schedule, num_steps: int) -> Discrete:
-  """T steps of a continuous schedule: step i stands at the fraction (i + 1) / T of its times.
-
-  Raises:
-    ValueError: if several steps have no signal left.
-  """
+  """T steps of a continuous schedule: step i stands at the fraction (i + 1) / T of its times."""
   check_num_steps(num_steps)
   fractions = np.arange(1, num_steps + 1) / num_steps
   log_snrs = schedule.log_snr(schedule.t_min + fractions * (schedule.t_max - schedule.t_min))
-  log_snrs = jnp.maximum(log_snrs, MIN_LOG_SNR)
-  return Discrete(log_snrs if isinstance(log_snrs, jax.core.Tracer) else _with_signal(log_snrs), schedule.scaling)
+  return Discrete(jnp.maximum(log_snrs, MIN_LOG_SNR), schedule.scaling)
 
 
 def zero_terminal_snr(schedule: Discrete) -> Discrete:

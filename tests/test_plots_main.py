@@ -52,3 +52,8 @@ def test_picture_is_written_where_asked(tmp_path):
 def test_other_pictures_are_refused(argv):
   with pytest.raises(SystemExit, match=r"there is no picture '.*'; ask for 'schedules' or 'samplers'"):
     script.main(argv)
+
+
+def test_where_to_write_is_looked_at_first():
+  with pytest.raises(SystemExit, match=r"--out=x\.txt names no kind of picture"):
+    script.main(["plots", "samplers", "--out=x.txt"])

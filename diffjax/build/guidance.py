@@ -35,7 +35,9 @@ METHODS: dict[str, Callable[..., guidance.EnergyGuidance]] = {
 def clip_energy(
   config, image_features: ImageFeatures, targets: Array, weights: Sequence[float], logit_scale: float
 ) -> guidance.ClipEnergy:
-  """How far pictures are from unit vectors [P, D], as a guidance config measures it."""
+  """How far pictures are from unit vectors [P, D], as a guidance config measures it; ValueError if it is none."""
+  if "views" not in config:
+    raise ValueError("the config of guidance has no 'views'; make it as configs/guidance.py does.")
   views = construct(VIEWS, "kind of views", config.views, size=image_features.module.image_size)
   return guidance.clip(image_features, targets, weights, distance=config.distance, views=views, logit_scale=logit_scale)
 

@@ -74,7 +74,7 @@ def open_folder(
 def _find(folder: Path) -> list[str]:
   """Relative paths, with forward slashes, of all picture files in a fixed order; links are followed, but once."""
   found, seen = [], set()
-  for root, folders, files in os.walk(folder, followlinks=True):
+  for root, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
     real = os.path.realpath(root)
     folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
     if real not in seen:
@@ -82,6 +82,11 @@ def _find(folder: Path) -> list[str]:
       found += [file for file in files if file.suffix.lower() in SUFFIXES]
     seen.add(real)
   return sorted(file.relative_to(folder).as_posix() for file in found)
+
+
+def _refuse(error: OSError) -> None:
+  """A folder left out would change which classes there are, and every label."""
+  raise ValueError(f"{error.filename} cannot be listed ({error.strerror}); make it readable, or move it away.")
 
 
 def _stamp(folder: Path, path: str) -> tuple[str, int | None, int | None]:

@@ -34,7 +34,11 @@ def read_picture(file: str | Path | BinaryIO) -> Image.Image:
   if image.mode == "F":
     return _grey(np.nan_to_num(np.clip(np.array(image), 0, 1), copy=False), 255.0)
   if image.mode.startswith("I"):
-    return _grey(np.array(image, np.float32), 1 / 257)
+    values = np.array(image, np.float32)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+      values[values == clear] = 65535
+    return _grey(values, 1 / 257)
   if image.has_transparency_data:
     image = image.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

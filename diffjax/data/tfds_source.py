@@ -46,7 +46,7 @@ def open_tfds(
     name=name,
     shape=(height, width, channels),
     num_classes=num_classes,
-    records=_open_records(builder, name, _stored_split(name, builder.info.splits, split)),
+    records=_open_records(builder, name, _stored_split(builder, name, split, num_classes > 0)),
     decode=functools.partial(_decode, name=name, size=image_size, channels=channels, labelled=num_classes > 0),
   )
 
@@ -89,10 +89,13 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
     builder.info.read_from_directory(builder.data_dir)
 
 
-def _stored_split(name: str, splits: Any, split: str) -> str:
+def _stored_split(builder: tfds.core.DatasetBuilder, name: str, split: str, labelled: bool) -> str:
+  splits = builder.info.splits
   if "train" not in splits:
     raise ValueError(f"data set {name!r} has no 'train' split, only {sorted(splits)}; choose another set")
-  held_out = next((s for s in ("test", "validation") if s in splits), None)
+  # of some sets the labels of "test" are kept secret, which TFDS writes as -1
+  serves = lambda s: s in splits and not (labelled and _open_records(builder, name, s)[0]["label"] < 0)
+  held_out = next(filter(serves, ("test", "validation")), None)
   if split == "train":
     return "train" if held_out else "train[:95%]"
   return held_out or "train[95%:]"
@@ -127,7 +130,7 @@ def _decode(
     raise OSError(f"a record of data set {name!r} is damaged; delete its prepared folder, and it is prepared anew")
   if isinstance(image, bytes):
     image = fit(read_picture(io.BytesIO(image)), size, channels)
-  elif image.shape[2] != channels or size not in (None, image.shape[0], image.shape[1]):
+  elif image.shape[2] != channels or (size is not None and image.shape[:2] != (size, size)):
     image = fit(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image), size, channels)
   return {"image": image} | ({"label": np.int32(record["label"])} if labelled else {})
 

@@ -182,10 +182,13 @@ def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray
     )
   make = {"training": configs.training_captions, "held_out": configs.held_out_captions}[options.captions]
   templates = make(clip.config)
-  each = options.num // len(templates[0])
+  classes = len(templates[0])
+  if options.num < classes:
+    raise ValueError(f"--num={options.num} is fewer than the {classes} classes; ask for one picture of each at least.")
   asked = {name: options[name].value for name in ("steps", "sampler", "eta")}
   images, labels = [], []
-  for label in range(len(templates[0])):
+  for label in range(classes):
+    each = options.num // classes + (label < options.num % classes)
     text = templates[label % len(templates)][label]
     prompt = make_prompt(clip, text, config=options.guidance, scale=options.guidance_scale)
     images.append(run.draw(each, prompt=prompt, seed=options.seed + label, **asked))

@@ -78,7 +78,9 @@ def evaluate(
     report[name]["nearest_ratio"] = _finite(metrics.distance_ratio(own, reference, computed["held_out"]))
     if all("label" in pictures for pictures in (drawn, train, judged[name])):
       labels = np.asarray(judged[name]["label"])
-      report[name]["label_accuracy"] = metrics.label_accuracy(own, labels, reference, train["label"])
+      several = len(np.unique(train["label"])) > 1  # else there is nothing to tell apart
+      accuracy = metrics.label_accuracy(own, labels, reference, train["label"]) if several else None
+      report[name]["label_accuracy"] = accuracy
       report[name]["class_recall"] = _finite(metrics.class_recall(reference, train["label"], own, labels))
   return report
 

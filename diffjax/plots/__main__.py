@@ -5,6 +5,7 @@ python -m diffjax.plots samplers  [--out=docs/samplers.png]     error against ne
 """
 
 import itertools
+import pathlib
 import sys
 
 import jax
@@ -162,6 +163,8 @@ def main(argv: list[str]) -> None:
       raise ValueError(f"there is no picture {which!r}; ask for 'schedules' or 'samplers'.")
     command_line.parse(argv[1:], options)
     path = options.out or f"docs/{which}.png"
+    if pathlib.Path(path).suffix not in (".pdf", ".png", ".svg"):
+      raise ValueError(f"--out={path} names no kind of picture; end it in .png, .pdf or .svg.")
     if which == "schedules":
       draw([(log_snrs(), "Noise schedules", "log-SNR")], path, "time, from data to noise", False)
     else:

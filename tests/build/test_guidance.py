@@ -83,3 +83,14 @@ def test_time_travel_within_its_interval():
   guided = guidance.EnergyGuidance(denoiser, energy, position="mean")
   sampler = build.guidance.sampler(config, guided, samplers.Euler())
   assert (sampler.repeats, sampler.interval) == (10, (3.44, 25.7))
+
+
+def test_configs_of_another_kind_are_refused(tiny):
+  with pytest.raises(ValueError, match="the config has no 'data'"):
+    build.check(preset("disco"))
+  with pytest.raises(ValueError, match="of guidance has no 'views'"):
+    build.guidance.clip_energy(tiny(), None, None, None, 1.0)
+  config = tiny()
+  config.parallel = "fdsp"
+  with pytest.raises(ValueError, match="Did you mean 'fsdp'"):
+    build.check(config)

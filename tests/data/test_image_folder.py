@@ -181,3 +181,17 @@ def test_missing_and_empty_folders(tmp_path):
     load(tmp_path, image_size=None)
   with pytest.raises(ValueError, match=r"data\.folder"):
     load(None)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_left_out(save, monkeypatch):
+  save("a/1.png", 1)
+  folder, scandir = save("b/2.png", 2), os.scandir
+
+  def refusing(path):
+    if str(path).endswith("b"):
+      raise PermissionError(13, "Permission denied", str(path))
+    return scandir(path)
+
+  monkeypatch.setattr(os, "scandir", refusing)
+  with pytest.raises(ValueError, match=r"b cannot be listed \(Permission denied\); make it readable"):
+    load(folder)

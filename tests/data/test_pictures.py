@@ -129,3 +129,8 @@ def test_channels():
 @pytest.mark.parametrize("size", [(1, 50), (50, 1), (1, 1)])
 def test_extreme_shapes(size):
   assert (fit(Image.new("RGB", size, (9, 9, 9)), 4, 3) == 9).all()
+
+
+def test_a_transparent_grey_of_sixteen_bits_is_laid_on_white():
+  values = np.array([[0, 257, 30000]], np.uint16)
+  np.testing.assert_array_equal(reread(Image.fromarray(values), transparency=0), [[255, 1, 117]])

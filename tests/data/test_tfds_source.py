@@ -2,6 +2,7 @@ import importlib.util
 import io
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from diffjax import data
+from diffjax.data import tfds_source
 
 
 def png(i):
@@ -186,3 +188,26 @@ def test_importing_data_is_light():
   folder = importlib.util.find_spec("diffjax").submodule_search_locations[0]
   run = subprocess.run([sys.executable, "-W", "default", "-c", code, folder], capture_output=True, text=True)
   assert (run.stdout, run.stderr) == ("set()\n", "")
+
+
+@pytest.mark.parametrize(
+  ("splits", "label", "labelled", "train", "test"),
+  [
+    (("train", "test", "validation"), 3, True, "train", "test"),
+    (("train", "test", "validation"), -1, True, "train", "validation"),
+    (("train", "test", "validation"), -1, False, "train", "test"),
+    (("train", "test"), -1, True, "train[:95%]", "train[95%:]"),
+  ],
+)
+def test_a_test_split_without_labels_is_not_held_out(monkeypatch, splits, label, labelled, train, test):
+  builder = types.SimpleNamespace(info=types.SimpleNamespace(splits=splits))
+  labels = {"test": label, "validation": 0}
+  monkeypatch.setattr(tfds_source, "_open_records", lambda builder, name, split: [{"label": labels[split]}])
+  for split, stored in (("train", train), ("test", test)):
+    assert tfds_source._stored_split(builder, "set", split, labelled) == stored
+
+
+def test_arrays_that_are_not_square_are_cut():
+  record = {"image": np.arange(96, dtype=np.uint8).reshape(8, 12, 1)}
+  decoded = tfds_source._decode(record, "set", 8, 1, False)["image"]
+  np.testing.assert_array_equal(decoded, record["image"][:, 2:10])

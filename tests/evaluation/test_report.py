@@ -82,3 +82,10 @@ def test_bad_sets_are_refused(digits):
     evaluation.pixels(np.zeros((1, 256, 256, 3), np.uint8))
   with pytest.raises(ValueError, match="give uint8"):
     evaluation.pixels(train["image"] / 255)
+
+
+def test_of_one_class_no_label_can_be_read(digits):
+  one = [some(pictures, pictures["label"] == 3) for pictures in digits]
+  report = evaluation.evaluate(one[1], *one)
+  assert report["drawn"]["label_accuracy"] is None and report["drawn"]["precision"] > 0.5
+  assert "label" in evaluation.table(report)
