@@ -163,7 +163,7 @@ def from_first(fun: Callable[[], Any]) -> Any:
     last_words.hear()
     raise SystemExit(told["exit"])
   if "failure" in told:
-    for _ in range(2):  # the first tells what it is; where it is a bug of ours, it listens once itself before
+    for _ in range(4):  # the first tells what it is, and where it is a bug of ours only after it has listened itself
       last_words.hear()
     raise ValueError(f"process 0 has failed: {told['failure']}")
   return told["value"]
