@@ -184,7 +184,7 @@ def variational_bound(
     raise ValueError("variational_bound needs a discrete schedule of two steps or more; see schedules.discretize.")
   x0 = jnp.asarray(x0, jnp.promote_types(jnp.result_type(x0), jnp.float32))  # 16 bits cannot tell levels apart
   keys = batching.sample_keys(key, x0.shape[0])
-  sigmas = schedule.sigma(jnp.arange(schedule.num_steps, dtype=jnp.result_type(x0, jnp.float32))).astype(x0.dtype)
+  sigmas = schedule.sigma(jnp.arange(schedule.num_steps, dtype=x0.dtype)).astype(x0.dtype)
 
   def predict(step):
     sigma = sigmas[step]

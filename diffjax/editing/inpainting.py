@@ -64,8 +64,7 @@ class RePaint:
 
   After each `jump` steps of `sampler` noise takes x back up by as many levels, and it comes down again, `resamples`
   times in all. With the denoiser in `Inpaint` and the sampler `DDPM` this is RePaint, but for the known part's noise
-  (see `Inpaint`); jump 1 is its algorithm 1. A grid with no more than `jump` levels above zero is gone
-  once.
+  (see `Inpaint`); jump 1 is its algorithm 1. A grid with no more than `jump` levels above zero is gone once.
 
   Attributes:
     sampler: any; one that remembers earlier steps begins anew after each jump.

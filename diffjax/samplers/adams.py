@@ -43,8 +43,8 @@ def empty(x: Array, length: int) -> History:
 def lagrange(places: Array, points: Array) -> Array:
   """The polynomials that are 1 at one of places [N] and 0 at the others, at points [Q]: [N, Q].
 
-  Places at infinity take no part: their row is zero and the others' degree is lower, as a method's start needs it. Nor
-  does one that an earlier in the list, which is a later one in time, stands at already.
+  Places at infinity take no part: their row is zero and the others' degree is lower, as a method's start needs it. Of
+  equal places the first alone counts, which is the latest in time.
   """
   twice = jnp.tril(places[:, None] == places[None], -1).any(1)
   there = jnp.isfinite(places) & ~twice
