@@ -20,9 +20,9 @@ import numpy as np
 from absl import flags
 
 from diffjax import compilation, parallel, paths, plots
-from diffjax.build import SAMPLERS
 from diffjax.command_line import run as run_script
 from diffjax.data.pictures import load_picture
+from diffjax.from_config import SAMPLERS
 from diffjax.run import Prompt, Run, load_clip, load_run, make_prompt
 from diffjax.run.prompts import split
 from diffjax.samplers.methods import table

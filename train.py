@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from diffjax import build, compilation, data, memory, parallel, paths
+from diffjax import compilation, data, from_config, memory, parallel, paths
 from diffjax import run as runs
 from diffjax.command_line import run as run_script
 from diffjax.training.checkpoints import Checkpoints
@@ -50,10 +50,10 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   """
   workdir = paths.as_path(workdir)
   # Every error in the config shows here, before anything is written
-  build.check(config)
+  from_config.check(config)
   parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
-  layout = build.layout(config)
-  multi_step = layout.compile(functools.partial(several_steps, build.train_step(config)))
+  layout = from_config.layout(config)
+  multi_step = layout.compile(functools.partial(several_steps, from_config.train_step(config)))
   opened = []
   parallel.from_first(lambda: opened.append(runs.load_data(config, "train")))  # prepared once, not by all at a time
   source = opened.pop() if opened else runs.load_data(config, "train")
@@ -70,7 +70,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
   best = Checkpoints(workdir / runs.BEST, best=True)
   found = newest.restore_newest(layout.target, config.to_dict())
-  state, saved = found or (layout.initial(lambda: build.initial_state(config)), None)
+  state, saved = found or (layout.initial(lambda: from_config.initial_state(config)), None)
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
   devices = parallel.device_count()
@@ -100,13 +100,13 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
       yield num, layout.replicate(np.int32(num)), stacked, batches.get_state()
 
   # The loop
-  objective = build.held_out_objective(config, sum(len(batch["index"]) for batch in held_out))
+  objective = from_config.held_out_objective(config, sum(len(batch["index"]) for batch in held_out))
   held_out_loss = layout.evaluate(lambda params, batch: objective(params, batch, jax.random.key(0)))
   key = layout.replicate(jax.random.key(spec.seed))
   state = layout.place(state)
   report = NoReport()
   if parallel.is_first():
-    report = Report(workdir, start, spec.steps, spec.batch_size, spec.log_every, build.learning_rate(config))
+    report = Report(workdir, start, spec.steps, spec.batch_size, spec.log_every, from_config.learning_rate(config))
 
   def judge(step, state, data_state):
     """Judges the averaged model on held-out data, and keeps it if it is the best."""
@@ -198,17 +198,17 @@ def memory_settings(config) -> dict:
   settings = {"train.batch_size": config.train.batch_size}
   if parallel.device_count() > 1:
     settings["parallel"] = config.parallel
-  if build.clip.is_clip(config):
+  if from_config.clip.is_clip(config):
     return settings
   return settings | {"train.accumulate": config.train.accumulate, "model.remat": config.model.get("remat", False)}
 
 
 def dry_run(config, workdir: str | pathlib.Path) -> None:
   """Prints what `train` would do, and does nothing of it; errors as there."""
-  build.check(config)
+  from_config.check(config)
   parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
   with memory.explaining(None, memory_settings(config)):  # the compiler may find that it does not suffice
-    told = runs.dry_run(config, paths.as_path(workdir), build.train_step(config), build.layout(config))
+    told = runs.dry_run(config, paths.as_path(workdir), from_config.train_step(config), from_config.layout(config))
   parallel.announce(told)
 
 

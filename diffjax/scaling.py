@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from diffjax import build, command_line
+from diffjax import command_line, from_config
 from diffjax.construction import lookup
 from diffjax.memory import tree_bytes
 from diffjax.run.dry_run import examples
@@ -80,8 +80,8 @@ def all_reduce_bytes(num_bytes: float, count: int) -> float:
 
 def step_cost(config, batch_size: int, platform: str = "tpu") -> Cost:
   """The cost of a training step with `batch_size` examples on each device."""
-  step = build.train_step(config).replace(accumulate=1)
-  state = jax.eval_shape(lambda: build.initial_state(config))
+  step = from_config.train_step(config).replace(accumulate=1)
+  state = jax.eval_shape(lambda: from_config.initial_state(config))
   key = jax.eval_shape(lambda: jax.random.key(0))
   flops, operands = count(jax.make_jaxpr(step)(state, examples(config, batch_size), key).jaxpr, platform)
   gradients = tree_bytes(state.params)
@@ -218,7 +218,7 @@ def main(argv: list[str]) -> None:
     command_line.parse(argv, options)
     if options.config is None:
       raise ValueError("--config is missing: give a file, as in --config=configs/digits.py.")
-    build.check(options.config)
+    from_config.check(options.config)
     if not all(num.isdecimal() for num in options.count):
       raise ValueError(f"--count={','.join(options.count)} is no number; give one, or several as in --count=1,8,64.")
     print(table(options.config, options.device, [int(num) for num in options.count]))

@@ -19,6 +19,27 @@ ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for the scripts
 
 
+COLLECTED = pytest.StashKey[set[pathlib.Path]]()
+
+
+def pytest_configure(config):
+  config.stash[COLLECTED] = set()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pycollect_makemodule(module_path, parent):
+  parent.config.stash[COLLECTED].add(module_path)
+  return (yield)
+
+
+@pytest.fixture
+def collected(request):
+  """The test files that pytest has opened, of a session over all of them."""
+  if request.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
+    pytest.skip("pytest was given paths")
+  return request.config.stash[COLLECTED]
+
+
 def pytest_collection_finish(session):
   """Most programs of tests run once and on little data; those of slow tests are worth XLA's optimisations.
 

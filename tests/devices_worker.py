@@ -17,7 +17,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import tiny_config
 
-from diffjax import build, data, parallel
+from diffjax import data, from_config, parallel
 from diffjax.run import Run
 from diffjax.training.step import TrainStep, init_state
 from train import train
@@ -79,7 +79,7 @@ class BadBatches:
 
 def nan_in_a_row(config, workdir):
   """The loss of one example, so on one device, is NaN at some steps of a run by train.py: at 3, and at 3 to the end."""
-  train_step, id_batches = build.train_step, data.id_batches
+  train_step, id_batches = from_config.train_step, data.id_batches
 
   def poisoned(config):
     step = train_step(config)
@@ -89,7 +89,7 @@ def nan_in_a_row(config, workdir):
     )
     return step.replace(objective=objective)
 
-  build.train_step = poisoned
+  from_config.train_step = poisoned
   config.train.update(max_skipped_in_row=3, checkpoint_every=2)
   found = {}
   for name, (first, stop) in {"two": (3, 5), "all": (3, 8)}.items():

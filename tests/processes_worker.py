@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import tiny_clip_config
 import tiny_config
 
-from diffjax import build, layouts, parallel
+from diffjax import from_config, layouts, parallel
 from diffjax.command_line import reporting
 from diffjax.run import Run
 from diffjax.training import loop
@@ -37,7 +37,7 @@ def main(asked):
   config.data.data_dir = asked["data_dir"]
   config.update_from_flattened_dict(asked.get("config", {}))
   seen = {}
-  watch(build.LAYOUTS[config.parallel], seen, asked.get("stop_after"))
+  watch(from_config.LAYOUTS[config.parallel], seen, asked.get("stop_after"))
   stopped = False
   try:
     state = train(config, asked["workdir"])
@@ -48,7 +48,7 @@ def main(asked):
       raise
   if asked.get("draw") and not stopped:
     labels = np.arange(asked["draw"]) % config.model.num_classes if config.model.num_classes else None
-    model = build.LAYOUTS[config.parallel].spread(state.ema[0])
+    model = from_config.LAYOUTS[config.parallel].spread(state.ema[0])
     seen["model_bytes"] = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(model))
     run = Run(config, model if config.parallel == "fsdp" else state.ema[0], 0)
     seen["drawn"], seen["path"] = run.draw(asked["draw"], labels=labels, batch_size=8, trajectory=True)

@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from diffjax import build, command_line, construction
+from diffjax import command_line, construction, from_config
 
 
 def told(error):
@@ -22,7 +22,7 @@ def told(error):
 
 
 def test_our_own_checks_become_a_sentence():
-  assert told(lambda: construction.lookup(build.SAMPLERS, "sampler", "huen")).startswith(
+  assert told(lambda: construction.lookup(from_config.SAMPLERS, "sampler", "huen")).startswith(
     "error: there is no sampler 'huen'. Did you mean 'heun'?"
   )
 
@@ -121,7 +121,7 @@ def test_overrides_are_never_evaluated(monkeypatch, tmp_path, key, value):
   try:
     command_line.parse(arguments, values)
     got = functools.reduce(lambda config, name: config[name], key.split("."), values.config)
-    assert got in (value, (value,), float("inf"))  # as text; `build.check` says what it should be
+    assert got in (value, (value,), float("inf"))  # as text; `from_config.check` says what it should be
   except SystemExit as stop:
     assert stop.code.startswith("error: ") and stop.code.isprintable() and len(stop.code) < 2100
   assert not (tmp_path / "ran").exists()

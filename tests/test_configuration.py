@@ -5,7 +5,7 @@ import json
 import jax
 import pytest
 
-from diffjax import build, configuration
+from diffjax import configuration, from_config
 
 
 def test_config_survives_json(tiny):
@@ -13,8 +13,8 @@ def test_config_survives_json(tiny):
   config.model.multipliers = (1, 2)
   back = configuration.from_json(config.to_json())
   assert not configuration.differences(config, back)
-  assert build.module(back) == build.module(config)
-  shapes = [jax.eval_shape(lambda c=c: build.initial_state(c)) for c in (config, back)]
+  assert from_config.module(back) == from_config.module(config)
+  shapes = [jax.eval_shape(lambda c=c: from_config.initial_state(c)) for c in (config, back)]
   assert jax.tree.leaves(shapes[0]) == jax.tree.leaves(shapes[1])
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from diffjax import build, construction, guidance, samplers
+from diffjax import construction, from_config, guidance, samplers
 
 WITH_ETA = (
   *(samplers.Euler, samplers.DPM2Ancestral, samplers.DPMpp2SAncestral),
@@ -23,7 +23,7 @@ WITH_ETA = (
 )
 def test_unknown_names(spec, says):
   with pytest.raises(ValueError, match=says):
-    construction.construct(build.SAMPLERS, "sampler", spec)
+    construction.construct(from_config.SAMPLERS, "sampler", spec)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_unknown_names(spec, says):
 )
 def test_numbers_that_a_sampler_cannot_use(spec, says):
   with pytest.raises(ValueError, match=says):
-    construction.construct(build.SAMPLERS, "sampler", spec)
+    construction.construct(from_config.SAMPLERS, "sampler", spec)
 
 
 NAN = float("nan")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tiny_runs import a_run, assert_close, saved
 
-from diffjax import build, editing
+from diffjax import editing, from_config
 from sample import draw
 
 pytestmark = pytest.mark.slow
@@ -56,10 +56,10 @@ def test_mask_keeps_and_draws(run):
 def test_agrees_with_editing_by_hand(run):
   config = run.config
   drawn = run.draw(2, init_image=DIGIT, strength=0.5, steps=6, seed=5, sampler="euler")
-  denoiser, sigmas = build.denoiser(config, jax.device_put(run.params)), build.grid(config, 6)
+  denoiser, sigmas = from_config.denoiser(config, jax.device_put(run.params)), from_config.grid(config, 6)
   keys = jax.vmap(lambda number: jax.random.fold_in(jax.random.key(5), number))(np.arange(2))
   x0 = np.broadcast_to(DIGIT.astype(np.float32) / 127.5 - 1, (2, 8, 8, 1))
-  by_hand = editing.img2img(denoiser, build.sampler(config, "euler"), x0, sigmas, strength=0.5, key=keys)
+  by_hand = editing.img2img(denoiser, from_config.sampler(config, "euler"), x0, sigmas, strength=0.5, key=keys)
   assert_close(drawn, np.round(np.clip(np.asarray(by_hand) * 127.5 + 127.5, 0, 255)).astype(np.uint8))
 
 

@@ -37,13 +37,13 @@ FLOORS = [
   {"grids", "noise_levels", "posterior", "denoisers", "layouts"},
   {"losses", "sampling", "samplers", "guidance", "evaluation"},
   {"training", "editing", "likelihood"},
-  {"build"},
+  {"from_config"},
   {"run", "published"},
   {"command_line"},
   {"scaling"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# python -m diffjax.evaluation is a script over a run, not part of its room; diffjax.plots one over the tables of build
+# python -m diffjax.evaluation is a script over a run, and diffjax.plots one over the tables of from_config
 SCRIPTS = {"evaluation/__main__.py", "plots/__main__.py"}
 
 # The one name that looks up, imported when called: a configuration names a schedule and what is built upon schedules

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from test_processes import CONFIG, examples_expected, examples_seen, leaves, losses
 
-from diffjax import build, layouts
+from diffjax import from_config, layouts
 from diffjax import run as runs
 from diffjax.training.checkpoints import Checkpoints
 
@@ -67,7 +67,7 @@ def restored(workdir, step=None):
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
   try:
     step = checkpoints.steps()[-1] if step is None else step
-    return checkpoints.restore(step, jax.eval_shape(lambda: build.initial_state(config)))[0]
+    return checkpoints.restore(step, jax.eval_shape(lambda: from_config.initial_state(config)))[0]
   finally:
     checkpoints.close()
 

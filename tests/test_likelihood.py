@@ -8,7 +8,7 @@ import scipy.stats
 from oracles import Gaussian, Mixture
 from tiny_runs import a_run
 
-from diffjax import build, grids, guidance, likelihood, schedules
+from diffjax import from_config, grids, guidance, likelihood, schedules
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +82,7 @@ def test_rademacher_probes_are_exact_for_a_diagonal_jacobian(x64):
 
 def test_a_network_compiled_whole_and_differentiable(tiny):
   run = a_run(tiny())
-  denoiser = build.denoiser(run.config, jax.device_put(run.params))
+  denoiser = from_config.denoiser(run.config, jax.device_put(run.params))
   x = jax.random.uniform(jax.random.key(0), (3, 8, 8, 1), minval=-1)
   sigmas = jnp.geomspace(0.1, 8.0, 5)
   whole = jax.jit(likelihood.log_likelihood)(denoiser, x, sigmas)
@@ -268,7 +268,7 @@ def test_bound_of_a_network_in_one_program(tiny):
   config = tiny()
   config.model.learned_variance = True
   run = a_run(config)
-  denoiser = guidance.StaticThreshold(build.denoiser(config, jax.device_put(run.params)))
+  denoiser = guidance.StaticThreshold(from_config.denoiser(config, jax.device_put(run.params)))
   x0 = jax.random.randint(jax.random.key(0), (3, 8, 8, 1), 0, 256) / 127.5 - 1
   bound = jax.jit(likelihood.variational_bound)(denoiser, schedules.linear(20), x0, key=jax.random.key(1))
   assert bound.steps.shape == (19, 3) and np.all(np.isfinite(bound.total))

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import build, parallel
+from diffjax import from_config, parallel
 
 WORKER = pathlib.Path(__file__).with_name("devices_worker.py")
 
@@ -122,4 +122,4 @@ def test_unknown_layouts_are_refused(tiny):
   config = tiny()
   config.parallel = "pmpa"
   with pytest.raises(ValueError, match="Did you mean 'pmap'"):
-    build.layout(config)
+    from_config.layout(config)

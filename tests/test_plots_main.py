@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax import build
+from diffjax import from_config
 from diffjax.plots import __main__ as script
 
 
 def test_every_schedule_falls_from_data_to_noise():
   curves = script.log_snrs()
-  assert curves.keys() == build.SCHEDULES.keys()
+  assert curves.keys() == from_config.SCHEDULES.keys()
   for times, log_snrs in curves.values():
     assert np.all(np.isfinite(log_snrs)) and np.all(np.diff(log_snrs) <= 1e-4)
     assert times[0] == 0 and times[-1] == 1
@@ -18,7 +18,9 @@ def test_every_schedule_falls_from_data_to_noise():
 
 @pytest.mark.slow
 def test_errors_fall_with_network_calls(x64, monkeypatch):
-  monkeypatch.setattr(build, "SAMPLERS", {name: build.SAMPLERS[name] for name in ("euler", "heun", "pndm", "adaptive")})
+  monkeypatch.setattr(
+    from_config, "SAMPLERS", {name: from_config.SAMPLERS[name] for name in ("euler", "heun", "pndm", "adaptive")}
+  )
   monkeypatch.setattr(script, "CALLS", (16, 32, 64))
   curves = script.errors()
   assert curves["pndm"][0] == [16 + 9, 32 + 9, 64 + 9]  # three steps of four calls
@@ -30,7 +32,9 @@ def test_errors_fall_with_network_calls(x64, monkeypatch):
 
 @pytest.mark.slow
 def test_distances_fall_with_network_calls(x64, monkeypatch):
-  monkeypatch.setattr(build, "SAMPLERS", {name: build.SAMPLERS[name] for name in ("ddpm", "dpmpp_2m_sde", "restart")})
+  monkeypatch.setattr(
+    from_config, "SAMPLERS", {name: from_config.SAMPLERS[name] for name in ("ddpm", "dpmpp_2m_sde", "restart")}
+  )
   monkeypatch.setattr(script, "CALLS", (16, 64))
   curves = script.distances()
   for name in ("ddpm", "dpmpp_2m_sde"):
@@ -39,8 +43,8 @@ def test_distances_fall_with_network_calls(x64, monkeypatch):
 
 
 def test_every_sampler_is_shown_or_named_as_left_out():
-  shown = [name for name in build.SAMPLERS if script.follows_ode(name) or script.draws_noise(name)]
-  assert sorted([*shown, "adaptive", *script.LEFT_OUT]) == sorted(build.SAMPLERS)
+  shown = [name for name in from_config.SAMPLERS if script.follows_ode(name) or script.draws_noise(name)]
+  assert sorted([*shown, "adaptive", *script.LEFT_OUT]) == sorted(from_config.SAMPLERS)
 
 
 def test_picture_is_written_where_asked(tmp_path):

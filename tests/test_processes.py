@@ -11,7 +11,7 @@ import numpy as np
 import processes
 import pytest
 
-from diffjax import build, command_line, data, last_words, parallel
+from diffjax import command_line, data, from_config, last_words, parallel
 from diffjax import run as runs
 from diffjax.run import Run
 from diffjax.training.checkpoints import Checkpoints
@@ -81,7 +81,7 @@ def test_the_folder_is_that_of_one_process(alone, pair):
 def test_the_checkpoint_of_two_processes_is_whole(alone, pair):
   config, _, _ = alone
   checkpoints = Checkpoints(pair[0] / runs.CHECKPOINTS, read_only=True)
-  state, _ = checkpoints.restore_newest(jax.eval_shape(lambda: build.initial_state(config)))
+  state, _ = checkpoints.restore_newest(jax.eval_shape(lambda: from_config.initial_state(config)))
   checkpoints.close()
   for a, b in zip(jax.tree.leaves(state), leaves(pair[1][0]), strict=True):
     np.testing.assert_array_equal(a, b)
@@ -114,7 +114,7 @@ def test_every_example_is_seen_once(alone, pair):
 def test_all_processes_have_every_picture(alone, pair):
   """7 pictures in batches of 8 over 4 devices: the last is drawn to fill up, and left out."""
   config, _, _ = alone
-  target = jax.eval_shape(lambda: build.initial_state(config))
+  target = jax.eval_shape(lambda: from_config.initial_state(config))
   params = jax.tree.unflatten(jax.tree.structure(target), leaves(pair[1][0])).ema[0]
   drawn, path = Run(config, params, 8).draw(7, labels=np.arange(7), batch_size=8, trajectory=True)
   assert drawn.shape == (7, 8, 8, 1) and drawn.std() > 20

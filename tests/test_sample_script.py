@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax import build
+from diffjax import from_config
 from diffjax import run as runs
 from diffjax.training.checkpoints import Checkpoints
 from sample import draw
@@ -23,7 +23,7 @@ def workdir(tmp_path_factory, tiny_data):
   config.data.data_dir = str(tiny_data)
   workdir = tmp_path_factory.mktemp("run")
   runs.claim(workdir, config)
-  state = jax.tree.map(np.asarray, build.initial_state(config))
+  state = jax.tree.map(np.asarray, from_config.initial_state(config))
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, 2)
   for step in (3, 6):
     checkpoints.save(step, state.replace(step=np.int32(step)), config.to_dict(), {}, 0.5)
@@ -138,4 +138,4 @@ def test_processes_end_with_one_sentence(script, workdir, tmp_path, arguments, s
 def test_samplers_are_listed_without_a_run(script):
   out, errors = script("sample.py", "--list_samplers").communicate()
   assert not errors
-  assert [line.split()[0] for line in out.splitlines()] == ["name", *build.SAMPLERS]
+  assert [line.split()[0] for line in out.splitlines()] == ["name", *from_config.SAMPLERS]

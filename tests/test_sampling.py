@@ -7,7 +7,7 @@ import pytest
 from oracles import Gaussian, Mixture
 
 import diffjax
-from diffjax import build, denoisers, editing, grids, guidance, samplers, schedules
+from diffjax import denoisers, editing, from_config, grids, guidance, samplers, schedules
 from diffjax.batching import expand, normal, sample_keys
 
 KEY = jax.random.key(0)
@@ -152,14 +152,14 @@ def test_x64_and_half_precision(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*build.SAMPLERS, "restart 2m", "repaint 2m"])
+@pytest.mark.parametrize("name", [*from_config.SAMPLERS, "restart 2m", "repaint 2m"])
 def test_noise_of_more_bits_than_x_does_no_harm(name):
   """Under x64 noise is float64, and may come into what a sampler carries."""
   sigmas = grids.karras(6, sigma_max=5.0)
   method = {
     "restart 2m": lambda: samplers.Restart(samplers.DPMpp2M(1.0)),
     "repaint 2m": lambda: editing.RePaint(samplers.DPMpp2M(1.0), sigmas, jump=2, resamples=2),
-  }.get(name) or build.SAMPLERS[name]
+  }.get(name) or from_config.SAMPLERS[name]
   with jax.enable_x64(True):
     drawn = diffjax.sample(Gaussian(), method(), jnp.ones((2, 3), jnp.float32), sigmas, key=KEY)
   assert drawn.dtype == jnp.float32 and np.isfinite(drawn).all()
@@ -273,18 +273,18 @@ def test_wrong_arguments_are_refused(arguments, says):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", build.SAMPLERS)
+@pytest.mark.parametrize("name", from_config.SAMPLERS)
 def test_the_gradient_by_the_grid_is_finite(name):
   x = noise(sample_keys(KEY, 2))
-  value = lambda sigmas: jnp.square(diffjax.sample(Mixture(), build.SAMPLERS[name](), x, sigmas, key=KEY)).sum()
+  value = lambda sigmas: jnp.square(diffjax.sample(Mixture(), from_config.SAMPLERS[name](), x, sigmas, key=KEY)).sum()
   gradient = jax.jit(jax.grad(value))(grids.karras(5))
   assert np.all(np.isfinite(gradient)) and np.any(gradient != 0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", build.SAMPLERS)
+@pytest.mark.parametrize("name", from_config.SAMPLERS)
 def test_every_sampler_under_vmap_pmap_and_a_gradient_by_the_start(name, x64):
-  sampler, keys = build.SAMPLERS[name](), jax.vmap(lambda key: sample_keys(key, 2))(jax.random.split(KEY, 3))
+  sampler, keys = from_config.SAMPLERS[name](), jax.vmap(lambda key: sample_keys(key, 2))(jax.random.split(KEY, 3))
 
   def pictures_and_slopes(x, keys):
     total = lambda x: (lambda drawn: (jnp.sin(drawn).sum(), drawn))(
@@ -314,7 +314,7 @@ def test_every_sampler_under_vmap_pmap_and_a_gradient_by_the_start(name, x64):
 @pytest.mark.parametrize("name", ["heun", "dpmpp_2m", "dpmpp_3m", "er_sde", "sa_solver"])
 def test_the_gradient_by_the_grid_is_that_of_finite_differences(name, x64):
   x, sigmas = noise(sample_keys(KEY, 2)), grids.karras(5)
-  value = jax.jit(lambda s: jnp.square(diffjax.sample(Mixture(), build.SAMPLERS[name](), x, s, key=KEY)).sum())
+  value = jax.jit(lambda s: jnp.square(diffjax.sample(Mixture(), from_config.SAMPLERS[name](), x, s, key=KEY)).sum())
   gradient = jax.grad(value)(sigmas)
   for i, change in enumerate(1e-4 * sigmas[:-1]):
     difference = (value(sigmas.at[i].add(change)) - value(sigmas.at[i].add(-change))) / (2 * change)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import build, scaling
+from diffjax import from_config, scaling
 from diffjax.run.dry_run import examples
 from diffjax.scaling import Cost, Device
 
@@ -88,8 +88,8 @@ def test_training_step_against_xla(tiny):
   """XLA counts what lies between the products too, and leaves out what they multiply with zeros at the border."""
   config, key = tiny(), jax.eval_shape(lambda: jax.random.key(0))
   config.model.width, config.data.image_size = 64, 32
-  arguments = (jax.eval_shape(lambda: build.initial_state(config)), examples(config, 16), key)
-  theirs = jax.jit(build.train_step(config)).lower(*arguments).cost_analysis()["flops"]
+  arguments = (jax.eval_shape(lambda: from_config.initial_state(config)), examples(config, 16), key)
+  theirs = jax.jit(from_config.train_step(config)).lower(*arguments).cost_analysis()["flops"]
   assert theirs == pytest.approx(scaling.step_cost(config, 16, "cpu").flops, rel=0.05)
 
 
@@ -103,7 +103,7 @@ def test_platforms_do_the_same_products(tiny):
 def test_cost_of_a_step(tiny):
   """Products grow with the batch; the state is read and written once, gradients are written and read."""
   config = tiny()
-  state = build.initial_state(config)
+  state = from_config.initial_state(config)
   nbytes = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
   one, two, four = (scaling.step_cost(config, size) for size in (1, 2, 4))
   assert four.flops - two.flops == 2 * (two.flops - one.flops) > 0

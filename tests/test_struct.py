@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 import diffjax
-from diffjax import build, construction, struct
+from diffjax import construction, from_config, struct
 
 
 @struct.dataclass
@@ -54,7 +54,7 @@ def test_frozen_and_replaced():
 def test_twins_are_told_apart():
   """register_dataclass of jaxlib 0.10.2 takes these two for equal."""
   assert jax.tree.structure(Pair()) != jax.tree.structure(Twin())
-  made = [construction.construct(build.SAMPLERS, "sampler", {"name": name}) for name in build.SAMPLERS]
+  made = [construction.construct(from_config.SAMPLERS, "sampler", {"name": name}) for name in from_config.SAMPLERS]
   trees = {type(sampler): jax.tree.structure(sampler) for sampler in made}
   assert len(trees) > 20
   for one, other in itertools.combinations(trees.values(), 2):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import train as train_script
-from diffjax import build, data, parallel
+from diffjax import data, from_config, parallel
 from diffjax import run as runs
 from diffjax.run import folder
 from diffjax.training.checkpoints import Checkpoints
@@ -29,7 +29,7 @@ def assert_identical(a, b):
 
 def last_checkpoint(workdir, config):
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
-  state, contents = checkpoints.restore_newest(jax.eval_shape(lambda: build.initial_state(config)))
+  state, contents = checkpoints.restore_newest(jax.eval_shape(lambda: from_config.initial_state(config)))
   checkpoints.close()
   return state, contents
 
@@ -86,8 +86,8 @@ def test_what_a_run_leaves(whole):
 def test_training_learns(whole):
   config, _, state = whole
   batch = train_script.held_out_batches(config)[0]
-  loss = jax.jit(lambda params: build.objective(config)(params, batch, jax.random.key(0)).mean())
-  assert loss(state.params) < 0.97 * loss(build.initial_state(config).params)
+  loss = jax.jit(lambda params: from_config.objective(config)(params, batch, jax.random.key(0)).mean())
+  assert loss(state.params) < 0.97 * loss(from_config.initial_state(config).params)
 
 
 @pytest.mark.slow
@@ -95,8 +95,8 @@ def test_equals_single_steps_by_hand(whole):
   """The loop, its prefetching, calls of several steps and pmap come to the pure step applied eight times."""
   config, _, state = whole
   batches = data.batches(runs.load_data(config, "train"), 16, 0)
-  step = jax.jit(build.train_step(config))
-  by_hand = build.initial_state(config)
+  step = jax.jit(from_config.train_step(config))
+  by_hand = from_config.initial_state(config)
   for _ in range(8):
     by_hand, _ = step(by_hand, next(batches), jax.random.key(0))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), by_hand, state)

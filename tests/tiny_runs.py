@@ -3,14 +3,14 @@
 import jax
 import numpy as np
 
-from diffjax import build
+from diffjax import from_config
 from diffjax import run as runs
 from diffjax.training.checkpoints import Checkpoints
 
 
 def a_run(config, seed=0):
   """A network with random weights in all its layers, so that labels and noise show."""
-  params = build.initial_state(config).params
+  params = from_config.initial_state(config).params
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(seed), len(leaves))
   moved = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
@@ -25,7 +25,7 @@ def assert_close(a, b):
 def saved(workdir, config, step=4):
   """A run's folder as training leaves it."""
   runs.claim(workdir, config)
-  state = jax.tree.map(np.asarray, build.initial_state(config))
+  state = jax.tree.map(np.asarray, from_config.initial_state(config))
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS)
   checkpoints.save(step, state.replace(step=np.int32(step)), config.to_dict(), {}, 0.5)
   checkpoints.close()

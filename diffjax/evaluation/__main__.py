@@ -61,7 +61,7 @@ def report_on_clip(options: flags.FlagValues) -> None:
 
 
 def _report_on_clip(clip, workdir, held_out, out):
-  from diffjax.build import clip as configs
+  from diffjax.from_config import clip as configs
   from diffjax.run.preview import similarity
 
   parts = {"training templates": configs.training_captions, "held-out templates": configs.held_out_captions}
@@ -172,7 +172,7 @@ def _draw(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict]:
 
 
 def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict]:
-  from diffjax.build import clip as configs
+  from diffjax.from_config import clip as configs
   from diffjax.run import load_clip, make_prompt
 
   clip = load_clip(options.clip)

@@ -5,6 +5,7 @@ Pictures are [B, H, W, C], already prepared by `preprocess`; texts are token ids
 
 import math
 
+import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -82,10 +83,10 @@ class ImageEncoder(nn.Module):
   def _patches(self, images):
     """Tokens [B, L, width] by a convolution whose stride is its size, as one matrix product."""
     p, C = self.patch, self.channels
-    B, n = images.shape[0], self.image_size // p
+    whole = self.image_size // p * p
     kernel = self.param("patch_kernel", nn.initializers.lecun_normal(), (p, p, C, self.width), jnp.float32)
-    x = images.astype(self.dtype)[:, : n * p, : n * p].reshape(B, n, p, n, p, C)
-    x = x.swapaxes(2, 3).reshape(B, n * n, p * p * C)
+    x = images.astype(self.dtype)[:, :whole, :whole]
+    x = einops.rearrange(x, "B (H p) (W q) C -> B (H W) (p q C)", p=p, q=p)
     x = jnp.dot(x, kernel.reshape(p * p * C, self.width).astype(self.dtype))
     if self.pooling == "class":
       return x

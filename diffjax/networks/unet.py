@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Mapping, Sequence
 
+import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -24,8 +25,7 @@ def upsample(x: Array) -> Array:
 
 def downsample(x: Array) -> Array:
   """Halves H and W of x [B, H, W, C] by the mean of 2x2 pixels."""
-  B, H, W, C = x.shape
-  return x.reshape(B, H // 2, 2, W // 2, 2, C).mean((2, 4))
+  return einops.reduce(x, "B (H h) (W w) C -> B H W C", "mean", h=2, w=2)
 
 
 class Block(nn.Module):

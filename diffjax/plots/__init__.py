@@ -11,6 +11,7 @@ import pathlib
 import tempfile
 from collections.abc import Iterator, Sequence
 
+import einops
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -119,7 +120,7 @@ def film_strip(trajectory: np.ndarray, frames: int = 12, scores: np.ndarray | No
   last = len(trajectory) - 1
   picked = np.linspace(last, 0, min(frames, last + 1)).round().astype(int)[::-1]
   notes = () if scores is None else [f"{score:.2f}" for score in np.asarray(scores)[picked].T.ravel()]
-  rows = trajectory[picked].swapaxes(0, 1).reshape(-1, *trajectory.shape[2:])
+  rows = einops.rearrange(trajectory[picked], "T N H W C -> (N T) H W C")
   return grid(rows, columns=len(picked), notes=notes)
 
 

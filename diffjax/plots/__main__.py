@@ -14,7 +14,7 @@ import numpy as np
 import scipy.special
 from absl import flags
 
-from diffjax import batching, build, command_line, compilation, grids, plots, sample
+from diffjax import batching, command_line, compilation, from_config, grids, plots, sample
 from diffjax.samplers.adaptive import solve
 from diffjax.samplers.methods import METHODS
 
@@ -31,7 +31,7 @@ INK, RULE = "#262b33", "#e6e9ee"
 def log_snrs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
   """(time from 0 to 1, log-SNR) of every entry of SCHEDULES, between its own ends."""
   fractions, curves = np.linspace(0, 1, 400), {}
-  for name, make in build.SCHEDULES.items():
+  for name, make in from_config.SCHEDULES.items():
     schedule = make()
     times = schedule.t_min + fractions * (schedule.t_max - schedule.t_min)
     curves[name] = fractions, np.asarray(-2 * jnp.log(schedule.sigma(times)))
@@ -76,7 +76,7 @@ def calls_of(sampler, num_steps: int) -> int:
 
 def curve(name: str, error) -> tuple[list[int], list[float]]:
   """(network calls, error(sampler, num_steps)) of a sampler in about as many calls as CALLS says."""
-  sampler, each = build.SAMPLERS[name](), METHODS[name].calls
+  sampler, each = from_config.SAMPLERS[name](), METHODS[name].calls
   per_step = each if isinstance(each, int) else 1
   steps = [(calls - 1) // per_step + 1 for calls in CALLS]
   spent = [(num - 1) * each + 1 if isinstance(each, int) else calls_of(sampler, num) for num in steps]
@@ -88,12 +88,14 @@ def errors() -> dict[str, tuple[list[int], list[float]]]:
   start = HIGH * jnp.linspace(-2.5, 2.5, 9)[:, None]
   fine = grids.exponential(20_000, LOW, HIGH)
   ideal = jax.tree_util.Partial(mixture)
-  exact = jax.jit(sample)(ideal, build.SAMPLERS["heun"](), start, fine, key=jax.random.key(0))
+  exact = jax.jit(sample)(ideal, from_config.SAMPLERS["heun"](), start, fine, key=jax.random.key(0))
   error = lambda sampler, num: jnp.abs(walk(sampler, start, num) - exact).max()
-  curves = {name: curve(name, error) for name in build.SAMPLERS if follows_ode(name)}
-  if "adaptive" in build.SAMPLERS:
+  curves = {name: curve(name, error) for name in from_config.SAMPLERS if follows_ode(name)}
+  if "adaptive" in from_config.SAMPLERS:
     found = [
-      solve(ideal, start, HIGH, LOW, key=jax.random.key(0), sampler=build.SAMPLERS["adaptive"](tolerance, tolerance))
+      solve(
+        ideal, start, HIGH, LOW, key=jax.random.key(0), sampler=from_config.SAMPLERS["adaptive"](tolerance, tolerance)
+      )
       for tolerance in TOLERANCES
     ]
     curves["adaptive"] = (
@@ -109,7 +111,7 @@ def distances() -> dict[str, tuple[list[int], list[float]]]:
   at = lambda sigma: jnp.asarray(quantiles(np.hypot(STD, sigma)))[None]
   exact, start = mixture(at(LOW), jnp.asarray(LOW)), at(HIGH)  # the ideal denoiser rises with x
   distance = lambda sampler, num: jnp.abs(jnp.sort(walk(sampler, start, num)) - exact).mean()
-  return {name: curve(name, distance) for name in build.SAMPLERS if draws_noise(name)}
+  return {name: curve(name, distance) for name in from_config.SAMPLERS if draws_noise(name)}
 
 
 def follows_ode(name: str) -> bool:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from diffjax import build, construction, denoisers, grids, guidance, schedules
+from diffjax import construction, denoisers, from_config, grids, guidance, schedules
 from diffjax.published import levels
 from diffjax.published.levels import Config
 from diffjax.published.schedulers import SCHEDULERS, Scheduler
@@ -120,7 +120,7 @@ def from_diffusers(config: Config) -> Published:
   scheduler, config = _read(config)
   schedule = scheduler.schedule(config) if scheduler.schedule else _schedule(config)
   spec = scheduler.sampler(config, schedule)
-  if spec["name"] not in build.SAMPLERS:
+  if spec["name"] not in from_config.SAMPLERS:
     raise ValueError(f"{config['_class_name']} needs the sampler {spec['name']!r}, which this version does not have.")
 
   def grid(num_steps: int) -> Array:
@@ -130,7 +130,7 @@ def from_diffusers(config: Config) -> Published:
   return Published(
     schedule=schedule,
     prediction=scheduler.prediction(config) if scheduler.prediction else _prediction(config),
-    sampler=construction.construct(build.SAMPLERS, "sampler", spec, scaling=schedule.scaling, schedule=schedule),
+    sampler=construction.construct(from_config.SAMPLERS, "sampler", spec, scaling=schedule.scaling, schedule=schedule),
     grid=grid,
     time_scale=float(config["num_train_timesteps"]) if levels.is_flow(config) else scheduler.time_scale,
     threshold=_threshold(config),

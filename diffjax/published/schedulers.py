@@ -1,4 +1,4 @@
-"""diffusers' scheduler classes: keys and defaults, noise levels, and methods by their names in `build.SAMPLERS`."""
+"""diffusers' scheduler classes: keys and defaults, noise levels, methods by their names in `from_config.SAMPLERS`."""
 
 import math
 from collections.abc import Callable

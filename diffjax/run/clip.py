@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import build, compilation, paths, weights
+from diffjax import compilation, from_config, paths, weights
 from diffjax.data import Tokenizer, load_tokenizer
 from diffjax.networks import CLIP, ImageFeatures, unit
 from diffjax.run.folder import CHECKPOINTS, read_config, restore
@@ -92,10 +92,10 @@ def load_clip(folder: str | pathlib.Path) -> ClipRun:
       raise ValueError(f"{folder} is no run, and published weights are read from this machine alone; copy them here.")
     return _published(folder)
   config = read_config(folder)
-  if not build.clip.is_clip(config):
+  if not from_config.clip.is_clip(config):
     raise ValueError(f"{folder} is the run of a diffusion model; give a CLIP's as --clip.")
   state = restore(folder, config)
-  return ClipRun(build.clip.module(config), state.averaged, build.clip.tokenizer(config), config)
+  return ClipRun(from_config.clip.module(config), state.averaged, from_config.clip.tokenizer(config), config)
 
 
 def _published(folder):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import batching, build, construction, data, editing, memory, parallel, samplers
+from diffjax import batching, construction, data, editing, from_config, memory, parallel, samplers
 from diffjax.guidance.energy import warn_of_nonfinite
 from diffjax.layouts import Layout
 from diffjax.run.folder import load_data, read_config, restore
@@ -38,12 +38,12 @@ class Run:
   @property
   def num_classes(self) -> int:
     """How many labels the model knows; 0 for one without labels."""
-    return build.num_classes(self.config)
+    return from_config.num_classes(self.config)
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
     """(H, W, C) of the pictures the model draws."""
-    return build.image_shape(self.config)
+    return from_config.image_shape(self.config)
 
   def data(self, split: str) -> dict[str, np.ndarray]:
     """{"image": uint8 [N, H, W, C], "label": int32 [N] if any} of "train" or "test", as the model is trained on it."""
@@ -75,8 +75,8 @@ class Run:
     Args:
       num: how many.
       steps: noise levels above zero; default: the config's.
-      sampler: a name in `build.SAMPLERS`; default: the config's.
-      grid: a name in `build.GRIDS`; default: what the config recommends for this number of steps.
+      sampler: a name in `from_config.SAMPLERS`; default: the config's.
+      grid: a name in `from_config.GRIDS`; default: what the config recommends for this number of steps.
       seed: of all randomness.
       labels: int [num] in 0..num_classes-1 for a conditional model; without them it draws unconditionally.
       guidance_scale: of classifier-free guidance, for pictures with labels; default: the config's.
@@ -106,8 +106,8 @@ class Run:
     if batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}, but at least one picture must be drawn at a time.")
     construction.check_numbers({"seed": seed})
-    sigmas = build.grid(self.config, steps if steps is not None else self.config.sampler.steps, grid)
-    method = restart = build.sampler(self.config, sampler, num_steps=len(sigmas) - 1, **options)
+    sigmas = from_config.grid(self.config, steps if steps is not None else self.config.sampler.steps, grid)
+    method = restart = from_config.sampler(self.config, sampler, num_steps=len(sigmas) - 1, **options)
     denoiser, labels = self._condition(num, labels, guidance_scale)
     if cfgpp and (prompt or not hasattr(denoiser, "x0_and_shift")):
       raise ValueError(
@@ -118,7 +118,7 @@ class Run:
     if cfgpp and not 0 <= scale <= 1:
       raise ValueError(f"cfgpp takes a guidance_scale in [0, 1], and it is {scale}; give 0.6, for example.")
     method = samplers.MeanGuided(method) if cfgpp else method
-    layout = build.LAYOUTS[self.config.parallel]
+    layout = from_config.LAYOUTS[self.config.parallel]
 
     def assemble(report=None):
       guided, guided_method = prompt.guide(denoiser, method, report) if prompt else (denoiser, method)
@@ -176,13 +176,13 @@ class Run:
     return editing.Inpaint(denoiser, known, mask), sigmas, start
 
   def _condition(self, num, labels, guidance_scale):
-    denoiser = build.denoiser(self.config, self.params)
+    denoiser = from_config.denoiser(self.config, self.params)
     if labels is None:
       if guidance_scale is not None:
         raise ValueError("guidance_scale acts on a label, and none was asked for; pass one, or leave the scale out.")
-      return build.guided(self.config, denoiser), None
+      return from_config.guided(self.config, denoiser), None
     labels = np.asarray(labels)
-    network = build.module(self.config)
+    network = from_config.module(self.config)
     if not self.num_classes:
       raise ValueError("this model was trained without labels; leave the label out, or train a conditional config.")
     if labels.shape != (num,):
@@ -193,9 +193,9 @@ class Run:
     if not network.null_label:
       if guidance_scale is not None:
         raise ValueError("this network has no null label to guide away from; leave guidance_scale out.")
-      return build.guided(self.config, denoiser), labels
+      return from_config.guided(self.config, denoiser), labels
     scale = self.config.sampler.guidance_scale if guidance_scale is None else guidance_scale
-    return build.guided(self.config, denoiser, scale), labels
+    return from_config.guided(self.config, denoiser, scale), labels
 
 
 @functools.cache
@@ -228,7 +228,7 @@ def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
     ValueError: if its config or all of its checkpoints are damaged, or if it is a CLIP's run.
   """
   config = read_config(workdir)
-  if build.clip.is_clip(config):
+  if from_config.clip.is_clip(config):
     raise ValueError(f"{workdir} is the run of a CLIP, which draws nothing; give a diffusion model's as --workdir.")
   state = restore(workdir, config, best=best)
   return Run(config, state.averaged, int(state.step))

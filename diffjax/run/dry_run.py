@@ -8,7 +8,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 
-from diffjax import build, data, memory, parallel, paths
+from diffjax import data, from_config, memory, parallel, paths
 from diffjax.layouts import Layout
 from diffjax.memory import text, tree_bytes
 from diffjax.run.folder import load_data
@@ -46,8 +46,8 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout
 
 def examples(config, batch_size: int, labelled: bool | None = None) -> dict[str, jax.ShapeDtypeStruct]:
   """Shapes of a batch of examples, with labels if the data has them (None: if the model looks at them)."""
-  labelled = build.num_classes(config) > 0 if labelled is None else labelled
-  batch = {"image": jax.ShapeDtypeStruct((batch_size, *build.image_shape(config)), jnp.uint8)}
+  labelled = from_config.num_classes(config) > 0 if labelled is None else labelled
+  batch = {"image": jax.ShapeDtypeStruct((batch_size, *from_config.image_shape(config)), jnp.uint8)}
   names = ("label", "index") if labelled else ("index",)
   return batch | {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in names}
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import jax
 
-from diffjax import build, configuration, data, files, parallel, paths, plots
+from diffjax import configuration, data, files, from_config, parallel, paths, plots
 from diffjax.training.checkpoints import Checkpoints
 from diffjax.training.step import TrainState
 
@@ -32,7 +32,7 @@ def load_data(config, split: str, *, prepare: bool = True) -> data.Source:
     data_dir=spec.data_dir or None,
     prepare=prepare,
   )
-  classes = build.num_classes(config)
+  classes = from_config.num_classes(config)
   if classes and source.num_classes != classes:
     raise ValueError(
       f"the model tells {classes} classes apart, but {spec.name!r} has {source.num_classes} labels; set"
@@ -85,8 +85,8 @@ def restore(workdir: str | pathlib.Path, config, *, best: bool = False) -> Train
 def _shapes(workdir, config) -> TrainState:
   """What a config trains, as shapes; the JSON that it was read from may say anything."""
   try:
-    build.check(config)
-    return jax.eval_shape(lambda: build.initial_state(config))
+    from_config.check(config)
+    return jax.eval_shape(lambda: from_config.initial_state(config))
   except Exception as error:
     reason = files.shown(str(error) or type(error).__name__, 500)
     raise ValueError(f"{pathlib.Path(workdir) / CONFIG} makes no model: {reason}") from error

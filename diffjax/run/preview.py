@@ -4,7 +4,7 @@ import pathlib
 
 import numpy as np
 
-from diffjax import build, parallel, plots
+from diffjax import from_config, parallel, plots
 from diffjax.run.clip import ClipRun
 from diffjax.run.diffusion import Run
 from diffjax.run.folder import load_data
@@ -18,10 +18,10 @@ def preview(config, params: PyTree, step: int, path: pathlib.Path) -> None:
 
   All processes draw, and the first writes. `params` as a layout's snapshot holds them.
   """
-  if build.clip.is_clip(config):
+  if from_config.clip.is_clip(config):
     params = parallel.whole(params)
     if parallel.is_first():
-      similarity(ClipRun(build.clip.module(config), params, build.clip.tokenizer(config), config), path)
+      similarity(ClipRun(from_config.clip.module(config), params, from_config.clip.tokenizer(config), config), path)
     return
   run = Run(config, params, step)
   labels = np.arange(DRAWN) % run.num_classes if run.num_classes else None
@@ -32,7 +32,7 @@ def preview(config, params: PyTree, step: int, path: pathlib.Path) -> None:
 
 def similarity(clip: ClipRun, path: pathlib.Path) -> None:
   """Draws how similar a held-out picture of each class is to the first held-out caption of each."""
-  texts = build.clip.held_out_captions(clip.config)[0]
+  texts = from_config.clip.held_out_captions(clip.config)[0]
   images = first_of_each_class(load_data(clip.config, "test"), len(texts))
   cosines = clip.encode_pictures(images) @ clip.encode_texts(texts).T
   plots.similarity_matrix(cosines, images, texts, path)

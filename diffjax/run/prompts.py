@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from diffjax import build, compilation, guidance
+from diffjax import compilation, from_config, guidance
 from diffjax.configuration import default_guidance_config
 from diffjax.run.clip import ClipRun
 from diffjax.training.objective import to_float
@@ -33,8 +33,8 @@ class Prompt:
     self, denoiser: Denoiser, sampler: Sampler, report: Callable[[int, float], None] | None = None
   ) -> tuple[Denoiser, Sampler]:
     """Both, guided to the prompts; `report` as in `guidance.EnergyGuidance`."""
-    guided = build.guidance.guided(self.config, denoiser, self.energy, self.scale).replace(report=report)
-    return guided, build.guidance.sampler(self.config, guided, sampler)
+    guided = from_config.guidance.guided(self.config, denoiser, self.energy, self.scale).replace(report=report)
+    return guided, from_config.guidance.sampler(self.config, guided, sampler)
 
   def scores(self, images: np.ndarray) -> np.ndarray:
     """How well CLIP thinks pictures uint8 [N, H, W, C] fit: weighted cosines [N], higher is better."""
@@ -73,7 +73,9 @@ def make_prompt(
   vectors = [clip.encode_texts([text for text, _ in texts])] if texts else []
   vectors += [clip.encode_pictures(image[None]) for image, _ in image_prompts]
   weights = [weight for _, weight in (*texts, *image_prompts)]
-  energy = build.guidance.clip_energy(config, clip.image_features, np.concatenate(vectors), weights, clip.logit_scale)
+  energy = from_config.guidance.clip_energy(
+    config, clip.image_features, np.concatenate(vectors), weights, clip.logit_scale
+  )
   return Prompt(energy, config, scale)
 
 

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-from diffjax import build, parallel
+from diffjax import from_config, parallel
 from diffjax import run as runs
 from diffjax.training import checkpoints, loop, watchdog
 
@@ -61,18 +61,18 @@ def main():
   if stuck_after:
     parallel.STUCK_AFTER = int(stuck_after[0])
     watchdog.Watchdog.__init__.__defaults__ = (parallel.STUCK_AFTER,)
-  pmap, objective = parallel.pmap, build.held_out_objective
+  pmap, objective = parallel.pmap, from_config.held_out_objective
   match phase:
     case "data":
       runs.load_data = holding(runs.load_data, seconds)
     case "start":
-      build.initial_state = holding(build.initial_state, seconds)
+      from_config.initial_state = holding(from_config.initial_state, seconds)
     case "compile":
       parallel.pmap = lambda fun, donate_argnums=(): holding(pmap(fun, donate_argnums), seconds)
     case "step":
       parallel.pmap = lambda fun, donate_argnums=(): holding(pmap(fun, donate_argnums), seconds, at=5)
     case "evaluation":
-      build.held_out_objective = lambda *args: holding(objective(*args), seconds)
+      from_config.held_out_objective = lambda *args: holding(objective(*args), seconds)
     case "sampling":
       runs.preview = holding(runs.preview, seconds)
     case "save":

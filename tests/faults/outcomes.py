@@ -5,7 +5,7 @@ import pathlib
 
 import jax
 
-from diffjax import build
+from diffjax import from_config
 from diffjax import run as runs
 from diffjax.training.checkpoints import Checkpoints
 
@@ -14,7 +14,7 @@ def newest(workdir: pathlib.Path, config):
   """The newest checkpoint of a run: (state, JSON contents)."""
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
   try:
-    return checkpoints.restore_newest(jax.eval_shape(lambda: build.initial_state(config)))
+    return checkpoints.restore_newest(jax.eval_shape(lambda: from_config.initial_state(config)))
   finally:
     checkpoints.close()
 

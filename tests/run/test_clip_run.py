@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax import build, data, run, weights
+from diffjax import data, from_config, run, weights
 from diffjax.evaluation.__main__ import main as evaluation
 from train import train
 
@@ -81,7 +81,7 @@ def test_a_tokenizer_of_another_model_is_refused(clip_run, tmp_path):
 def test_zero_shot_takes_the_most_similar_caption(clip_run):
   clip = run.load_clip(clip_run[0])
   images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
-  captions = build.clip.training_captions(clip.config)
+  captions = from_config.clip.training_captions(clip.config)
   tokens = [clip.tokenizer(texts) for texts in captions]
   from diffjax.networks import preprocess
 

@@ -9,7 +9,7 @@ import jax
 import pytest
 
 import train as train_script
-from diffjax import build, layouts, parallel
+from diffjax import from_config, layouts, parallel
 
 CONFIG = pathlib.Path(__file__).parent.parent / "tiny_config.py"
 DIGITS = 1437
@@ -51,14 +51,14 @@ def told(tmp_path_factory, tiny_data):
   config.data.data_dir = str(tiny_data)
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(parallel, "pmap", OnlyLowered)
-    patch.setattr(build, "initial_state", lambda config, made=build.initial_state: traced(made(config)))
+    patch.setattr(from_config, "initial_state", lambda config, made=from_config.initial_state: traced(made(config)))
     lines = dry(config, folder / "run")
   assert lines.pop("folder") == str(folder / "run") and not list(folder.iterdir())
   return lines
 
 
 def test_figures_are_exact(tiny, told):
-  state = build.initial_state(tiny())
+  state = from_config.initial_state(tiny())
   nbytes = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
   assert told["parameters"] == f"{nbytes(state.params) // 4:,} in {told['parameters'].split(' in ')[1]}"
   assert num_bytes(told["parameters"]) == num_bytes(told["gradients"]) == nbytes(state.params)
@@ -99,7 +99,7 @@ def test_process_of_eight_devices(eight_devices, script, tiny, tmp_path, way):
   told = read(out)
   assert told["mesh"] == "1 process x 8 cpu devices" and told["batch"] == "16 a step, 2 a device"
   assert num_bytes(told["data set"]) == DIGITS * (8 * 8 + 4)
-  leaves = jax.tree.leaves(build.initial_state(tiny()).opt_state)
+  leaves = jax.tree.leaves(from_config.initial_state(tiny()).opt_state)
   shared = lambda leaf: way == "fsdp" and any(layouts.spec(leaf.shape, 8))
   assert any(map(shared, leaves)) == (way == "fsdp")
   assert num_bytes(told["optimiser"]) == sum(leaf.nbytes // (8 if shared(leaf) else 1) for leaf in leaves)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from mutations import Bounded, endure
 
-from diffjax import build, configuration
+from diffjax import configuration, from_config
 from diffjax import run as runs
 from diffjax.run import folder as run_folder
 from diffjax.training.checkpoints import Checkpoints
@@ -37,7 +37,7 @@ def made(tmp_path_factory, tiny_data):
   workdir = tmp_path_factory.mktemp("run")
   runs.claim(workdir, config)
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, 1)
-  checkpoints.save(3, jax.tree.map(np.asarray, build.initial_state(config)), config.to_dict(), {}, 0.5)
+  checkpoints.save(3, jax.tree.map(np.asarray, from_config.initial_state(config)), config.to_dict(), {}, 0.5)
   checkpoints.close()
   return workdir
 
@@ -196,7 +196,7 @@ def test_reading_hostile_json_is_quick(kind, workdir):
   (workdir / "config.json").write_text(text)
   with Bounded(), pytest.raises(ValueError):
     config = runs.read_config(workdir)
-    build.check(config)
+    from_config.check(config)
 
 
 def test_keys_that_nobody_reads_do_no_harm(workdir):

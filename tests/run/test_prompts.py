@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffjax import build, configuration, guidance, run, samplers
+from diffjax import configuration, from_config, guidance, run, samplers
 from diffjax.run.prompts import split
 
 
@@ -12,14 +12,16 @@ from diffjax.run.prompts import split
 def clip(tiny_clip):
   """A CLIP with random weights."""
   config = tiny_clip()
-  module = build.clip.module(config)
-  return run.ClipRun(module, build.clip.initial_params(config, jax.random.key(0)), build.clip.tokenizer(config), config)
+  module = from_config.clip.module(config)
+  return run.ClipRun(
+    module, from_config.clip.initial_params(config, jax.random.key(0)), from_config.clip.tokenizer(config), config
+  )
 
 
 @pytest.fixture
 def model(tiny):
   config = tiny()
-  params = build.initial_state(config).params
+  params = from_config.initial_state(config).params
   moved = jax.tree.map(lambda p: np.asarray(p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape)), params)
   return run.Run(config, moved, 0)
 
@@ -90,7 +92,9 @@ def test_a_gradient_that_is_not_finite_is_told_and_draws_all_the_same(clip, mode
 @pytest.mark.slow
 def test_the_program_of_a_prompt_can_be_kept_on_disk(clip, model):
   """Host callbacks would keep it from that, and everybody waiting."""
-  denoiser, _ = run.make_prompt(clip, "a three").guide(build.denoiser(model.config, model.params), samplers.Euler())
+  denoiser, _ = run.make_prompt(clip, "a three").guide(
+    from_config.denoiser(model.config, model.params), samplers.Euler()
+  )
   x, keys = np.zeros((2, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 2)
   lower = jax.jit(lambda denoiser, x, keys: denoiser(x, 1.0, key=keys)).lower
   assert "callback" not in lower(denoiser, x, keys).as_text()
@@ -139,7 +143,7 @@ def test_guidance_that_moves_the_mean_wraps_the_sampler(clip, model):
   config = configuration.default_guidance_config()
   config.update(method="dps", repeats=2)
   guided, method = run.make_prompt(clip, "a three", config=config).guide(
-    build.denoiser(model.config, model.params), samplers.Euler()
+    from_config.denoiser(model.config, model.params), samplers.Euler()
   )
   assert guided.position == "mean"
   assert isinstance(method, samplers.Recurrent) and isinstance(method.sampler, samplers.MeanGuided)
@@ -166,7 +170,7 @@ def test_guidance_config_that_cannot_work(clip, model, change, says):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", build.SAMPLERS)
+@pytest.mark.parametrize("name", from_config.SAMPLERS)
 def test_every_sampler_draws_to_a_prompt(clip, model, name):
   options = {"t_min": 0.5, "t_max": 2.0} if name == "restart" else {}
   config = configuration.default_guidance_config()

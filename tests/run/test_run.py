@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_runs import a_run, assert_close, saved
 
-from diffjax import build, configuration, parallel, plots, sample, samplers
+from diffjax import configuration, from_config, plots, sample, samplers
 from diffjax import run as runs
 from diffjax.guidance import ClassifierFree
 
@@ -62,7 +62,7 @@ def test_a_grid_on_which_restart_never_restarts_is_refused(run):
   assert run.draw(2, sampler="restart", t_min=0.5, t_max=2.0).shape == (2, 8, 8, 1)
   run.config.sampler.name = "restart"
   with pytest.raises(ValueError, match="restart begins at sigma"):
-    build.check(run.config)
+    from_config.check(run.config)
 
 
 def test_adaptive_tells_its_network_calls(run):
@@ -88,13 +88,13 @@ def test_agrees_with_sampling_by_hand(conditional):
   """Guidance and grid put together from their parts, one picture at a time."""
   config, labels = conditional.config, np.array([3, 7])
   drawn = conditional.draw(2, labels=labels, guidance_scale=2.0, seed=5, sampler="euler", steps=3)
-  denoiser = ClassifierFree(build.denoiser(config, jax.device_put(conditional.params)), {"label": 10}, 2.0)
-  sigmas = build.grid(config, 3)
+  denoiser = ClassifierFree(from_config.denoiser(config, jax.device_put(conditional.params)), {"label": 10}, 2.0)
+  sigmas = from_config.grid(config, 3)
   for number, label in enumerate(labels):
     key_start, key_path = jax.random.split(jax.random.fold_in(jax.random.key(5), number))
     x = sigmas[0] * jax.random.normal(key_start, (8, 8, 1))[None]
     cond = {"label": label[None].astype(np.int32)}
-    x0 = sample(denoiser, build.sampler(config, "euler"), x, sigmas, key=key_path[None], cond=cond)
+    x0 = sample(denoiser, from_config.sampler(config, "euler"), x, sigmas, key=key_path[None], cond=cond)
     expected = np.round(np.clip(np.asarray(x0[0]) * 127.5 + 127.5, 0, 255))
     assert np.abs(drawn[number].astype(int) - expected).max() <= 1
 
@@ -103,9 +103,9 @@ def test_agrees_with_sampling_by_hand(conditional):
 def test_cfgpp_and_time_travel_wrap_the_sampler(conditional):
   config, label = conditional.config, np.array([3])
   drawn = conditional.draw(1, labels=label, guidance_scale=0.7, cfgpp=True, repeats=2, sampler="euler", steps=3)
-  denoiser = ClassifierFree(build.denoiser(config, jax.device_put(conditional.params)), {"label": 10}, 0.7)
+  denoiser = ClassifierFree(from_config.denoiser(config, jax.device_put(conditional.params)), {"label": 10}, 0.7)
   method = samplers.Recurrent(samplers.MeanGuided(samplers.Euler()), 2)
-  sigmas, cond = build.grid(config, 3), {"label": label.astype(np.int32)}
+  sigmas, cond = from_config.grid(config, 3), {"label": label.astype(np.int32)}
   key_start, key_path = jax.random.split(jax.random.fold_in(jax.random.key(0), 0))
   x = sigmas[0] * jax.random.normal(key_start, (8, 8, 1))[None]
   x0 = sample(denoiser, method, x, sigmas, key=key_path[None], cond=cond)
@@ -239,13 +239,6 @@ def test_one_process_at_a_time(tmp_path, tiny):
     pass
   with pytest.raises(ValueError, match="is a file"):
     with runs.claimed(tmp_path / "run" / runs.CONFIG, tiny()):
-      pass
-
-
-def test_only_the_first_process_of_a_run_locks(tmp_path, tiny, monkeypatch):
-  with runs.claimed(tmp_path, tiny()):
-    monkeypatch.setattr(parallel, "from_first", lambda fun: None)  # as in another process
-    with runs.claimed(tmp_path, tiny()):
       pass
 
 

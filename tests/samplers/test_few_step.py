@@ -7,7 +7,7 @@ import pytest
 from oracles import Gaussian
 
 import diffjax
-from diffjax import build, denoisers, grids, samplers, schedules
+from diffjax import denoisers, from_config, grids, samplers, schedules
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 STD = 0.5
@@ -41,7 +41,7 @@ def test_consistency_adds_what_is_missing_above_sigma_min(x64):
 
 
 def test_lcm_noises_fully():
-  assert build.SAMPLERS["lcm"]().sigma_min == 0
+  assert from_config.SAMPLERS["lcm"]().sigma_min == 0
 
 
 def test_consistency_prediction_is_the_identity_at_its_end(x64):

@@ -9,7 +9,7 @@ from test_multistep import rate
 from test_stochastic import errors
 
 import diffjax
-from diffjax import build, grids
+from diffjax import from_config, grids
 from diffjax.samplers.methods import METHODS, table
 
 STEPS = 9
@@ -31,9 +31,9 @@ def count_calls(sampler):
   return np.diff(counts).tolist()
 
 
-@pytest.mark.parametrize("name", build.SAMPLERS)
+@pytest.mark.parametrize("name", from_config.SAMPLERS)
 def test_network_calls_are_those_of_the_table(name):
-  calls, counted = METHODS[name].calls, count_calls(build.SAMPLERS[name]())
+  calls, counted = METHODS[name].calls, count_calls(from_config.SAMPLERS[name]())
   assert counted[-1] == 1
   if isinstance(calls, int):
     assert counted[:-1] == [calls] * (STEPS - 1)
@@ -42,9 +42,9 @@ def test_network_calls_are_those_of_the_table(name):
     assert set(counted[:-1]) == {first, later} and counted[:-1] == sorted(counted[:-1], reverse=first > later)
 
 
-@pytest.mark.parametrize("name", build.SAMPLERS)
+@pytest.mark.parametrize("name", from_config.SAMPLERS)
 def test_stochastic_ones_draw_by_their_key_and_the_others_do_not(name):
-  make, stochastic = build.SAMPLERS[name], METHODS[name].stochastic
+  make, stochastic = from_config.SAMPLERS[name], METHODS[name].stochastic
   draw = lambda sampler, seed: np.asarray(
     diffjax.sample(Gaussian(), sampler, jnp.ones((1, 2)), grids.karras(9, 0.01, 9.0), key=jax.random.key(seed))
   )
@@ -63,7 +63,7 @@ ELSEWHERE = ("restart", "adaptive")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n, m in METHODS.items() if m.order != "-" and n not in ELSEWHERE])
 def test_orders_are_those_of_the_table(name, x64):
-  sampler, order = build.SAMPLERS[name](), METHODS[name].order
+  sampler, order = from_config.SAMPLERS[name](), METHODS[name].order
   if METHODS[name].stochastic == "yes":
     found = [errors(sampler, 1.0, num)[0] for num in (64, 128)]
     seen = np.log2(found[0] / found[1])
@@ -77,10 +77,10 @@ def test_every_method_of_the_table_is_measured_or_has_no_order():
   assert {name for name, method in METHODS.items() if method.order == "-"} == {
     *("predictor_corrector", "consistency", "lcm", "tcd"),
   }
-  assert METHODS.keys() == build.SAMPLERS.keys()
+  assert METHODS.keys() == from_config.SAMPLERS.keys()
 
 
 def test_table_has_a_line_for_each_name():
-  heading, *lines = table(build.SAMPLERS).splitlines()
+  heading, *lines = table(from_config.SAMPLERS).splitlines()
   assert heading.split() == ["name", "order", "calls", "per", "step", "stochastic", "paper"]
-  assert [line.split()[0] for line in lines] == list(build.SAMPLERS)
+  assert [line.split()[0] for line in lines] == list(from_config.SAMPLERS)

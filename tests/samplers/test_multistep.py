@@ -10,7 +10,7 @@ import pytest
 from oracles import Gaussian, Mixture
 
 import diffjax
-from diffjax import build, construction, grids, samplers, schedules
+from diffjax import construction, from_config, grids, samplers, schedules
 from diffjax.samplers import adams
 
 MULTISTEP = {
@@ -259,7 +259,7 @@ def test_long_first_step_of_a_flow(name):
 )
 def test_bad_options_are_refused_when_built(name, options, message):
   with pytest.raises(ValueError) as error:
-    construction.construct(build.SAMPLERS, "sampler", {"name": name, **options})
+    construction.construct(from_config.SAMPLERS, "sampler", {"name": name, **options})
   assert str(error.value) == message
 
 
@@ -267,4 +267,4 @@ def test_build_gives_the_configs_schedule(tiny):
   config = tiny()
   config.schedule = {"name": "rectified_flow"}
   for name, options in (("pndm", {}), ("deis", {"coordinate": "time"})):
-    assert build.sampler(config, name, **options).schedule == schedules.RectifiedFlow()
+    assert from_config.sampler(config, name, **options).schedule == schedules.RectifiedFlow()

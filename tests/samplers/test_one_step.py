@@ -10,7 +10,7 @@ import pytest
 from oracles import Gaussian, Mixture
 
 import diffjax
-from diffjax import build, construction, grids, samplers
+from diffjax import construction, from_config, grids, samplers
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +112,7 @@ def test_float32_keeps_its_digits_from_a_very_large_sigma(name):
 
 @pytest.mark.parametrize("name", [*ORDERS, "restart", "adaptive"])
 def test_under_jit_vmap_and_grad(name, x64):
-  sampler = construction.construct(build.SAMPLERS, "sampler", {"name": name})
+  sampler = construction.construct(from_config.SAMPLERS, "sampler", {"name": name})
   sigmas = grids.karras(6, 0.05, HIGH)
   draw = lambda x: diffjax.sample(Mixture(), sampler, x, sigmas, key=jax.random.key(0))
   jitted, x = jax.jit(draw), jnp.asarray(START)

@@ -7,7 +7,7 @@ import pytest
 from oracles import Gaussian, Mixture, gaussian_marginal
 
 import diffjax
-from diffjax import build, construction, grids, samplers, schedules
+from diffjax import construction, from_config, grids, samplers, schedules
 
 pytestmark = pytest.mark.slow
 
@@ -107,7 +107,7 @@ def test_refuses_fewer_than_one(field):
 
 def test_is_built_in_the_schedules_scale():
   spec = {"name": "restart", "t_max": 0.5}
-  built = construction.construct(build.SAMPLERS, "sampler", spec, scaling=schedules.flow)
+  built = construction.construct(from_config.SAMPLERS, "sampler", spec, scaling=schedules.flow)
   assert built.sampler.scaling is schedules.flow and (built.t_min, built.t_max) == (0.06, 0.5)
   with pytest.raises(ValueError, match=r"restart goes from t_min = 0\.06 up to t_max = 0\.01; give 0 < t_min < t_max"):
-    construction.construct(build.SAMPLERS, "sampler", spec | {"t_max": 0.01})
+    construction.construct(from_config.SAMPLERS, "sampler", spec | {"t_max": 0.01})

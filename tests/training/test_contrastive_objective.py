@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import batching, build, contrastive, noise_levels
+from diffjax import batching, contrastive, from_config, noise_levels
 from diffjax.networks import preprocess
 from diffjax.training.objective import to_float
 
@@ -21,9 +21,11 @@ def test_equals_the_loss_written_out(tiny_clip):
   """With one template, and neither shift nor noise, the batch's mean is `clip_loss` of its pictures and captions."""
   config = tiny_clip()
   config.captions.templates, config.data.shift = ("a handwritten {word}",), 0
-  objective = build.clip.objective(config).replace(train=False)
-  params, batch = build.clip.initial_params(config, jax.random.key(0)), a_batch(12)
-  tokens = build.clip.tokenizer(config)([build.clip.training_captions(config)[0][i] for i in batch["label"]])
+  objective = from_config.clip.objective(config).replace(train=False)
+  params, batch = from_config.clip.initial_params(config, jax.random.key(0)), a_batch(12)
+  tokens = from_config.clip.tokenizer(config)(
+    [from_config.clip.training_captions(config)[0][i] for i in batch["label"]]
+  )
   logits = objective.module.apply(params, preprocess(to_float(batch["image"]), 8), tokens)
   pairs = batch["label"][:, None] == batch["label"][None]
   assert pairs.sum() > 12  # several right pairs
@@ -35,9 +37,11 @@ def test_equals_the_loss_written_out(tiny_clip):
 def test_sigmoid_is_siglips_loss(tiny_clip):
   config = tiny_clip()
   config.captions.templates, config.model.loss = ("{word}",), "sigmoid"
-  objective = build.clip.objective(config).replace(train=False)
-  params, batch = build.clip.initial_params(config, jax.random.key(0)), a_batch(6)
-  tokens = build.clip.tokenizer(config)([build.clip.training_captions(config)[0][i] for i in batch["label"]])
+  objective = from_config.clip.objective(config).replace(train=False)
+  params, batch = from_config.clip.initial_params(config, jax.random.key(0)), a_batch(6)
+  tokens = from_config.clip.tokenizer(config)(
+    [from_config.clip.training_captions(config)[0][i] for i in batch["label"]]
+  )
   logits = objective.module.apply(params, preprocess(to_float(batch["image"]), 8), tokens)
   pairs = batch["label"][:, None] == batch["label"][None]
   losses = objective(params, batch, jax.random.key(1))
@@ -54,8 +58,8 @@ def test_gradient_over_devices_is_that_of_the_whole_batch(tiny_clip, loss):
 
   config = tiny_clip()
   config.model.loss = loss
-  objective = build.clip.objective(config)
-  params, batch, key = build.clip.initial_params(config, jax.random.key(0)), a_batch(8), jax.random.key(2)
+  objective = from_config.clip.objective(config)
+  params, batch, key = from_config.clip.initial_params(config, jax.random.key(0)), a_batch(8), jax.random.key(2)
   whole = jax.value_and_grad(lambda p: objective(p, batch, key).mean())(params)
 
   def on_device(params, part):
@@ -70,7 +74,7 @@ def test_gradient_over_devices_is_that_of_the_whole_batch(tiny_clip, loss):
 
 def test_augmentation_moves_and_noises(tiny_clip):
   always = noise_levels.LogNormal(mean=-2.0, std=0.0)
-  objective, batch = build.clip.objective(tiny_clip()).replace(noise_levels=always), a_batch(64)
+  objective, batch = from_config.clip.objective(tiny_clip()).replace(noise_levels=always), a_batch(64)
   keys = batching.fold_in_each(jax.random.key(0), batch["index"])
   seen = objective._augment(batch["image"], keys)
   still = objective.replace(shift=0)._augment(batch["image"], keys)
@@ -100,7 +104,7 @@ def test_half_denoised_is_the_posterior_mean_of_normal_pictures():
 
 def test_a_rows_randomness_is_its_own(tiny_clip):
   """A part of the batch is moved and noised as in the whole."""
-  objective = build.clip.objective(tiny_clip()).replace(noise_levels=None)
+  objective = from_config.clip.objective(tiny_clip()).replace(noise_levels=None)
   batch, key = a_batch(8), jax.random.key(3)
   keys = batching.fold_in_each(key, batch["index"])
   whole, part = objective._augment(batch["image"], keys), objective._augment(batch["image"][2:5], keys[2:5])
@@ -109,7 +113,7 @@ def test_a_rows_randomness_is_its_own(tiny_clip):
 
 def test_temperature_is_kept_below_a_hundred(tiny_clip):
   config = tiny_clip(learning_rate=100.0, warmup_steps=0)
-  optimizer = build.optimizer(config)
+  optimizer = from_config.optimizer(config)
   params = {"params": {"logit_scale": jnp.float32(4.0), "other": jnp.float32(4.0)}}
   grads = jax.tree.map(lambda p: -jnp.ones_like(p), params)
   updates, _ = optimizer.update(grads, optimizer.init(params), params)
@@ -135,5 +139,5 @@ def test_config_that_cannot_work(tiny_clip, change, says):
   config = tiny_clip()
   change(config)
   with pytest.raises(ValueError, match=says):
-    build.check(config)
-    jax.eval_shape(lambda: build.initial_state(config))
+    from_config.check(config)
+    jax.eval_shape(lambda: from_config.initial_state(config))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import batching, build, denoisers, losses, noise_levels, schedules
+from diffjax import batching, denoisers, from_config, losses, noise_levels, schedules
 from diffjax.training.objective import Objective, to_float, to_uint8
 
 
@@ -106,8 +106,8 @@ def test_dropout_is_each_examples_own(tiny):
   config = tiny(label_dropout=0.5)
   config.model.update(dropout=0.5, num_classes=10)
   config.data.flip = True
-  objective = build.objective(config)
-  params = moved(build.initial_state(config).params)
+  objective = from_config.objective(config)
+  params = moved(from_config.initial_state(config).params)
   images = jax.random.randint(jax.random.key(2), (16, 8, 8, 1), 0, 256).astype(jnp.uint8)
   batch = {"image": images, "label": jnp.arange(16) % 10, "index": jnp.arange(16)}
   whole = objective(params, batch, jax.random.key(0))
@@ -128,8 +128,8 @@ def test_every_loss_gives_finite_gradients(tiny, loss):
   config = tiny()
   config.loss.name = loss
   batch = {"image": jnp.zeros((4, 8, 8, 1), jnp.uint8), "index": jnp.arange(4)}
-  state = build.initial_state(config)
-  mean = lambda params: build.objective(config)(params, batch, jax.random.key(0)).mean()
+  state = from_config.initial_state(config)
+  mean = lambda params: from_config.objective(config)(params, batch, jax.random.key(0)).mean()
   value, grads = jax.value_and_grad(mean)(state.params)
   assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
@@ -141,13 +141,13 @@ def test_hybrid_teaches_the_variance(tiny):
   config.prediction = {"name": "eps"}
   config.schedule.name = "linear"
   config.noise_levels = {"name": "uniform_time"}
-  build.check(config)
+  from_config.check(config)
   batch = {"image": jnp.full((8, 8, 8, 1), 77, jnp.uint8), "index": jnp.arange(8)}
-  params = build.initial_state(config).params
+  params = from_config.initial_state(config).params
   grads = {}
   for weight in (0.0, 1.0):
     config.train.bound_weight = weight
-    mean = lambda p: build.objective(config)(p, batch, jax.random.key(0)).mean()
+    mean = lambda p: from_config.objective(config)(p, batch, jax.random.key(0)).mean()
     grads[weight] = jax.grad(mean)(params)["params"]["conv_out"]
   for before, after in zip(jax.tree.leaves(grads[0.0]), jax.tree.leaves(grads[1.0])):
     np.testing.assert_array_equal(before[..., 1:], 0)
@@ -159,11 +159,13 @@ def test_hybrid_teaches_the_variance(tiny):
 def test_bfloat16_computes_but_parameters_and_loss_stay_float32(tiny):
   config = tiny()
   batch = {"image": jax.random.randint(jax.random.key(1), (8, 8, 8, 1), 0, 256, jnp.uint8), "index": jnp.arange(8)}
-  params = moved(build.initial_state(config).params)
+  params = moved(from_config.initial_state(config).params)
   values = {}
   for dtype in ("float32", "bfloat16"):
     config.model.dtype = dtype
-    value, grads = jax.value_and_grad(lambda p: build.objective(config)(p, batch, jax.random.key(0)).mean())(params)
+    value, grads = jax.value_and_grad(lambda p: from_config.objective(config)(p, batch, jax.random.key(0)).mean())(
+      params
+    )
     assert value.dtype == jnp.float32 and {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
     values[dtype] = value, jax.tree.leaves(grads)[-1]
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0.05, atol=0.02), *values.values())

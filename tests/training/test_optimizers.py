@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffjax import build
+from diffjax import from_config
 from diffjax.training.optimizers import adam, muon
 
 RATE, DECAY = 0.01, 0.1
@@ -74,8 +74,8 @@ def test_decay_shrinks_kernels_only(make, decayed):
 
 def test_a_config_names_its_optimizer(tiny):
   config = tiny(optimizer="muon")
-  state = jax.eval_shape(lambda: build.initial_state(config))
+  state = jax.eval_shape(lambda: from_config.initial_state(config))
   assert "muon" in str(jax.tree.structure(state.opt_state))
   config.train.optimizer = "moun"
   with pytest.raises(ValueError, match=r"no optimizer 'moun'\. Did you mean 'muon'"):
-    build.optimizer(config)
+    from_config.optimizer(config)

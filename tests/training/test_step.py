@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffjax import batching, build
+from diffjax import batching, from_config
 from diffjax.training import ema
 from diffjax.training.step import TrainStep, init_state, several_steps
 
@@ -119,11 +119,11 @@ def test_number_of_steps_does_not_recompile():
 
 def test_learning_rate_warms_up_and_decays(tiny):
   config = tiny(steps=14, warmup_steps=4, learning_rate=0.8, decay="cosine")
-  rates = [float(build.learning_rate(config)(step)) for step in range(15)]
+  rates = [float(from_config.learning_rate(config)(step)) for step in range(15)]
   cosine = 0.4 * (1 + np.cos(np.pi * np.arange(11) / 10))
   np.testing.assert_allclose(rates, [0.2, 0.4, 0.6, 0.8, *cosine], atol=1e-6)
   config.train.decay, config.train.warmup_steps = "constant", 0
-  assert float(build.learning_rate(config)(12)) == pytest.approx(0.8)
+  assert float(from_config.learning_rate(config)(12)) == pytest.approx(0.8)
 
 
 def test_clipping_limits_the_global_norm(tiny):
@@ -131,7 +131,7 @@ def test_clipping_limits_the_global_norm(tiny):
   params = {"w": jnp.zeros(2)}
   grads = {"w": jnp.array([3.0, 4.0])}
   for clip_norm, norm in ((0.0, 5.0), (1.0, 1.0), (10.0, 5.0)):
-    optimizer = build.optimizer(tiny(clip_norm=clip_norm))
+    optimizer = from_config.optimizer(tiny(clip_norm=clip_norm))
     _, state = optimizer.update(grads, optimizer.init(params), params)
     first_moment = optax.tree_utils.tree_get(state, "mu")["w"]
     np.testing.assert_allclose(jnp.linalg.norm(first_moment), 0.1 * norm, rtol=1e-5)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import batching, build, guidance, samplers
+from diffjax import batching, from_config, guidance, samplers
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "guidance.py"
 X = jax.random.normal(jax.random.key(0), (3, 4, 4, 1))
@@ -37,8 +37,8 @@ def moved(name, **changes):
   """What guidance adds to where Euler's step from sigma 3 to 1 ends, in coordinates x = x0 + sigma * noise."""
   config = preset(name)
   config.update(changes)
-  guided = build.guidance.guided(config, jax.tree_util.Partial(denoiser), jax.tree_util.Partial(energy))
-  sampler = build.guidance.sampler(config, guided, samplers.Euler())
+  guided = from_config.guidance.guided(config, jax.tree_util.Partial(denoiser), jax.tree_util.Partial(energy))
+  sampler = from_config.guidance.sampler(config, guided, samplers.Euler())
   end, plain = (
     method.step(model, X, SIGMA, NEXT, method.init(X), KEYS)[0]
     for method, model in ((sampler, guided), (samplers.Euler(), denoiser))
@@ -66,10 +66,9 @@ def test_a_step_of_each_preset(name, expected):
 
 
 def test_training_free_guidance_of_the_mean_alone():
-  """rho 0, which for Karras's grid would be none."""
-  config = preset("tfg")
-  config.options.rho = 0.0
-  build.guidance.guided(config, jax.tree_util.Partial(denoiser), jax.tree_util.Partial(energy))
+  """rho 0 leaves four steps of mu = 2 along the gradient at x0."""
+  options = {**preset("tfg").options, "rho": 0.0}
+  np.testing.assert_allclose(moved("tfg", repeats=1, options=options), np.full(X.shape, -8 * SLOPE), rtol=1e-4)
 
 
 def test_disco_clamps_the_gradient_for_the_noisy_picture():
@@ -81,16 +80,16 @@ def test_disco_clamps_the_gradient_for_the_noisy_picture():
 def test_time_travel_within_its_interval():
   config = preset("freedom")
   guided = guidance.EnergyGuidance(denoiser, energy, position="mean")
-  sampler = build.guidance.sampler(config, guided, samplers.Euler())
+  sampler = from_config.guidance.sampler(config, guided, samplers.Euler())
   assert (sampler.repeats, sampler.interval) == (10, (3.44, 25.7))
 
 
 def test_configs_of_another_kind_are_refused(tiny):
   with pytest.raises(ValueError, match="the config has no 'data'"):
-    build.check(preset("disco"))
+    from_config.check(preset("disco"))
   with pytest.raises(ValueError, match="of guidance has no 'views'"):
-    build.guidance.clip_energy(tiny(), None, None, None, 1.0)
+    from_config.guidance.clip_energy(tiny(), None, None, None, 1.0)
   config = tiny()
   config.parallel = "fdsp"
   with pytest.raises(ValueError, match="Did you mean 'fsdp'"):
-    build.check(config)
+    from_config.check(config)

@@ -5,9 +5,9 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.build.diffusion import DTYPES, NOISE_LEVELS
 from diffjax.construction import construct, lookup
 from diffjax.data import Tokenizer, captions, train_tokenizer
+from diffjax.from_config.diffusion import DTYPES, NOISE_LEVELS
 from diffjax.networks import CLIP, ImageEncoder, TextEncoder
 from diffjax.training.contrastive import ContrastiveObjective
 from diffjax.training.optimizers import at_most

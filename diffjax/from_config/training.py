@@ -6,9 +6,9 @@ from types import ModuleType
 import jax
 import optax
 
-from diffjax.build import clip, diffusion
 from diffjax.configuration import flat
 from diffjax.construction import check_numbers, lookup
+from diffjax.from_config import clip, diffusion
 from diffjax.layouts import Replicated, Sharded
 from diffjax.training.optimizers import adam, muon
 from diffjax.training.step import TrainState, TrainStep, init_state

@@ -1,7 +1,7 @@
 """From a config to objects: plain tables of names, and the only room that reads a ConfigDict."""
 
-from diffjax.build import clip, guidance
-from diffjax.build.diffusion import (
+from diffjax.from_config import clip, guidance
+from diffjax.from_config.diffusion import (
   DTYPES,
   GRIDS,
   LOSSES,
@@ -21,7 +21,7 @@ from diffjax.build.diffusion import (
   sampler,
   schedule,
 )
-from diffjax.build.training import (
+from diffjax.from_config.training import (
   LAYOUTS,
   OPTIMIZERS,
   check,

@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import build, construction, denoisers, samplers, schedules
+from diffjax import construction, denoisers, from_config, samplers, schedules
 
-CONFIGS = pathlib.Path(build.__file__).parents[2] / "configs"
+CONFIGS = pathlib.Path(from_config.__file__).parents[2] / "configs"
 
 
 @pytest.mark.parametrize("table", ["SCHEDULES", "GRIDS", "SAMPLERS", "PREDICTIONS", "NETWORKS"])
 def test_every_entry_constructs_with_its_defaults(table):
-  for name in getattr(build, table):
+  for name in getattr(from_config, table):
     arguments = (10,) if table == "GRIDS" else ()
-    schedule = construction.construct(build.SCHEDULES, "schedule", {"name": "linear"})
-    made = construction.construct(getattr(build, table), table, {"name": name}, *arguments, schedule=schedule)
+    schedule = construction.construct(from_config.SCHEDULES, "schedule", {"name": "linear"})
+    made = construction.construct(getattr(from_config, table), table, {"name": name}, *arguments, schedule=schedule)
     assert made is not None
     if table == "GRIDS":
       assert made.shape == (11,) and made[-1] == 0
@@ -27,11 +27,11 @@ def test_every_entry_constructs_with_its_defaults(table):
 @pytest.mark.parametrize("table", ["LOSSES", "NOISE_LEVELS"])
 def test_training_entries_construct_for_a_schedule(table):
   parts = {
-    "schedule": construction.construct(build.SCHEDULES, "schedule", {"name": "rectified_flow"}),
+    "schedule": construction.construct(from_config.SCHEDULES, "schedule", {"name": "rectified_flow"}),
     "prediction": denoisers.V(),
   }
-  for name in getattr(build, table):
-    made = construction.construct(getattr(build, table), table, {"name": name}, **parts)
+  for name in getattr(from_config, table):
+    made = construction.construct(getattr(from_config, table), table, {"name": name}, **parts)
     assert np.isfinite(made(jnp.array([0.3, 0.6]))).all()
 
 
@@ -43,21 +43,21 @@ def test_recommended_grid_depends_on_the_number_of_steps(tiny):
     "8": dict(name="exponential", sigma_min=0.1, sigma_max=10.0),
   }
   for steps, high, low in ((1, 6, None), (7, 6, 0.2), (8, 10, 0.1), (11, 10, 0.1), (12, 20, 0.02), (100, 20, 0.02)):
-    sigmas = build.grid(config, steps)
+    sigmas = from_config.grid(config, steps)
     assert sigmas.shape == (steps + 1,) and float(sigmas[0]) == pytest.approx(high)
     assert low is None or float(sigmas[-2]) == pytest.approx(low)
-  assert build.grid(config, 5, "uniform_log_snr").shape == (6,)
+  assert from_config.grid(config, 5, "uniform_log_snr").shape == (6,)
 
 
 def test_sampler_takes_only_what_was_given(tiny):
   config = tiny()
-  assert build.sampler(config, "euler", eta=None) == build.sampler(config, "euler")
-  assert build.sampler(config, "euler", eta=0.5).eta == 0.5
-  assert isinstance(build.sampler(config), samplers.DPMpp2M)
+  assert from_config.sampler(config, "euler", eta=None) == from_config.sampler(config, "euler")
+  assert from_config.sampler(config, "euler", eta=0.5).eta == 0.5
+  assert isinstance(from_config.sampler(config), samplers.DPMpp2M)
 
 
 def test_same_seed_same_start(tiny):
-  first, again, other = (jax.tree.leaves(build.initial_state(tiny(seed=seed)).params) for seed in (1, 1, 2))
+  first, again, other = (jax.tree.leaves(from_config.initial_state(tiny(seed=seed)).params) for seed in (1, 1, 2))
   assert all(np.array_equal(a, b) for a, b in zip(first, again))
   assert not all(np.array_equal(a, b) for a, b in zip(first, other))
 
@@ -68,49 +68,49 @@ def test_every_config_is_sound(path):
   scope = {}
   exec(compile(path.read_text(), str(path), "exec"), scope)
   config = scope["get_config"]()
-  build.check(config)
+  from_config.check(config)
   json.loads(config.to_json())
-  objective = build.train_step(config).objective
+  objective = from_config.train_step(config).objective
   b = 2
   batch = {
-    "image": jax.ShapeDtypeStruct((b, *build.image_shape(config)), jnp.uint8),
+    "image": jax.ShapeDtypeStruct((b, *from_config.image_shape(config)), jnp.uint8),
     "label": jax.ShapeDtypeStruct((b,), jnp.int32),
     "index": jax.ShapeDtypeStruct((b,), jnp.int32),
   }
-  state = jax.eval_shape(lambda: build.initial_state(config))
+  state = jax.eval_shape(lambda: from_config.initial_state(config))
   assert jax.eval_shape(objective, state.params, batch, jax.eval_shape(lambda: jax.random.key(0))).shape == (b,)
 
 
 def test_a_schedule_is_rescaled_and_shifted_by_its_config(tiny):
   config = tiny()
   config.schedule = {"name": "linear", "shift": 2.0, "zero_terminal_snr": True}
-  plain, made = schedules.linear(), build.schedule(config)
+  plain, made = schedules.linear(), from_config.schedule(config)
   np.testing.assert_allclose(made.sigma(0.0), 2 * plain.sigma(0.0), rtol=1e-5)
   np.testing.assert_allclose(made.sigma(999.0), schedules.MAX_SIGMA, rtol=1e-4)
   config.schedule = {"name": "vp", "zero_terminal_snr": True}
   with pytest.raises(ValueError, match="discrete"):
-    build.schedule(config)
+    from_config.schedule(config)
 
 
 def test_a_network_with_learned_variance_draws_with_it(tiny):
   config = tiny()
-  assert not build.sampler(config, "ddpm").learned
+  assert not from_config.sampler(config, "ddpm").learned
   config.model.learned_variance = True
-  assert build.sampler(config, "ddpm").learned
+  assert from_config.sampler(config, "ddpm").learned
 
 
 def test_options_of_the_configs_own_sampler(tiny):
   config = tiny()
   config.sampler.name, config.sampler.options = "euler", {"eta": 0.5}
-  assert build.sampler(config).eta == 0.5
-  assert build.sampler(config, eta=0.25).eta == 0.25
-  assert build.sampler(config, "heun").s_churn == 0
+  assert from_config.sampler(config).eta == 0.5
+  assert from_config.sampler(config, eta=0.25).eta == 0.25
+  assert from_config.sampler(config, "heun").s_churn == 0
 
 
 def test_churn_from_the_config_is_that_of_the_command_line(tiny):
   config = tiny()
   config.sampler.update(name="heun", options={"s_churn": 2.0})
-  own, asked = build.sampler(config, num_steps=18), build.sampler(tiny(), "heun", num_steps=18, s_churn=2.0)
+  own, asked = from_config.sampler(config, num_steps=18), from_config.sampler(tiny(), "heun", num_steps=18, s_churn=2.0)
   assert own == asked and own.num_steps == 18
 
 
@@ -119,9 +119,9 @@ def test_a_time_that_the_embedding_cannot_resolve_is_refused(tiny):
   config.schedule.name, config.prediction = "rectified_flow", {"name": "flow"}
   config.model.embedding = "sinusoidal"
   with pytest.raises(ValueError, match="set time_scale=1000"):
-    build.check(config)
+    from_config.check(config)
   config.time_scale = 1000.0
-  build.check(config)
+  from_config.check(config)
 
 
 @pytest.mark.parametrize("fields", [dict(seed=-1), dict(label_dropout=0.1)])
@@ -130,7 +130,7 @@ def test_check_refuses_what_would_fail_later(tiny, fields):
   config.model.num_classes, config.model.null_label = 10, False
   config.train.update(fields)
   with pytest.raises(ValueError, match=next(iter(fields))):
-    build.check(config)
+    from_config.check(config)
 
 
 @pytest.mark.parametrize(
@@ -172,12 +172,12 @@ def test_check_refuses_numbers_out_of_range(tiny, key, value, says):
   with config.ignore_type(), config.unlocked():
     parent[last] = value
   with pytest.raises(ValueError, match=says):
-    build.check(config)
+    from_config.check(config)
 
 
 def test_arrays_pass_as_options(tiny):
-  assert build.sampler(tiny(), "euler", eta=jnp.float32(0.5)).eta == 0.5
-  jax.jit(lambda eta: build.sampler(tiny(), "euler", eta=eta).eta)(0.5)
+  assert from_config.sampler(tiny(), "euler", eta=jnp.float32(0.5)).eta == 0.5
+  jax.jit(lambda eta: from_config.sampler(tiny(), "euler", eta=eta).eta)(0.5)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_check_refuses_a_schedule_that_does_not_rise(tiny, schedule):
   config = tiny()
   config.schedule = schedule
   with pytest.raises(ValueError, match="schedule goes from sigma"):
-    build.check(config)
+    from_config.check(config)
 
 
 @pytest.mark.parametrize("schedule", [{"name": "rectified_flow"}, {"name": "linear", "zero_terminal_snr": True}])
@@ -201,20 +201,20 @@ def test_check_refuses_predictions_that_pure_noise_leaves_without_meaning(tiny, 
   for name in ("eps", "score"):
     config.prediction = {"name": name}
     with pytest.raises(ValueError, match=f"{name.capitalize()} says nothing about the data where the schedule ends"):
-      build.check(config)
+      from_config.check(config)
   config.prediction = {"name": "v"}
-  build.check(config)
+  from_config.check(config)
   config.prediction = {"name": "epsilon"}
   with pytest.raises(ValueError, match="there is no prediction 'epsilon'"):
-    build.check(config)
+    from_config.check(config)
 
 
 def test_weight_decay_is_for_kernels(tiny):
   config = tiny()
   config.train.weight_decay = 0.1
-  state = jax.eval_shape(lambda: build.initial_state(config))
+  state = jax.eval_shape(lambda: from_config.initial_state(config))
   params = jax.tree.map(lambda p: jnp.ones(p.shape), state.params)
-  optimizer = build.optimizer(config)
+  optimizer = from_config.optimizer(config)
   updates, _ = optimizer.update(jax.tree.map(jnp.zeros_like, params), optimizer.init(params), params)
   for p, u in zip(jax.tree.leaves(params), jax.tree.leaves(updates)):
     assert bool((u != 0).all()) == (p.ndim > 1)
@@ -224,7 +224,7 @@ def test_augmentation_needs_a_network_that_is_told(tiny):
   config = tiny()
   config.data.augment = 0.12
   with pytest.raises(ValueError, match=r"set model\.augment_dim=9"):
-    build.check(config)
+    from_config.check(config)
   config.model.augment_dim = 9
-  build.check(config)
-  assert build.objective(config).augment == 0.12
+  from_config.check(config)
+  assert from_config.objective(config).augment == 0.12

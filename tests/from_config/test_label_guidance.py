@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffjax import build, configuration, guidance
+from diffjax import configuration, from_config, guidance
 from diffjax import run as runs
 
 pytestmark = pytest.mark.slow
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 def test_the_defaults_are_neutral(tiny):
   config = tiny()
   denoiser = object()
-  assert build.guided(config, denoiser) is denoiser
-  free = build.guided(config, denoiser, 2.0)
+  assert from_config.guided(config, denoiser) is denoiser
+  free = from_config.guided(config, denoiser, 2.0)
   low, high = free.interval
   assert isinstance(free, guidance.ClassifierFree) and free.scale == 2.0 and free.rescale == 0
   assert low == 0 and high > 1e5
@@ -28,13 +28,13 @@ def test_a_config_reaches_threshold_interval_and_rescale(tiny):
   config.sampler.update(guidance_interval=(0.2, 3.0), guidance_rescale=0.5)
   config.sampler.threshold = dict(name="dynamic", quantile=0.9)
   config = configuration.from_json(config.to_json())
-  build.check(config)
-  made = build.guided(config, None, 2)
+  from_config.check(config)
+  made = from_config.guided(config, None, 2)
   assert made == guidance.DynamicThreshold(
     guidance.ClassifierFree(None, {"label": 10}, 2.0, (0.2, 3.0), 0.5), quantile=0.9
   )
   config.sampler.threshold = dict(name="static", bound=0.5)
-  assert build.guided(config, None) == guidance.StaticThreshold(None, 0.5)
+  assert from_config.guided(config, None) == guidance.StaticThreshold(None, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_check_refuses(tiny, fields, says):
   config = tiny()
   config.sampler.update(fields)
   with pytest.raises(ValueError, match=says):
-    build.check(config)
+    from_config.check(config)
 
 
 def test_a_run_of_before_these_keys_is_read_and_goes_on(tmp_path, tiny):
@@ -74,7 +74,7 @@ def test_runs_draw_with_them(tiny):
   config = tiny()
   config.model.num_classes = 10
   params = jax.tree.map(
-    lambda p: 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), build.initial_state(config).params
+    lambda p: 0.3 * jax.random.normal(jax.random.key(p.size), p.shape), from_config.initial_state(config).params
   )
   draw = lambda **options: runs.Run(config, params, 0).draw(4, steps=3, sampler="euler", **options)
   plain = draw()
