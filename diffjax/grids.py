@@ -27,17 +27,20 @@ ALIGN_YOUR_STEPS = {
 """The levels between which Sabour et al. 2024 take ten steps of three published models."""
 
 
-def check_grid(sigmas: Array) -> None:
-  """Raises ValueError unless sigmas are one list that descends to zero; its values are known only outside of jit."""
+def check_grid(sigmas: Array, dtype: jnp.dtype | None = None) -> None:
+  """Raises ValueError unless sigmas are one list that descends to zero; its values are known only outside of jit.
+
+  They are checked in the precision in which they will be used: `dtype`, or by default the one that JAX gives them.
+  """
   if np.ndim(sigmas) != 1 or len(sigmas) < 2:
     raise ValueError(f"sigmas must be a list of at least two levels, got shape {np.shape(sigmas)}; see diffjax.grids.")
   if isinstance(sigmas, jax.core.Tracer):
     return
-  values = np.asarray(sigmas)
+  values = np.asarray(jnp.asarray(sigmas, dtype))
   if not np.all(np.isfinite(values)) or not np.all(np.diff(values) < 0) or values[-1] != 0:
     raise ValueError(
-      f"sigmas must be finite, descend strictly and end in 0, got {values}; give 0 < sigma_min < sigma_max, and "
-      "schedules.MAX_SIGMA for an infinite one."
+      f"sigmas must be finite, descend strictly and end in 0, got {values} in {values.dtype}; give 0 < sigma_min < "
+      "sigma_max, levels that do not round to one number, and schedules.MAX_SIGMA for an infinite one."
     )
 
 

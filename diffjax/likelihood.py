@@ -50,8 +50,8 @@ def log_likelihood(
   Raises:
     ValueError: if the grid does not ascend from above zero (known only outside of jit), or probes have no key.
   """
-  _check_ascending(sigmas)
   dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
+  _check_ascending(sigmas, dtype)
   x, log_sigmas = jnp.asarray(x, dtype), jnp.log(jnp.asarray(sigmas, dtype))
   directions = _directions(x, key, num_probes)
 
@@ -106,14 +106,16 @@ def _with_trace(predict, x, directions):
   return x0, jax.lax.map(product, directions, batch_size=64).sum(0)
 
 
-def _check_ascending(sigmas):
+def _check_ascending(sigmas, dtype):
   if jnp.ndim(sigmas) != 1 or jnp.shape(sigmas)[0] < 2:
     raise ValueError(f"sigmas must be a list of at least two levels, got shape {jnp.shape(sigmas)}.")
   if isinstance(sigmas, jax.core.Tracer):
     return
-  values = np.asarray(sigmas)
+  values = np.asarray(jnp.asarray(sigmas, dtype))  # two levels of a wider grid may round to one
   if not (values[0] > 0 and np.all(np.diff(values) > 0) and np.isfinite(values[-1])):
-    raise ValueError(f"sigmas must ascend strictly from above zero, got {values}; take grid[-2::-1] of a grid.")
+    raise ValueError(
+      f"sigmas must ascend strictly from above zero, got {values} in {values.dtype}; take grid[-2::-1] of a grid."
+    )
 
 
 def dequantize(images: Array, key: Array) -> Array:

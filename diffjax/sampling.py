@@ -53,7 +53,6 @@ def sample(
     >>> diffjax.sample(prior, diffjax.samplers.Heun(), x, sigmas, key=jax.random.key(1)).shape
     (4, 8, 8, 1)
   """
-  check_grid(sigmas)
   if not hasattr(x, "dtype") or x.ndim == 0:
     given = getattr(x, "shape", type(x).__name__)
     raise ValueError(f"x must be an array [B, ...], such as sigmas[0] * jax.random.normal(key, shape), got {given}.")
@@ -61,6 +60,7 @@ def sample(
     raise ValueError(f"sampler is the class {sampler.__name__}; make a sampler of it: {sampler.__name__}().")
   keys = batching.sample_keys(key, x.shape[0])
   dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
+  check_grid(sigmas, dtype)
   x, sigmas = jnp.asarray(x, dtype), jnp.asarray(sigmas, dtype)
   num_steps = sigmas.shape[0] - 1
 

@@ -252,6 +252,21 @@ def test_impossible_grids_are_refused(sigmas, says):
     diffjax.sample(Gaussian(), samplers.Euler(), jnp.ones((2, 3)), jnp.asarray(sigmas), key=KEY)
 
 
+def test_levels_that_merge_in_the_precision_of_the_walk_are_refused():
+  """Two grids of the same ends, joined in float64, hold levels that are one number in float32."""
+  merging = np.array([80.0, 1.0 + 1e-12, 1.0, 0.0])
+  walk = lambda x: diffjax.sample(Gaussian(), samplers.DPMpp2M(), x, merging, key=KEY)
+  for refused in (walk, lambda x: editing.ddim_invert(Gaussian(), x, merging)):
+    with pytest.raises(ValueError, match=r"(?s)sigmas must .*descend strictly.* in float32"):
+      refused(jnp.ones((2, 3)))
+  with pytest.raises(ValueError, match=r"(?s)sigmas must ascend strictly .* in float32"):
+    diffjax.likelihood.log_likelihood(Gaussian(), jnp.ones((2, 3)), merging[-2::-1])
+  with jax.enable_x64(True):
+    assert np.isfinite(walk(jnp.ones((2, 3), jnp.float64))).all()
+    with pytest.raises(ValueError, match="in float32"):
+      walk(jnp.ones((2, 3), jnp.float32))
+
+
 @pytest.mark.parametrize(
   ("arguments", "says"),
   [

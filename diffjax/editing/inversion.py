@@ -97,8 +97,8 @@ def invert(
 
 
 def _prepare(x0, sigmas):
-  check_grid(sigmas)
   dtype = jnp.promote_types(jnp.result_type(x0), jnp.float32)
+  check_grid(sigmas, dtype)
   return jnp.asarray(x0, dtype), jnp.asarray(sigmas, dtype)
 
 
