@@ -47,7 +47,8 @@ def sample(
 
   Example:
     >>> import jax, diffjax
-    >>> prior = lambda x, sigma, cond=None, *, key=None: x / (1 + sigma**2)  # the data is N(0, 1)
+    >>> from diffjax.batching import expand
+    >>> prior = lambda x, sigma, cond=None, *, key=None: x / (1 + expand(sigma, x) ** 2)  # the data is N(0, 1)
     >>> sigmas = diffjax.grids.karras(10)
     >>> x = sigmas[0] * jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
     >>> diffjax.sample(prior, diffjax.samplers.Heun(), x, sigmas, key=jax.random.key(1)).shape

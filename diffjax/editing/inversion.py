@@ -123,7 +123,7 @@ def _check_invertible(sampler, sigmas):
 def _draws_noise(sampler, sigmas):
   # the same picture with two keys: only a method that draws noise tells them apart
   x = jnp.ones((2, 1), sigmas.dtype)
-  prior = lambda x, sigma, *, key=None: x / (1 + sigma**2)
+  prior = lambda x, sigma, *, key=None: x / (1 + batching.expand(sigma, x) ** 2)
   keys = jax.random.split(jax.random.key(0))
   step = lambda sigma, sigma_next: sampler.step(prior, x, sigma, sigma_next, (), keys)[0]
   first, second = jnp.moveaxis(jax.jit(jax.vmap(step))(sigmas[:-2], sigmas[1:-1]), 1, 0)
