@@ -1,6 +1,7 @@
 """Pictures checked by their pixels, files by reading them back."""
 
 import errno
+import pathlib
 import subprocess
 import sys
 
@@ -121,6 +122,26 @@ def test_a_full_disk_names_the_file(tmp_path):
       raise OSError(errno.ENOSPC, "No space left on device")
   with pytest.raises(FileNotFoundError, match="nowhere"), plots.naming(tmp_path / "a.txt"):
     (tmp_path / "nowhere").read_text()
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self").exists(), reason="takes a folder in which nobody can make a file")
+def test_a_folder_that_takes_no_files_is_named():
+  """The mode of /proc lets root write; making a file there fails with "No such file or directory"."""
+  with pytest.raises(OSError, match=r"^nothing can be written to /proc/x; choose another folder with --out\.$"):
+    plots.check_writable(pathlib.Path("/proc/x"))
+  with pytest.raises(OSError, match=r"^/proc/x cannot be written \(.*\); choose another place"):
+    with plots.replacing("/proc/x/a.txt"):
+      pass
+
+
+def test_the_check_leaves_nothing_and_refuses_files_and_broken_links(tmp_path):
+  plots.check_writable(tmp_path / "new" / "deeper")
+  assert not list(tmp_path.iterdir())
+  (tmp_path / "file").touch()
+  (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+  for name in ("file", "file/below", "link"):
+    with pytest.raises(OSError, match=r"nothing can be written to .* choose another folder"):
+      plots.check_writable(tmp_path / name)
 
 
 @pytest.mark.parametrize("images", [np.zeros((2, 8, 8, 1)), ramp(2, 8, 8), ramp(2, 8, 8, 2), ramp(0, 8, 8, 1)])

@@ -33,10 +33,17 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
     yield
   except OSError as error:
     protected = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-    if error.errno is None or (error.filename is not None and not protected):
+    if error.errno is None or not (protected or error.filename is None or _leads_to(error.filename, path)):
       raise  # a sentence of ours, or about another file
-    mend = "make it writable" if protected else "make room"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    mend = "make it writable" if protected else "make room" if full else "choose another place"
     raise OSError(f"{path} cannot be written ({error.strerror}); {mend}, then give the same command.") from error
+
+
+def _leads_to(name: object, path: str | os.PathLike) -> bool:
+  """Whether an error's file name is that of `path` or of a folder above it."""
+  path = pathlib.Path(path)
+  return isinstance(name, str | os.PathLike) and pathlib.Path(name) in (path, *path.parents)
 
 
 @contextlib.contextmanager
@@ -66,9 +73,12 @@ def check_writable(folder: pathlib.Path) -> None:
   """Raises OSError if files cannot be written there: better before the drawing than after."""
   if paths.is_remote(folder):  # who may write to a bucket only the writing tells
     return
-  there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-  if not (there.is_dir() and os.access(there, os.W_OK)):
-    raise OSError(f"nothing can be written to {folder}; choose another folder with --out.")
+  there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+  try:  # only the attempt tells: some folders, such as /proc, refuse even those whom their mode allows
+    with tempfile.TemporaryDirectory(prefix=".", dir=there):
+      pass
+  except OSError as error:
+    raise OSError(f"nothing can be written to {folder}; choose another folder with --out.") from error
 
 
 def save(picture: Image.Image, path: str | os.PathLike) -> None:
