@@ -168,8 +168,8 @@ Layout = Replicated | Sharded
 def spec(shape: tuple[int, ...], count: int) -> PartitionSpec:
   """How an array is split among `count` devices.
 
-  >>> spec((3, 3, 64, 128), 8)
-  PartitionSpec(None, None, 'devices')
+  >>> tuple(spec((3, 3, 64, 128), 8))
+  (None, None, 'devices')
   """
   axes = [axis for axis, size in enumerate(shape) if size % count == 0]
   if not axes or math.prod(shape) < SMALLEST:

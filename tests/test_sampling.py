@@ -334,11 +334,3 @@ def test_the_gradient_by_the_grid_is_that_of_finite_differences(name, x64):
   for i, change in enumerate(1e-4 * sigmas[:-1]):
     difference = (value(sigmas.at[i].add(change)) - value(sigmas.at[i].add(-change))) / (2 * change)
     np.testing.assert_allclose(gradient[i], difference, rtol=1e-5, atol=1e-7)
-
-
-def test_the_example_in_the_docstring_runs():
-  import doctest
-
-  from diffjax import sampling
-
-  assert doctest.testmod(sampling).failed == 0
