@@ -39,9 +39,14 @@ def root(square: Array) -> Array:
   return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
+def wide(x: Array) -> Array:
+  """x in at least float32: in 16 bits squares and sums of many numbers overflow, and small bounds below them are 0."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def squared_norm(x: Array) -> Array:
-  """The squared Euclidean norm of each sample of x [B, ...], as [B, 1, ...]."""
-  return jnp.square(x).sum(tuple(range(1, x.ndim)), keepdims=True)
+  """The squared Euclidean norm of each sample of x [B, ...], as [B, 1, ...], in at least float32."""
+  return jnp.square(wide(x)).sum(tuple(range(1, x.ndim)), keepdims=True)
 
 
 def shortening(length: Array, longest: Array | float) -> Array:

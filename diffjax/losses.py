@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import posterior, struct
-from diffjax.batching import expand
+from diffjax.batching import expand, wide
 from diffjax.denoisers import NetworkDenoiser, Prediction
 from diffjax.schedules import Schedule
 from diffjax.typing import Array, Cond, Denoiser
@@ -23,7 +23,7 @@ Weight = Callable[[Array], Array]
 
 def mean_flat(values: Array) -> Array:
   """Mean over all but the batch: [B, ...] -> [B]."""
-  return values.reshape(values.shape[0], -1).mean(axis=1)
+  return wide(values.reshape(values.shape[0], -1)).mean(axis=1)
 
 
 def denoising(
@@ -38,7 +38,7 @@ def denoising(
 ) -> Array:
   """weight(sigma) times the mean squared error of the predicted x0: [B], from x0 and noise [B, ...], sigma [B]."""
   error = denoiser(x0 + expand(sigma, x0) * noise, sigma, cond, key=key) - x0
-  return weight(sigma) * mean_flat(jnp.square(error))
+  return weight(sigma) * mean_flat(jnp.square(wide(error)))
 
 
 @struct.dataclass
@@ -165,4 +165,4 @@ def hybrid(
     raise ValueError(f"the network outputs {x0.shape[-1]} channels; a learned variance needs twice as many.")
   frozen = jax.lax.stop_gradient(x0_predicted)
   bound = variational_bound(x0, x, frozen, fraction, sigma, sigma_next, denoiser.schedule.scaling)
-  return weight(sigma) * mean_flat(jnp.square(x0_predicted - x0)) + bound_weight * bound
+  return weight(sigma) * mean_flat(jnp.square(wide(x0_predicted - x0))) + bound_weight * bound

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.batching import expand, shortening, squared_norm
+from diffjax.batching import expand, shortening, squared_norm, wide
 from diffjax.construction import check_in
 from diffjax.guidance.stacking import like, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
@@ -63,6 +63,8 @@ class AdaptiveProjected:
     return stacked(predict, x, sigma, [cond, like(self.null_cond, cond)], key)
 
   def _guide(self, conditional, null, past=0.0):
+    dtype = conditional.dtype
+    conditional, null = wide(conditional), wide(null)
     total = conditional - null + past
     difference = total * shortening(jnp.sqrt(_square(total)), self.radius)
     parallel = (
@@ -70,7 +72,8 @@ class AdaptiveProjected:
       / _square(conditional)
       * conditional
     )
-    return conditional + expand(self.scale - 1, conditional) * (difference + (self.eta - 1) * parallel), total
+    guided = conditional + expand(self.scale - 1, conditional) * (difference + (self.eta - 1) * parallel)
+    return guided.astype(dtype), total
 
 
 def _square(x):

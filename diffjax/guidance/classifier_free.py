@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.batching import expand, within
+from diffjax.batching import expand, wide, within
 from diffjax.construction import check_in
 from diffjax.guidance.stacking import like, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
@@ -61,9 +61,9 @@ class ClassifierFree:
   def _guide(self, conditional, null, sigma):
     scale = jnp.where(within(sigma, self.interval), self.scale, 1.0).astype(conditional.dtype)
     guided = null + expand(scale, null) * (conditional - null)
-    return guided * (1 + self.rescale * (_std(conditional) / _std(guided) - 1))
+    return guided * (1 + self.rescale * (_std(conditional) / _std(guided) - 1)).astype(guided.dtype)
 
 
 def _std(x):
   # the root of zero has no gradient: a constant picture must not make one NaN
-  return jnp.sqrt(jnp.maximum(x.var(tuple(range(1, x.ndim)), keepdims=True), 1e-12))
+  return jnp.sqrt(jnp.maximum(wide(x).var(tuple(range(1, x.ndim)), keepdims=True), 1e-12))

@@ -52,13 +52,16 @@ class ClipEnergy:
 
   def compare(self, images: Array) -> Array:
     """The weighted distance [B] of pictures [B, H, W, C] to the targets."""
-    cosines = jnp.dot(self.image_features(images), jnp.asarray(self.targets).T, precision=jax.lax.Precision.HIGHEST)
+    cosines = self._cosines(images)
     return (_distances(cosines, self.distance, self.logit_scale) * jnp.asarray(self.weights)[None]).sum(axis=1)
 
   def similarity(self, images: Array) -> Array:
     """The weighted sum [B] of cosines of pictures [B, H, W, C] with the targets: highest for what CLIP likes best."""
-    cosines = jnp.dot(self.image_features(images), jnp.asarray(self.targets).T, precision=jax.lax.Precision.HIGHEST)
-    return (cosines * jnp.asarray(self.weights)[None]).sum(axis=1)
+    return (self._cosines(images) * jnp.asarray(self.weights)[None]).sum(axis=1)
+
+  def _cosines(self, images):
+    features, targets = batching.wide(self.image_features(images)), batching.wide(jnp.asarray(self.targets))
+    return jnp.dot(features, targets.T, precision=jax.lax.Precision.HIGHEST)
 
 
 def clip(
@@ -139,9 +142,9 @@ def _forward(energy, x0, key):
     (gradient,) = pullback(jnp.ones_like(value))
     return total[0] + value, total[1] + gradient
 
-  total = jax.lax.fori_loop(0, energy.views.count, add, (jnp.zeros(x0.shape[0]), jnp.zeros_like(x0)))
+  total = jax.lax.fori_loop(0, energy.views.count, add, (jnp.zeros(x0.shape[0]), jnp.zeros_like(batching.wide(x0))))
   value, gradient = (a / _number(energy.views) for a in total)
-  return value, gradient
+  return value, gradient.astype(x0.dtype)
 
 
 def _backward(gradient, cotangent):

@@ -159,7 +159,7 @@ class EnergyGuidance:
       tell = lambda: jax.debug.callback(told, (~finite).sum(), jnp.max(sigma))
       jax.lax.cond(finite.all(), lambda: None, tell)
       gradient = jnp.where(expand(finite, gradient), gradient, 0)
-    return gradient / _rms(gradient) if self.normalize else gradient
+    return batching.wide(gradient) / _rms(gradient) if self.normalize else gradient
 
 
 @struct.dataclass
@@ -202,4 +202,4 @@ def value(scale: float | Callable[[Array], Array], sigma: Array) -> Array | floa
 
 
 def _rms(x):
-  return jnp.sqrt(jnp.maximum(jnp.square(x).mean(tuple(range(1, x.ndim)), keepdims=True), 1e-24))
+  return jnp.sqrt(jnp.maximum(jnp.square(batching.wide(x)).mean(tuple(range(1, x.ndim)), keepdims=True), 1e-24))

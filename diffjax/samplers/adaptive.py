@@ -129,6 +129,7 @@ def solve(
   Raises:
     ValueError: unless sigma > sigma_next > 0, both finite (known only outside of jit).
   """
+  x = batching.wide(jnp.asarray(x))
   check_grid(jnp.stack([jnp.asarray(sigma, x.dtype), jnp.asarray(sigma_next, x.dtype), jnp.zeros((), x.dtype)]))
   sampler = Adaptive() if sampler is None else sampler
   conditioned = lambda x, sigma, *, key=None: denoiser(x, sigma, cond, key=key).astype(x.dtype)
