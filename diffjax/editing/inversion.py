@@ -10,8 +10,9 @@ from diffjax.typing import Array, Cond, Denoiser, Sampler
 def ddim_invert(denoiser: Denoiser, x0: Array, sigmas: Array, *, cond: Cond = None) -> Array:
   """The noise that DDIM draws x0 from, to first order: each step up takes the noise where it begins.
 
-  That is DDIM's step backwards (Song et al. 2020, Denoising Diffusion Implicit Models, section 5.4), with the network
-  asked at the upper level, so that no call is at sigma = 0. N calls.
+  That is DDIM's step backwards (Song et al. 2020, Denoising Diffusion Implicit Models, section 5.4). The network is
+  evaluated at the upper level, so that no call is at sigma = 0, on x rescaled to the variance that N(0, 1) data has at
+  that level: the variance-preserving x unchanged, as in diffusers' DDIMInverseScheduler. N calls.
 
   Args:
     denoiser: (x, sigma, cond, key=None) -> x0.
@@ -29,7 +30,8 @@ def ddim_invert(denoiser: Denoiser, x0: Array, sigmas: Array, *, cond: Cond = No
 
   def up(x, levels):
     sigma, sigma_next = levels
-    return x + (1 - sigma_next / sigma) * (x - denoiser(x, sigma, cond).astype(x.dtype)), None
+    seen = x * jnp.sqrt((1 + sigma**2) / (1 + sigma_next**2))
+    return x + (1 - sigma_next / sigma) * (seen - denoiser(seen, sigma, cond).astype(x.dtype)), None
 
   return jax.lax.scan(up, x0, (sigmas[:-1], sigmas[1:]), reverse=True)[0]
 

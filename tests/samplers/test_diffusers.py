@@ -183,17 +183,16 @@ def test_repaint_is_the_repaint_scheduler(injected, x64):
 @by_steps
 @by_kind
 def test_ddim_inversion_is_the_inverse_scheduler(kind, num_steps, x64):
-  """Both ask the network at the upper level; theirs shows it x scaled as at the lower one, which here it undoes."""
+  """Both evaluate the network at the upper level, on the same variance-preserving x."""
   scheduler = diffusers.DDIMInverseScheduler(
     **BETAS, clip_sample=False, timestep_spacing="trailing", prediction_type="epsilon"
   )
   sigmas = grids.uniform_time(num_steps, SCHEDULE)
   denoiser, x = as_denoiser(PREDICTIONS[kind]), torch.tensor(START)
-  lower = 0.0
   for t, sigma in zip(in_double(scheduler, num_steps).timesteps, sigmas[-2::-1], strict=True):
-    exploding = x.numpy() * np.sqrt(1 + lower**2)
+    exploding = x.numpy() * np.sqrt(1 + float(sigma) ** 2)
     eps = (exploding - np.asarray(denoiser(jnp.asarray(exploding), sigma))) / float(sigma)
-    x, lower = scheduler.step(torch.tensor(eps), int(t), x).prev_sample, float(sigma)
+    x = scheduler.step(torch.tensor(eps), int(t), x).prev_sample
   inverted = editing.ddim_invert(denoiser, jnp.asarray(START), sigmas)
   close(inverted * SCHEDULE.scaling(sigmas[0]), x)
 
