@@ -6,6 +6,7 @@ A key per sample makes a picture depend on its own key only, never on its batch 
 import jax
 import jax.numpy as jnp
 
+from diffjax.draws import alone
 from diffjax.typing import Array, PyTree
 
 
@@ -82,27 +83,27 @@ def sample_keys(key: Array, num: int) -> Array:
 
 def fold_in_each(key: Array, numbers: Array) -> Array:
   """Keys [B] from one key and B numbers."""
-  return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+  return jax.vmap(alone(jax.random.fold_in), (None, 0))(key, numbers)
 
 
 def fold_in(keys: Array, number: Array | int) -> Array:
   """Folds one number into each of keys [B]."""
-  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+  return jax.vmap(alone(jax.random.fold_in), (0, None))(keys, number)
 
 
 def split(keys: Array, num: int = 2) -> Array:
   """Splits each of keys [B] into `num` keys: [num, B], to be unpacked into named keys."""
-  return jax.vmap(lambda key: jax.random.split(key, num), out_axes=1)(keys)
+  return jax.vmap(alone(lambda key: jax.random.split(key, num)), out_axes=1)(keys)
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:
   """Standard normal noise of `shape` [B, ...], sample i drawn from keys[i] alone."""
-  return jax.vmap(lambda key: jax.random.normal(key, shape[1:]))(keys)
+  return jax.vmap(alone(lambda key: jax.random.normal(key, shape[1:])))(keys)
 
 
 def uniform(keys: Array) -> Array:
   """Uniform numbers in (0, 1), one for each of keys [B]."""
-  return jax.vmap(lambda key: jax.random.uniform(key, minval=jnp.finfo(jnp.float32).tiny))(keys)
+  return jax.vmap(alone(lambda key: jax.random.uniform(key, minval=jnp.finfo(jnp.float32).tiny)))(keys)
 
 
 def stratified(key: Array, index: Array, batch_size: int) -> Array:

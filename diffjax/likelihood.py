@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import batching, losses, posterior, struct
+from diffjax.draws import alone
 from diffjax.schedules import Schedule
 from diffjax.typing import Array, Cond, Denoiser, NoiseFn
 
@@ -96,7 +97,7 @@ def _directions(x, key, num_probes):
   if num_probes < 1 or key is None:
     raise ValueError(f"num_probes is {num_probes}, but must be at least 1 and come with a key; None: the exact trace.")
   draw = lambda key: jax.random.rademacher(key, (num_probes, *x.shape[1:]), x.dtype)
-  return jax.vmap(draw, out_axes=1)(batching.sample_keys(key, x.shape[0])) / math.sqrt(num_probes)
+  return jax.vmap(alone(draw), out_axes=1)(batching.sample_keys(key, x.shape[0])) / math.sqrt(num_probes)
 
 
 def _with_trace(predict, x, directions):
@@ -125,7 +126,8 @@ def dequantize(images: Array, key: Array) -> Array:
   from below.
   """
   keys = batching.sample_keys(key, images.shape[0])
-  noise = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], minval=-0.5, maxval=0.5))(keys)
+  draw = lambda key: jax.random.uniform(key, images.shape[1:], minval=-0.5, maxval=0.5)
+  noise = jax.vmap(alone(draw))(keys)
   return (images.astype(noise.dtype) + noise) / HALF_RANGE - 1
 
 

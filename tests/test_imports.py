@@ -31,7 +31,7 @@ ROOT = pathlib.Path(diffjax.__file__).parent
 # A room is a file or a folder of diffjax. It may import rooms of the floors below its own, and within itself.
 # A room of a new file goes on the lowest floor that is above all it needs.
 FLOORS = [
-  {"typing", "struct", "roll_call", "last_words", "files", "paths"},
+  {"typing", "struct", "roll_call", "last_words", "files", "paths", "draws"},
   {"compilation", "batching", "configuration", "construction", "networks", "data", "plots", "contrastive", "memory"},
   {"schedules", "parallel", "weights"},
   {"grids", "noise_levels", "posterior", "denoisers", "layouts"},
@@ -51,7 +51,7 @@ LOOKS_UP = ("schedules", "published")
 
 # Rooms that stand apart from the diffusion mathematics: all of ours they may import.
 ALONE = {
-  "networks": {"typing", "struct", "compilation"},
+  "networks": {"typing", "struct", "draws", "compilation"},
   "data": {"typing", "files"},
   "plots": {"typing", "paths"},
   "weights": {"typing", "files", "networks"},

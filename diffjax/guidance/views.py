@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import struct
+from diffjax.draws import alone
 from diffjax.typing import Array
 
 LUMA = (0.2989, 0.587, 0.114)
@@ -72,39 +73,47 @@ class Cutouts:
     return jax.vmap(self._view, (0, 0, None))(x0, keys, number)
 
   def _view(self, image, key, number):
-    key_cut, key_turn, key_colour, key_noise = jax.random.split(key, 4)
+    key_cut, key_turn, key_colour, key_noise = _split(key, 4)
     view = self._cut(image, key_cut, number < self.overview)
     if self.degrees:
-      angle = jnp.deg2rad(self.degrees) * jax.random.uniform(key_turn, minval=-1.0)
+      angle = jnp.deg2rad(self.degrees) * _uniform(key_turn, minval=-1.0)
       view = rotate(view, angle)
     view = self._colour(view, key_colour)
-    return view + self.noise * jax.random.normal(key_noise, view.shape)
+    return view + self.noise * alone(lambda key: jax.random.normal(key, view.shape))(key_noise)
 
   def _cut(self, image, key, whole):
     """One square of the picture, moved and maybe mirrored, as a product with a matrix along each side."""
-    key_side, key_place, key_move, key_flip = jax.random.split(key, 4)
+    key_side, key_place, key_move, key_flip = _split(key, 4)
     sides = jnp.array(image.shape[:2], jnp.float32)
     low, high = min(*image.shape[:2], self.size), min(image.shape[:2])
-    side = low + jax.random.uniform(key_side) ** self.cut_pow * (high - low)
-    corner = jax.random.uniform(key_place, (2,)) * (sides - side)
+    side = low + _uniform(key_side) ** self.cut_pow * (high - low)
+    corner = _uniform(key_place, (2,)) * (sides - side)
     side = jnp.where(whole, sides.max(), side)
     corner = jnp.where(whole, (sides - side) / 2, corner)
-    corner += self.translate * side * jax.random.uniform(key_move, (2,), minval=-1.0)
+    corner += self.translate * side * _uniform(key_move, (2,), minval=-1.0)
     rows, columns = (resampling(length, start, side, self.size) for length, start in zip(image.shape[:2], corner))
-    columns = jnp.where(jax.random.uniform(key_flip) < self.flip, columns[::-1], columns)
+    columns = jnp.where(_uniform(key_flip) < self.flip, columns[::-1], columns)
     product = lambda *args: jnp.einsum(*args, precision=jax.lax.Precision.HIGHEST)
     return product("hH,HWC,wW->hwC", rows, image + 1, columns) - 1  # what lies outside is black
 
   def _colour(self, view, key):
-    key_gray, key_jitter = jax.random.split(key)
+    key_gray, key_jitter = _split(key, 2)
     gray = luma(view)
-    view = jnp.where(jax.random.uniform(key_gray) < self.gray, gray, view)
-    *factors, turn = jax.random.uniform(key_jitter, (4,), minval=-1.0)
+    view = jnp.where(_uniform(key_gray) < self.gray, gray, view)
+    *factors, turn = _uniform(key_jitter, (4,), minval=-1.0)
     brightness, contrast, saturation = (1 + self.jitter * factor for factor in factors)
     view = (view + 1) * brightness - 1
     view = (view - luma(view).mean()) * contrast + luma(view).mean()
     view = (view - luma(view)) * saturation + luma(view)
     return turn_hue(view, 2 * jnp.pi * self.hue * turn)
+
+
+def _split(key, num):
+  return alone(lambda key: jax.random.split(key, num))(key)
+
+
+def _uniform(key, shape=(), minval=0.0):
+  return alone(lambda key: jax.random.uniform(key, shape, minval=minval))(key)
 
 
 def _number(count, sigma):

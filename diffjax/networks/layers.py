@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ..draws import alone
 from ..typing import Array
 from .convolution import conv2d
 
@@ -161,7 +162,7 @@ def dropout(x: Array, rate: float, key: Array | None) -> Array:
   """
   if key is None or rate == 0:
     return x
-  keep = jax.vmap(lambda k: jax.random.bernoulli(k, 1 - rate, x.shape[1:]))(key)
+  keep = jax.vmap(alone(lambda k: jax.random.bernoulli(k, 1 - rate, x.shape[1:])))(key)
   return jnp.where(keep, x / (1 - rate), jnp.zeros((), x.dtype))
 
 

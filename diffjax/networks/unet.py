@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ..draws import alone
 from ..typing import Array, Cond
 from .attention import CrossAttention, SelfAttention
 from .layers import Conv, Dense, FourierEmbedding, GroupNorm, dropout, sinusoidal_embedding
@@ -60,7 +61,7 @@ class Block(nn.Module):
     else:
       h = norm("norm_1")(h + emb[:, None, None])
     if key is not None:
-      key = jax.vmap(jax.random.fold_in, (0, None))(key, self.number)
+      key = jax.vmap(alone(jax.random.fold_in), (0, None))(key, self.number)
     h = dropout(nn.silu(h), self.dropout, key)
     h = Conv(self.features, zero_init=True, dtype=self.dtype, name="conv_1")(h)
     x = resample(x)

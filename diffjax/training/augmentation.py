@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import batching
+from diffjax.draws import alone
 from diffjax.typing import Array
 
 
@@ -27,7 +28,7 @@ def non_leaking(keys: Array, images: Array, probability: float) -> tuple[Array, 
   Returns:
     The pictures, and labels [B, 9]: the numbers behind each change, all zero for a picture that is as it was.
   """
-  matrices, offsets, labels = jax.vmap(lambda key: _affine(key, probability))(keys)
+  matrices, offsets, labels = jax.vmap(alone(_affine), (0, None))(keys, probability)
   return jax.vmap(_warp)(images, matrices, offsets * jnp.array(images.shape[1:3])[None]), labels
 
 
@@ -69,8 +70,6 @@ def shift(keys: Array, images: Array, most: int) -> Array:
     return images
   padded = jnp.pad(images, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")
 
-  def cut(key, image):
-    y, x = jax.random.randint(key, (2,), 0, 2 * most + 1)
-    return jax.lax.dynamic_slice(image, (y, x, 0), images.shape[1:])
-
-  return jax.vmap(cut)(keys, padded)
+  corners = jax.vmap(alone(lambda key: jax.random.randint(key, (2,), 0, 2 * most + 1)))(keys)
+  cut = lambda corner, image: jax.lax.dynamic_slice(image, (*corner, 0), images.shape[1:])
+  return jax.vmap(cut)(corners, padded)

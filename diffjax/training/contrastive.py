@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from diffjax import batching, parallel, struct
 from diffjax.contrastive import sigmoid_losses, softmax_losses
+from diffjax.draws import alone
 from diffjax.networks.image_features import prepare
 from diffjax.training import augmentation
 from diffjax.training.objective import to_float
@@ -41,7 +42,8 @@ class ContrastiveObjective:
 
   def __call__(self, params: PyTree, batch: PyTree, key: Array, *, axis_name: str | None = None) -> Array:
     key_template, key_picture = batching.split(batching.fold_in_each(key, batch["index"]))
-    template = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.tokens.shape[0]))(key_template)
+    draw = lambda key: jax.random.randint(key, (), 0, self.tokens.shape[0])
+    template = jax.vmap(alone(draw))(key_template)
     tokens = jnp.asarray(self.tokens)[template, batch["label"]]
     images = self._augment(batch["image"], key_picture, axis_name)
     images = prepare(images, self.module.image)
