@@ -1,5 +1,7 @@
 """diffjax: a pure-JAX, functional diffusion framework."""
 
+import importlib
+
 from diffjax import (
   denoisers,
   editing,
@@ -17,6 +19,9 @@ from diffjax.sampling import sample
 
 __version__ = "0.1.0"
 
+LOADED_WHEN_ASKED = ("evaluation", "plots", "published", "training", "weights")
+"""Rooms whose packages take longer to import; `diffjax.training` and the others import theirs at first use."""
+
 __all__ = [
   "denoisers",
   "editing",
@@ -30,4 +35,15 @@ __all__ = [
   "sample",
   "samplers",
   "schedules",
+  *LOADED_WHEN_ASKED,
 ]
+
+
+def __getattr__(name: str):
+  if name in LOADED_WHEN_ASKED:
+    return importlib.import_module(f"diffjax.{name}")
+  raise AttributeError(f"module 'diffjax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *LOADED_WHEN_ASKED})

@@ -9,19 +9,43 @@ import dataclasses
 from typing import TypeVar, dataclass_transform
 
 import jax
+import numpy as np
 from flax.struct import field
 
 T = TypeVar("T")
+MOST_SHOWN = 8
+"""Arrays of more elements than this are printed as their dtype and shape."""
+
+
+class _Summary(str):
+  """Text that prints without quotes."""
+
+  def __repr__(self):
+    return str(self)
+
+
+def _summary(leaf):
+  if isinstance(leaf, jax.Array | np.ndarray) and leaf.size > MOST_SHOWN:
+    return _Summary(f"{leaf.dtype}{list(leaf.shape)}")
+  return leaf
+
+
+def _repr(instance) -> str:
+  values = {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance) if f.repr}
+  shown = {name: jax.tree.map(_summary, value) for name, value in values.items()}
+  return f"{type(instance).__name__}({', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
 
 @dataclass_transform(field_specifiers=(field,), frozen_default=True)
 def dataclass(cls: type[T]) -> type[T]:
   """A frozen dataclass and pytree: its fields are children, those made by `field(pytree_node=False)` are static.
 
-  `replace(**changes)` gives a changed copy. A tree is put together again without `__init__`, so that checks there see
-  what a caller gives and never a tracer.
+  `replace(**changes)` gives a changed copy. Arrays of more than a few numbers print as their dtype and shape. A tree is
+  put together again without `__init__`, so that checks there see what a caller gives and never a tracer.
   """
-  cls = dataclasses.dataclass(frozen=True)(cls)
+  printed = vars(cls).get("__repr__", _repr)
+  cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
+  cls.__repr__ = printed
   cls.replace = dataclasses.replace
   fields = dataclasses.fields(cls)
   children = [f.name for f in fields if f.metadata.get("pytree_node", True)]

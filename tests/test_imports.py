@@ -160,6 +160,14 @@ def test_import_is_light_and_silent():
   assert (done.stdout.strip(), done.stderr) == ("[]", "")
 
 
+def test_every_room_of_the_top_level_is_there():
+  code = "import diffjax; print([name for name in diffjax.__all__ if getattr(diffjax, name) is None])"
+  assert run(code, "-W", "error").stdout.strip() == "[]"
+  assert set(diffjax.__all__) <= set(dir(diffjax))
+  with pytest.raises(AttributeError, match="has no attribute 'trianing'"):
+    diffjax.trianing  # noqa: B018
+
+
 def processor_seconds(code):
   before = resource.getrusage(resource.RUSAGE_CHILDREN)
   assert run(code).returncode == 0

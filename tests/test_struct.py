@@ -81,3 +81,20 @@ def test_the_library_uses_no_other():
     for node in ast.walk(ast.parse(path.read_text())):
       if isinstance(node, ast.ImportFrom) and node.module in ("flax", "flax.struct") and path.name != "struct.py":
         assert not {"struct", "dataclass"} & {alias.name for alias in node.names}, path
+
+
+def test_large_arrays_print_as_dtype_and_shape():
+  assert repr(Pair(b=jnp.zeros(2))) == "Pair(a=1.0, b=Array([0., 0.], dtype=float32), name='n')"
+  assert repr(Pair(b=jnp.zeros((10, 100)))) == "Pair(a=1.0, b=float32[10, 100], name='n')"
+  assert (
+    repr(Twin(Pair(b={"w": jnp.zeros(1000)})))
+    == "Twin(a=Pair(a=1.0, b={'w': float32[1000]}, name='n'), b=None, name='n')"
+  )
+  sampler = from_config.SAMPLERS["ddpm"](diffjax.schedules.linear())
+  assert len(repr(diffjax.schedules.linear())) < 200 and len(repr(sampler)) < 400
+
+
+def test_what_is_traced_prints_too():
+  printed = []
+  jax.eval_shape(lambda b: printed.append(repr(Pair(b=b))), jnp.zeros(1000))
+  assert printed == ["Pair(a=1.0, b=float32[1000], name='n')"]

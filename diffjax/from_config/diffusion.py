@@ -244,6 +244,11 @@ def check(config) -> None:
     )
   denoisers.check_prediction(prediction(config), made)
   net = module(config)
+  if net.cross_attention:
+    raise ValueError(
+      "model.cross_attention=True cannot be trained from a config, which has no text or other context; leave it out, or"
+      " train the network from Python with cond['context']."
+    )
   if train.label_dropout > 0 and net.num_classes and not net.null_label:
     raise ValueError("train.label_dropout needs a network with a null label; set model.null_label=True, or drop none.")
   if config.data.augment > 0 and net.augment_dim != AUGMENT_DIM:

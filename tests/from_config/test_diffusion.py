@@ -228,3 +228,10 @@ def test_augmentation_needs_a_network_that_is_told(tiny):
   config.model.augment_dim = 9
   from_config.check(config)
   assert from_config.objective(config).augment == 0.12
+
+
+def test_cross_attention_without_a_context_is_refused(tiny):
+  config = tiny()
+  config.model.cross_attention = True
+  with pytest.raises(ValueError, match=r"model\.cross_attention=True cannot be trained from a config"):
+    from_config.check(config)
