@@ -16,7 +16,7 @@ RANGES = {
   "[1, 65536]": "data.image_size",
   "[1, 128]": "blocks_per_level layers data.channels",
   "[0, inf)": "checkpoint_every sample_every warmup_steps clip_norm weight_decay bound_weight guidance_interval s_churn"
-  " data.shift sigma_min s_tmin s_tmax s_noise tau rtol atol snr training_free.rho",
+  " data.shift sigma_min s_tmin s_tmax s_noise tau rtol atol snr added_dims training_free.rho",
   "[0, 1048576]": "num_classes augment_dim",
   "[3, 8192]": "captions.length",
   "(0, inf)": "learning_rate time_scale sigma_data std shift rho sigma_max bound",

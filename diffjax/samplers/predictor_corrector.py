@@ -13,17 +13,23 @@ class PredictorCorrector:
   The step size follows from `snr`, the ratio r of the score's norm to that of the noise; both are taken per sample. In
   x = x0 + sigma * noise the variance-preserving corrector, algorithm 5, is the same but for a factor 1 - beta.
   `num_corrections` network calls beside the predictor's.
+
+  Both norms are taken as if x had `added_dims` more dimensions, each of the noise's variance. In pictures these hardly
+  count; in few dimensions the norms of one sample vary so much that the step, and with it the spread of what is drawn,
+  would be far too large: the paper averages over the batch instead, which makes samples depend on one another.
+  added_dims = 0 is the paper's rule for a batch of one.
   """
 
   predictor: Sampler = Euler(1.0)
   snr: float = 0.16
+  added_dims: float = struct.field(kw_only=True, default=64.0)
   num_corrections: int = struct.field(pytree_node=False, default=1)
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
 
   def __post_init__(self):
     if self.num_corrections != int(self.num_corrections) or self.num_corrections < 0:
       raise ValueError(f"num_corrections is {self.num_corrections}, but must be a whole number from 0 on; 1 is usual.")
-    check_in("[0, inf)", snr=self.snr)
+    check_in("[0, inf)", snr=self.snr, added_dims=self.added_dims)
 
   def init(self, x):
     return self.predictor.init(x)
@@ -39,6 +45,7 @@ class PredictorCorrector:
     key_model, key_noise = batching.split(key)
     x0, noise = denoiser(x, sigma, key=key_model), self.noise(key_noise, x.shape)
     # the paper's step size over sigma^2; its score is -(x - x0) / sigma^2
-    length, reach = batching.squared_norm(x - x0), batching.squared_norm(noise)
-    step_size = 2 * jnp.square(self.snr * sigma) * reach / jnp.maximum(length, 1e-30)
+    length = batching.squared_norm((x - x0) / sigma) + self.added_dims
+    reach = batching.squared_norm(noise) + self.added_dims
+    step_size = 2 * jnp.square(self.snr) * reach / jnp.maximum(length, 1e-30)
     return x0 + (1 - step_size) * (x - x0) + sigma * jnp.sqrt(2 * step_size) * noise

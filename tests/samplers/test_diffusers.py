@@ -233,7 +233,7 @@ def test_predictor_and_corrector_are_the_ve_schedulers(num_steps, injected, x64)
   keys, path = jax.random.split(jax.random.key(0), 1), jnp.asarray(START[:1] * 60.0)
   draws = iter(NOISE[:, :1])
   noise = lambda keys, shape: jnp.asarray(next(draws))
-  sampler = samplers.PredictorCorrector(predictor.replace(noise=noise), 0.15, noise=noise)
+  sampler = samplers.PredictorCorrector(predictor.replace(noise=noise), 0.15, added_dims=0, noise=noise)
   for levels in itertools.pairwise(sigmas[:-1]):
     path, _ = sampler.step(denoiser, path, *levels, (), keys)
   close(path, x)

@@ -9,6 +9,7 @@ from diffjax import grids, samplers
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 SNR = 0.3
+CORRECTOR = samplers.PredictorCorrector()
 
 
 def test_a_correction_is_the_papers(x64):
@@ -16,7 +17,7 @@ def test_a_correction_is_the_papers(x64):
   rng = np.random.default_rng(0)
   x, z, sigma = rng.normal(size=(4, 3, 2)), rng.normal(size=(4, 3, 2)), 0.8
   noise = lambda keys, shape: jnp.asarray(z)
-  sampler = samplers.PredictorCorrector(samplers.Euler(), SNR, noise=noise)
+  sampler = samplers.PredictorCorrector(samplers.Euler(), SNR, added_dims=0, noise=noise)
   stays = lambda x, level, cond=None, *, key=None: Gaussian()(x, level)
   predicted, _ = samplers.Euler().step(stays, jnp.asarray(x), jnp.asarray(2.0), jnp.asarray(sigma), (), KEYS)
   corrected, _ = sampler.step(stays, jnp.asarray(x), jnp.asarray(2.0), jnp.asarray(sigma), (), KEYS)
@@ -50,6 +51,21 @@ def test_corrections_leave_as_much_noise_too_much_as_theory_says(x64):
   )
   x = jax.jit(lambda x: jax.lax.scan(lambda x, i: (step(x, i)[0], None), x, jnp.arange(5))[0])(x)
   np.testing.assert_allclose((x - 0.3).var() / sigma**2, 1 + SNR**2, rtol=0.015)
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3, 5, 10, 100])
+def test_the_spread_is_the_datas_in_every_dimension(dims):
+  sigmas, num = grids.karras(100, 0.01, 20.0), 8000
+  x = sigmas[0] * jax.random.normal(jax.random.key(1), (num, dims))
+  draw = jax.jit(lambda x: diffjax.sample(Gaussian(0.0, 1.0), CORRECTOR, x, sigmas, key=jax.random.key(2)))
+  np.testing.assert_allclose(draw(x).std(), 1, rtol=0.05)
+
+
+def test_no_step_from_a_score_of_zero_is_infinite():
+  still = lambda x, sigma, cond=None, *, key=None: x
+  levels = jnp.asarray(2.0), jnp.asarray(1.0)
+  x, _ = samplers.PredictorCorrector().step(still, jnp.ones((4, 2)), *levels, (), KEYS)
+  assert np.abs(x).max() < 10
 
 
 def test_a_batch_mate_changes_nothing():
