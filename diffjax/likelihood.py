@@ -200,19 +200,17 @@ def variational_bound(
   def term(step):
     x, predicted, learned = predict(step)
     share = fraction if learned is None else learned
-    return losses.variational_bound(x0, x, predicted, share, sigmas[step], sigmas[step - 1], schedule.scaling)
+    return losses.variational_bound(x0, x, predicted, share, sigmas[step], sigmas[step - 1], schedule)
+
+  def reconstruction():
+    x, predicted, learned = predict(0)
+    share = 0.0 if learned is None else learned
+    return losses.variational_bound(x0, x, predicted, share, sigmas[0], jnp.zeros_like(sigmas[0]), schedule)
 
   in_bits = lambda nats: losses.mean_flat(nats) / math.log(2)
   return Bound(
     # N(0, 1) of the variance-preserving scale, in x = x_t / alpha
     prior=in_bits(posterior.normal_kl(x0, 2 * jnp.log(sigmas[-1]), 0.0, jnp.log1p(jnp.square(sigmas[-1])))),
     steps=jax.lax.map(term, jnp.arange(1, schedule.num_steps)),
-    reconstruction=in_bits(_reconstruction(x0, *predict(0)[1:], sigmas, schedule)),
+    reconstruction=reconstruction(),
   )
-
-
-def _reconstruction(x0, predicted, learned, sigmas, schedule):
-  low = posterior.log_variance(sigmas[1], sigmas[0]) + 2 * jnp.log(schedule.scaling(sigmas[0]))
-  high = posterior.larger_log_variance(sigmas[0], jnp.zeros_like(sigmas[0]), schedule.scaling)
-  share = 0.0 if learned is None else learned
-  return -posterior.discretized_log_likelihood(x0, predicted, low + share * (high - low))

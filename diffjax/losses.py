@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from diffjax import posterior, struct
 from diffjax.batching import expand, wide
 from diffjax.denoisers import NetworkDenoiser, Prediction
-from diffjax.schedules import Schedule
+from diffjax.schedules import Discrete, Schedule
 from diffjax.typing import Array, Cond, Denoiser
 
 Weight = Callable[[Array], Array]
@@ -113,7 +113,7 @@ def variational_bound(
   fraction: Array,
   sigma: Array,
   sigma_next: Array,
-  scaling: Callable[[Array], Array],
+  schedule: Discrete,
 ) -> Array:
   """One term of the variational bound in bits per dimension, [B] (Nichol & Dhariwal 2021, eq. 4-6).
 
@@ -123,18 +123,27 @@ def variational_bound(
     x0_predicted: the denoiser's x0 at (x, sigma).
     fraction: the variance's place between posterior (0) and larger (1): a number or [B, ...].
     sigma: [B], the step's noise level.
-    sigma_next: [B], the level below; zero selects the likelihood of the pixels themselves, with the larger variance.
-    scaling: the schedule's alpha as a function of sigma.
+    sigma_next: [B], the level below; zero selects the likelihood of the pixels themselves. The posterior's variance is
+      zero there, and that of the schedule's second step takes its place, as in the paper.
+    schedule: a discrete one, of at least two steps.
+
+  Raises:
+    ValueError: if the schedule is not discrete or has one step.
   """
+  if (schedule.num_steps or 0) < 2:
+    raise ValueError("the variational bound needs a discrete schedule of two steps or more; see schedules.discretize.")
   sigma, sigma_next = expand(sigma, x), expand(sigma_next, x)
   last = sigma_next == 0
   # the step to the data has no posterior: any level keeps that unused branch, and its gradient, finite
   safe_next = jnp.where(last, sigma / 2, sigma_next)
   mean_q = posterior.mean(x0, x, sigma, safe_next)
   mean_p = posterior.mean(x0_predicted, x, sigma, safe_next)
-  log_variance_p = posterior.interpolated_log_variance(fraction, sigma, safe_next, scaling)
+  log_variance_p = posterior.interpolated_log_variance(fraction, sigma, safe_next, schedule.scaling)
   kl = posterior.normal_kl(mean_q, posterior.log_variance(sigma, safe_next), mean_p, log_variance_p)
-  decoder_log_variance = posterior.larger_log_variance(sigma, jnp.zeros_like(sigma), scaling)
+  first, second = schedule.sigma(jnp.zeros((), sigma.dtype)), schedule.sigma(jnp.ones((), sigma.dtype))
+  low = posterior.log_variance(second, first) + 2 * jnp.log(schedule.scaling(first))
+  high = posterior.larger_log_variance(first, jnp.zeros_like(first), schedule.scaling)
+  decoder_log_variance = low + fraction * (high - low)
   decoder = -posterior.discretized_log_likelihood(x0, x0_predicted, decoder_log_variance)
   return mean_flat(jnp.where(last, decoder, kl)) / math.log(2)
 
@@ -164,5 +173,5 @@ def hybrid(
   if fraction is None:
     raise ValueError(f"the network outputs {x0.shape[-1]} channels; a learned variance needs twice as many.")
   frozen = jax.lax.stop_gradient(x0_predicted)
-  bound = variational_bound(x0, x, frozen, fraction, sigma, sigma_next, denoiser.schedule.scaling)
+  bound = variational_bound(x0, x, frozen, fraction, sigma, sigma_next, denoiser.schedule)
   return weight(sigma) * mean_flat(jnp.square(wide(x0_predicted - x0))) + bound_weight * bound
