@@ -16,7 +16,7 @@ class DPM2:
   s_tmin: float = 0.0
   s_tmax: float = float("inf")
   s_noise: float = 1.0
-  num_steps: int = 1
+  num_steps: int | None = None
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
 
   def __post_init__(self):

@@ -10,7 +10,7 @@ from diffjax.typing import NoiseFn
 class Heun:
   """Second-order step with churn (Karras et al. 2022, algorithm 2). Two network calls.
 
-  `s_churn` is the noise added over a whole trajectory of `num_steps` steps (the grid's, to be given with it), within
+  `s_churn` is the noise added over a whole trajectory of `num_steps` steps (the grid's, required with it), within
   [s_tmin, s_tmax] and multiplied by s_noise; 0 makes the method deterministic. The step to zero adds none.
 
   `scaling` is the schedule's. EDM averages two slopes in sigma, which fails on a long step from a very large sigma (a
@@ -21,7 +21,7 @@ class Heun:
   s_tmin: float = 0.0
   s_tmax: float = float("inf")
   s_noise: float = 1.0
-  num_steps: int = 1
+  num_steps: int | None = None
   scaling: Callable = struct.field(pytree_node=False, default=variance_exploding)
   noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
 

@@ -37,9 +37,20 @@ def test_is_edms_algorithm_2(churn, x64):
   np.testing.assert_allclose(drawn, edm_reference(x, sigmas, *churn), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("method", [samplers.Heun, samplers.DPM2])
+def test_churn_asks_for_the_number_of_steps(method):
+  with pytest.raises(ValueError, match="pass num_steps with it"):
+    method(s_churn=10.0)
+  with pytest.raises(ValueError, match="pass num_steps with it"):
+    method().replace(s_churn=10.0)
+  assert method(s_churn=10.0, num_steps=18).num_steps == 18
+
+
 def test_the_gradient_by_no_churn_is_finite():
   def drawn(s_churn):
-    return diffjax.sample(Mixture(), samplers.Heun(s_churn), jnp.ones((2, 3)), grids.karras(5), key=jax.random.key(0))
+    return diffjax.sample(
+      Mixture(), samplers.Heun(s_churn, num_steps=5), jnp.ones((2, 3)), grids.karras(5), key=jax.random.key(0)
+    )
 
   assert np.isfinite(jax.grad(lambda s_churn: drawn(s_churn).sum())(0.0))
 
