@@ -33,11 +33,12 @@ def log_variance(sigma: Array, sigma_next: Array) -> Array:
 def ancestral(sigma: Array, sigma_next: Array, eta: Array) -> tuple[Array, Array]:
   """(sigma_down, sigma_up): an ODE solver goes down to sigma_down, and fresh noise sigma_up leads back to sigma_next.
 
-  sigma_down^2 + sigma_up^2 = sigma_next^2, for sigma > sigma_next of one shape and eta in [0, 1]; at eta = 1 sigma_up^2
-  is the posterior's variance, at 0 there is no noise (Song et al. 2020, Denoising Diffusion Implicit Models, eq. 16).
+  sigma_down^2 + sigma_up^2 = sigma_next^2, for levels of one shape and eta in [0, 1]; at eta = 1 sigma_up^2 is the
+  posterior's variance, at 0 there is no noise (Song et al. 2020, Denoising Diffusion Implicit Models, eq. 16). A step
+  up, sigma_next > sigma, has no posterior: it is the ODE's at eta = 0, and NaN at any other.
   """
   ratio = sigma_next / sigma
-  sigma_up = sigma_next * eta * root(1 - ratio**2)
+  sigma_up = sigma_next * eta * root(jnp.where((eta == 0) & (ratio > 1), 0, 1 - ratio**2))
   # sqrt(sigma_next^2 - sigma_up^2), which cancels as it stands when eta = 1 and the step is long
   sigma_down = sigma_next * root((1 - eta) * (1 + eta) + (eta * ratio) ** 2)
   return sigma_down, sigma_up

@@ -131,3 +131,12 @@ def test_under_jit_vmap_and_grad(name, x64):
 def test_orders_that_do_not_exist_are_refused(make, order):
   with pytest.raises(ValueError, match=rf"{make.__name__} has no order {order}; choose one of 1 to 3"):
     make(order)
+
+
+def test_eulers_step_up_is_that_of_the_ode(x64):
+  x, levels = jnp.asarray([[0.7], [-1.2]]), (jnp.asarray(0.5), jnp.asarray(2.0))
+  denoiser = lambda x, sigma, *, key=None: x / (1 + sigma**2)
+  keys = jax.random.split(jax.random.key(0), 2)
+  for eta in (0.0, jnp.asarray(0.0)):
+    up, _ = samplers.Euler(eta).step(denoiser, x, *levels, (), keys)
+    np.testing.assert_allclose(up, x + 1.5 * (x - x / 1.25) / 0.5, rtol=1e-12)
