@@ -2,6 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import batching, struct
 from diffjax.construction import check_in
+from diffjax.samplers.above_zero import check_above_zero
 from diffjax.typing import NoiseFn
 
 
@@ -29,6 +30,7 @@ class DPMpp3M:
     return (jnp.zeros_like(x), jnp.zeros_like(x)), (jnp.zeros((), x.dtype), jnp.ones((), x.dtype))
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
     key_model, key_noise = batching.split(key)
     (x0_last, slope_last), (per_h_last, per_h_before) = carry
     x0 = denoiser(x, sigma, key=key_model)

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 from diffjax import struct
 from diffjax.batching import expand
 from diffjax.samplers import adams
+from diffjax.samplers.above_zero import check_above_zero
 
 KINDS = ("bh1", "bh2")
 
@@ -31,6 +32,7 @@ class UniPC:
     return x, adams.empty(x, self.order)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
     x_last, past = carry
     x0, place = denoiser(x, sigma, key=key), -jnp.log(sigma)
     x = jnp.where(jnp.isfinite(past.places[0]), self._correct(x_last, past, x0, place), x)
