@@ -81,6 +81,13 @@ def sample_keys(key: Array, num: int) -> Array:
   return key
 
 
+def _checked(keys):
+  if getattr(keys, "ndim", 0) == 0:
+    given = f"has shape {keys.shape}" if hasattr(keys, "shape") else f"is {keys!r}"
+    raise ValueError(f"key {given}, but must hold one key for each sample; pass batching.sample_keys(key, batch_size).")
+  return keys
+
+
 def fold_in_each(key: Array, numbers: Array) -> Array:
   """Keys [B] from one key and B numbers."""
   return jax.vmap(alone(jax.random.fold_in), (None, 0))(key, numbers)
@@ -88,22 +95,22 @@ def fold_in_each(key: Array, numbers: Array) -> Array:
 
 def fold_in(keys: Array, number: Array | int) -> Array:
   """Folds one number into each of keys [B]."""
-  return jax.vmap(alone(jax.random.fold_in), (0, None))(keys, number)
+  return jax.vmap(alone(jax.random.fold_in), (0, None))(_checked(keys), number)
 
 
 def split(keys: Array, num: int = 2) -> Array:
   """Splits each of keys [B] into `num` keys: [num, B], to be unpacked into named keys."""
-  return jax.vmap(alone(lambda key: jax.random.split(key, num)), out_axes=1)(keys)
+  return jax.vmap(alone(lambda key: jax.random.split(key, num)), out_axes=1)(_checked(keys))
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:
   """Standard normal noise of `shape` [B, ...], sample i drawn from keys[i] alone."""
-  return jax.vmap(alone(lambda key: jax.random.normal(key, shape[1:])))(keys)
+  return jax.vmap(alone(lambda key: jax.random.normal(key, shape[1:])))(_checked(keys))
 
 
 def uniform(keys: Array) -> Array:
   """Uniform numbers in (0, 1), one for each of keys [B]."""
-  return jax.vmap(alone(lambda key: jax.random.uniform(key, minval=jnp.finfo(jnp.float32).tiny)))(keys)
+  return jax.vmap(alone(lambda key: jax.random.uniform(key, minval=jnp.finfo(jnp.float32).tiny)))(_checked(keys))
 
 
 def stratified(key: Array, index: Array, batch_size: int) -> Array:

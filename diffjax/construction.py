@@ -55,6 +55,31 @@ def check_in(interval: str, **values: Any) -> None:
       raise ValueError(f"{name} is {value!r}, but must be in {interval}.")
 
 
+def check_sampler(sampler: Any) -> None:
+  """Raises ValueError unless `sampler` has the `init` and `step` of a sampler, and is no class."""
+  if isinstance(sampler, type):
+    raise ValueError(f"sampler is the class {sampler.__name__}; make a sampler of it: {sampler.__name__}().")
+  if not (hasattr(sampler, "init") and hasattr(sampler, "step")):
+    raise ValueError(f"sampler is {sampler!r:.100}; pass an object such as diffjax.samplers.Euler().")
+
+
+def check_call(name: str, function: Any, arguments: str) -> None:
+  """Raises TypeError unless `function` can be called with `arguments`, such as "x, sigma, cond, key=keys"."""
+  if not callable(function):
+    raise TypeError(f"{name} is {function!r:.100}; pass a function that takes ({arguments}).")
+  words = arguments.split(", ")
+  positional = [word for word in words if "=" not in word]
+  keywords = {word.partition("=")[0]: None for word in words if "=" in word}
+  try:
+    signature = inspect.signature(function)
+  except ValueError:  # some built-in functions do not tell theirs
+    return
+  try:
+    signature.bind(*positional, **keywords)
+  except TypeError as error:
+    raise TypeError(f"{name} takes {signature}, but is called with ({arguments}); let it accept these.") from error
+
+
 def check_whole(least: int, **values: Any) -> None:
   """Raises ValueError unless each value is a whole number of at least `least`."""
   for name, value in values.items():

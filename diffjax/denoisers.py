@@ -16,6 +16,7 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.batching import expand
+from diffjax.construction import check_call
 from diffjax.schedules import MAX_SIGMA, Schedule
 from diffjax.typing import Array, Cond, Network, PyTree
 
@@ -144,6 +145,7 @@ class BoundNetwork:
   module: Any = struct.field(pytree_node=False)
 
   def __call__(self, x: Array, c_noise: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
+    check_call("the network's module", self.module, "x, c_noise, cond, key=key")
     return self.module.apply(self.params, x, c_noise, cond, key=key)
 
 
@@ -167,6 +169,7 @@ class NetworkDenoiser:
 
   def output(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     """The network's own output at (x, sigma); it sees c_noise as [B]."""
+    check_call("network", self.network, "x, c_noise, cond, key=key")
     x, sigma = _at_least_float32(x, sigma)
     c_in, c_noise = self.prediction.in_noise(sigma, self.schedule)
     c_noise = jnp.broadcast_to(self.time_scale * c_noise, x.shape[:1]).astype(x.dtype)

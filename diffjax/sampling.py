@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import batching
+from diffjax.construction import check_call, check_sampler
 from diffjax.grids import check_grid
 from diffjax.typing import Array, Cond, Denoiser, PyTree, Sampler
 
@@ -26,6 +27,7 @@ def sample(
 
   All arithmetic is in the precision of x, at least float32, whatever the denoiser computes in. Denoisers and samplers
   are pytrees: under `jax.jit(sample)` a new guidance scale, eta, churn or key runs the program already compiled.
+  A plain function is no pytree; to jit, pass `jax.tree_util.Partial(function)`.
 
   Args:
     denoiser: (x, sigma, cond, key=keys) -> x0.
@@ -44,6 +46,7 @@ def sample(
   Raises:
     ValueError: if the grid is not one list of finite levels that descend to zero (known only outside of jit), or
       another argument, or what the denoiser returns, is not as above.
+    TypeError: if the denoiser does not take these arguments.
 
   Example:
     >>> import jax, diffjax
@@ -57,8 +60,8 @@ def sample(
   if not hasattr(x, "dtype") or x.ndim == 0:
     given = getattr(x, "shape", type(x).__name__)
     raise ValueError(f"x must be an array [B, ...], such as sigmas[0] * jax.random.normal(key, shape), got {given}.")
-  if isinstance(sampler, type):
-    raise ValueError(f"sampler is the class {sampler.__name__}; make a sampler of it: {sampler.__name__}().")
+  check_sampler(sampler)
+  check_call("denoiser", denoiser, "x, sigma, cond, key=keys")
   keys = batching.sample_keys(key, x.shape[0])
   dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
   check_grid(sigmas, dtype)

@@ -1,5 +1,6 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -274,6 +275,7 @@ def test_levels_that_merge_in_the_precision_of_the_walk_are_refused():
     (dict(x=1.0), r"x must be an array \[B, ...\].*got float"),
     (dict(x=jnp.ones(())), r"x must be an array \[B, ...\].*got \(\)"),
     (dict(sampler=samplers.Heun), r"sampler is the class Heun; make a sampler of it: Heun\(\)"),
+    (dict(sampler="euler"), r"sampler is 'euler'; pass an object such as diffjax\.samplers\.Euler\(\)"),
     (dict(denoiser=lambda x, sigma, cond, key: x[:, :1]), r"gives x0 \(2, 1\) for x \(2, 3\)"),
     (dict(denoiser=lambda x, sigma, cond, key: (x, x)), r"gives x0 tuple for x \(2, 3\)"),
     (dict(key=None), "key is None, but must be one such as"),
@@ -285,6 +287,42 @@ def test_wrong_arguments_are_refused(arguments, says):
     diffjax.sample(
       **dict(denoiser=Gaussian(), sampler=samplers.Heun(), x=jnp.ones((2, 3)), key=KEY) | arguments, sigmas=GRID
     )
+
+
+def bound(network):
+  return denoisers.NetworkDenoiser(network, denoisers.V(), schedules.linear())
+
+
+class Keyless(nn.Module):
+  @nn.compact
+  def __call__(self, x, c_noise, cond=None):
+    return x
+
+
+@pytest.mark.parametrize(
+  ("denoiser", "says"),
+  [
+    (lambda x, sigma, cond: x, r"denoiser takes \(x, sigma, cond\), but is called with \(x, sigma, cond, key=keys\)"),
+    (
+      lambda x, sigma, *, key: x,
+      r"denoiser takes \(x, sigma, \*, key\), but is called with \(x, sigma, cond, key=keys\)",
+    ),
+    (None, r"denoiser is None; pass a function that takes \(x, sigma, cond, key=keys\)"),
+    (bound(lambda x, t, cond: x), r"network takes \(x, t, cond\), but is called with \(x, c_noise, cond, key=key\)"),
+    (bound(denoisers.BoundNetwork({}, Keyless())), "module takes .*, but is called with .*x, c_noise, cond, key=key"),
+  ],
+)
+def test_functions_that_do_not_take_the_arguments_are_refused(denoiser, says):
+  with pytest.raises(TypeError, match=says):
+    diffjax.sample(denoiser, samplers.Heun(), jnp.ones((2, 3)), GRID, key=KEY)
+
+
+@pytest.mark.parametrize(("key", "says"), [(KEY, r"key has shape \(\)"), (None, "key is None")])
+@pytest.mark.parametrize("name", ["euler", "euler eta", "dpmpp_2m_sde"])
+def test_a_step_with_one_key_for_the_batch_is_refused(name, key, says):
+  sampler, x = SAMPLERS[name], jnp.ones((2, 3))
+  with pytest.raises(ValueError, match=says + ", but must hold one key for each sample"):
+    sampler.step(Gaussian(), x, jnp.asarray(2.0), jnp.asarray(1.0), sampler.init(x), key)
 
 
 @pytest.mark.slow

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import batching
+from diffjax.construction import check_call, check_sampler
 from diffjax.grids import check_grid, karras
 from diffjax.typing import Array, Cond, Denoiser, Sampler
 
@@ -70,6 +71,7 @@ def invert(
   x0, sigmas = _prepare(x0, sigmas)
   if iterations < 1:
     raise ValueError(f"iterations is {iterations}, but must be at least 1.")
+  check_call("denoiser", denoiser, "x, sigma, cond, key=keys")
   draws_noise = _check_invertible(sampler, sigmas)
   keys = batching.sample_keys(jax.random.key(0), x0.shape[0])  # a deterministic step does not use them
 
@@ -105,8 +107,7 @@ def _prepare(x0, sigmas):
 
 
 def _check_invertible(sampler, sigmas):
-  if isinstance(sampler, type):
-    raise ValueError(f"sampler is the class {sampler.__name__}; make a sampler of it: {sampler.__name__}().")
+  check_sampler(sampler)
   name = type(sampler).__name__
   if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
     raise ValueError(f"{name} remembers earlier steps and cannot be inverted; take a one-step method such as Euler.")

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from diffjax import batching, struct
 from diffjax.batching import expand
-from diffjax.construction import check_in, check_whole
+from diffjax.construction import check_call, check_in, check_whole
 from diffjax.grids import check_grid
 from diffjax.samplers.loops import while_loop
 from diffjax.samplers.runge_kutta import flow_time, slope, slopes
@@ -129,6 +129,7 @@ def solve(
   Raises:
     ValueError: unless sigma > sigma_next > 0, both finite (known only outside of jit).
   """
+  check_call("denoiser", denoiser, "x, sigma, cond, key=keys")
   x = batching.wide(jnp.asarray(x))
   check_grid(jnp.stack([jnp.asarray(sigma, x.dtype), jnp.asarray(sigma_next, x.dtype), jnp.zeros((), x.dtype)]))
   sampler = Adaptive() if sampler is None else sampler
