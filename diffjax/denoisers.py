@@ -145,7 +145,8 @@ class BoundNetwork:
   module: Any = struct.field(pytree_node=False)
 
   def __call__(self, x: Array, c_noise: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    check_call("the network's module", self.module, "x, c_noise, cond, key=key")
+    if callable(self.module):
+      check_call("the network's module", self.module, "x, c_noise, cond, key=key")
     return self.module.apply(self.params, x, c_noise, cond, key=key)
 
 
