@@ -17,7 +17,8 @@ class Report:
   """Gathers each step's metrics and reports their mean every `log_every` steps.
 
   Writes metrics.jsonl, loss.png and, if tensorboardX is installed, event files into the run's folder. A terminal gets a
-  progress bar, anything else a line a report.
+  progress bar, anything else a line a report. Images per second and the time left are measured from the end of
+  the first call on, which compiles; a report at that very step has neither.
 
   Args:
     workdir: the run's folder.
@@ -30,7 +31,7 @@ class Report:
 
   def __init__(self, workdir: pathlib.Path, start: int, total: int, batch_size: int, log_every: int, learning_rate):
     self._batch_size, self._log_every, self._learning_rate = batch_size, log_every, learning_rate
-    self._total, self._begin, self._start = total, time.perf_counter(), start
+    self._total, self._compiled = total, False
     self._curve, self._path = workdir / "loss.png", workdir / "metrics.jsonl"
     # The held-out loss of a state that a process ended with is not known to be whole: it comes again
     before = [
@@ -46,7 +47,7 @@ class Report:
       import tqdm
 
       self._bar = tqdm.tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
-    self._restart(start, self._begin)
+    self._restart(start, time.perf_counter())
 
   def _restart(self, step, now):
     self._since, self._time, self._paused, self._sums = step, now, 0.0, {}
@@ -60,6 +61,9 @@ class Report:
 
   def add(self, step: int, metrics: dict[str, np.ndarray]) -> None:
     """Takes the metrics [n] of the n steps that end at `step`; no report boundary lies inside them."""
+    if not self._compiled:
+      self._compiled, self._start, self._since, self._paused = True, step, step, 0.0
+      self._begin = self._time = time.perf_counter()
     for name in ("loss", "grad_norm"):
       values = metrics[name][np.isfinite(metrics[name])]
       total, count = self._sums.get(name, (0.0, 0))
@@ -75,7 +79,8 @@ class Report:
     line = {"step": step}
     line |= {name: total / count if count else None for name, (total, count) in self._sums.items()}
     line["learning_rate"] = float(self._learning_rate(step - 1 - skipped))
-    line["images_per_second"] = (step - self._since) * self._batch_size / seconds
+    steps = step - self._since
+    line["images_per_second"] = steps * self._batch_size / seconds if steps else None
     line["skipped"] = skipped
     self._history.append(line)
     self._write(line)
@@ -91,14 +96,14 @@ class Report:
 
   def _show(self, line):
     loss = "not finite" if line["loss"] is None else f"{line['loss']:.4f}"
-    rate = f"{line['images_per_second']:.0f} images/s"
+    rate = f", {line['images_per_second']:.0f} images/s" if line["images_per_second"] else ""
     skipped = f", {line['skipped']} steps skipped" if line["skipped"] else ""
     if self._bar is not None:
-      self._bar.set_postfix_str(f"loss {loss}, {rate}{skipped}")
+      self._bar.set_postfix_str(f"loss {loss}{rate}{skipped}")
     else:
-      elapsed = time.perf_counter() - self._begin
-      left = elapsed / (line["step"] - self._start) * (self._total - line["step"])
-      parallel.announce(f"step {line['step']}/{self._total}, loss {loss}, {rate}{skipped}, {left:.0f} s left")
+      steps, elapsed = line["step"] - self._start, time.perf_counter() - self._begin
+      left = f", {elapsed / steps * (self._total - line['step']):.0f} s left" if steps else ""
+      parallel.announce(f"step {line['step']}/{self._total}, loss {loss}{rate}{skipped}{left}")
 
   def draw_curve(self) -> None:
     """Writes loss.png from all reports so far."""

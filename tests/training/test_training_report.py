@@ -84,12 +84,26 @@ def test_a_resumed_run_continues_the_files(tmp_path):
 def test_pauses_do_not_count(tmp_path, monkeypatch):
   clock = iter(range(0, 1000, 10))
   monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-  report = a_report(tmp_path)  # reads the clock at 0 and 10
+  report = a_report(tmp_path)  # reads the clock at 0
+  report.add(1, metrics(1))  # 10
   with report.paused():  # 20, 30
     pass
-  report.add(4, metrics(1, 1, 1, 1))  # 40
+  report.add(4, metrics(1, 1, 1))  # 40
   report.close()
-  assert lines(tmp_path)[0]["images_per_second"] == pytest.approx(4 * 16 / (40 - 10 - (30 - 20)))
+  assert lines(tmp_path)[0]["images_per_second"] == pytest.approx(3 * 16 / (40 - 10 - (30 - 20)))
+
+
+def test_the_first_call_which_compiles_does_not_count(tmp_path, monkeypatch, capsys):
+  now = 0.0
+  monkeypatch.setattr("time.perf_counter", lambda: now)
+  report = a_report(tmp_path, total=12)
+  for step, now in ((4, 100.0), (8, 104.0)):  # noqa: B007
+    report.add(step, metrics(1, 1, 1, 1))
+  report.close()
+  assert [line["images_per_second"] for line in lines(tmp_path)] == [None, 16]
+  first, second = capsys.readouterr().out.splitlines()
+  assert first == "step 4/12, loss 1.0000"
+  assert second == "step 8/12, loss 1.0000, 16 images/s, 4 s left"
 
 
 def test_a_terminal_gets_a_bar(tmp_path, monkeypatch, capsys):
@@ -100,7 +114,8 @@ def test_a_terminal_gets_a_bar(tmp_path, monkeypatch, capsys):
   terminal = Terminal()
   monkeypatch.setattr(sys, "stderr", terminal)
   report = a_report(tmp_path)
-  report.add(4, metrics(1, 2, 3, 6))
+  report.add(3, metrics(1, 2, 3))
+  report.add(4, metrics(6))
   report.close()
   shown = terminal.getvalue()
   assert "4/8" in shown and "loss 3.0000" in shown and "images/s" in shown
@@ -125,7 +140,8 @@ def test_event_files(tmp_path):
   from tensorboardX.proto.event_pb2 import Event
 
   report = a_report(tmp_path)
-  report.add(4, metrics(1, 2, 3, 6))
+  report.add(3, metrics(1, 2, 3))
+  report.add(4, metrics(6))
   report.held_out(4, 0.25)
   report.close()
   (path,) = (tmp_path / "tensorboard").iterdir()
