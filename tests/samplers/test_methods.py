@@ -50,8 +50,9 @@ def test_stochastic_ones_draw_by_their_key_and_the_others_do_not(name):
   )
   differs = lambda sampler: not np.array_equal(draw(sampler, 0), draw(sampler, 1))
   if stochastic not in ("yes", "no"):
-    assert differs(make(**{stochastic: 0.5}))
-    assert not differs(make(**{stochastic: 0.0}))
+    steps = {"num_steps": 9} if stochastic == "s_churn" else {}  # what the churn is spread over
+    assert differs(make(**{stochastic: 0.5}, **steps))
+    assert not differs(make(**{stochastic: 0.0}, **steps))
   else:
     assert differs(make()) == (stochastic == "yes")
 
