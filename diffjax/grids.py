@@ -36,7 +36,7 @@ def check_grid(sigmas: Array, dtype: jnp.dtype | None = None) -> None:
     raise ValueError(f"sigmas must be a list of at least two levels, got shape {np.shape(sigmas)}; see diffjax.grids.")
   if isinstance(sigmas, jax.core.Tracer):
     return
-  values = np.asarray(jnp.asarray(sigmas, dtype))
+  values = np.asarray(sigmas).astype(jax.dtypes.canonicalize_dtype(dtype or np.asarray(sigmas).dtype))
   if not np.all(np.isfinite(values)) or not np.all(np.diff(values) < 0) or values[-1] != 0:
     raise ValueError(
       f"sigmas must be finite, descend strictly and end in 0, got {values} in {values.dtype}; give 0 < sigma_min < "
