@@ -19,13 +19,15 @@ import sys
 import numpy as np
 from absl import flags
 
-from diffjax import compilation, parallel, paths, plots
-from diffjax.command_line import run as run_script
+from diffjax import plots
+from diffjax.cluster import parallel
+from diffjax.cluster.command_line import run as run_script
 from diffjax.data.pictures import load_picture
 from diffjax.from_config import SAMPLERS
-from diffjax.run import Prompt, Run, load_clip, load_run, make_prompt
-from diffjax.run.prompts import split
+from diffjax.runs import Prompt, Run, load_clip, load_run, make_prompt
+from diffjax.runs.prompts import split
 from diffjax.samplers.methods import table
+from diffjax.system import compilation, paths, writing
 
 IN_GRID, IN_FILM = 100, 8
 """How many of the pictures grid.png and the film strip show."""
@@ -68,7 +70,7 @@ def draw(
     best_of: draw so many and keep the `num` that CLIP likes best.
     best: draw from the checkpoint with the least held-out loss instead of the newest.
     filmstrip: also draw the way from noise to picture.
-    **options: as in `diffjax.run.Run.draw`.
+    **options: as in `diffjax.runs.Run.draw`.
 
   Raises:
     ValueError: as `Run.draw`, or if a picture file cannot be read.
@@ -76,7 +78,7 @@ def draw(
     OSError: if nothing can be written to `out`.
   """
   run, out = load_run(workdir, best=best), paths.as_path(out)
-  parallel.from_first(lambda: plots.check_writable(out))
+  parallel.from_first(lambda: writing.check_writable(out))
   options |= read_pictures(run, init_image, mask)
   asked = read_prompt(clip, prompt, image_prompt, guidance, guidance_scale)
   options |= {"guidance_scale": guidance_scale} if asked is None else {"prompt": asked}
@@ -102,7 +104,7 @@ def draw(
 
 def write(out: pathlib.Path, images: np.ndarray, arrays: dict[str, np.ndarray], path, asked: Prompt | None) -> None:
   """Writes the pictures, what else is known of each, and the way there if there is one."""
-  with plots.replacing(out / "samples.npz") as part, part.open("wb") as file:
+  with writing.replacing(out / "samples.npz") as part, part.open("wb") as file:
     np.savez_compressed(file, images=images, **arrays)
   notes = [f"{score:.2f}" for score in arrays.get("scores", ())[:IN_GRID]]
   plots.save(plots.grid(images[:IN_GRID], notes=notes), out / "grid.png")

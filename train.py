@@ -18,14 +18,16 @@ import jax
 import numpy as np
 from absl import flags
 
-from diffjax import compilation, data, from_config, memory, parallel, paths
-from diffjax import run as runs
-from diffjax.command_line import run as run_script
-from diffjax.training.checkpoints import Checkpoints
-from diffjax.training.loop import StopRequest, calls, stack_batches
-from diffjax.training.report import NoReport, Report
+from diffjax import data, from_config, runs
+from diffjax.cluster import parallel
+from diffjax.cluster.command_line import run as run_script
+from diffjax.cluster.signals import StopRequest
+from diffjax.cluster.watchdog import Watchdog
+from diffjax.runs.checkpoints import Checkpoints
+from diffjax.runs.loop import calls, stack_batches
+from diffjax.runs.report import NoReport, Report
+from diffjax.system import compilation, memory, paths
 from diffjax.training.step import TrainState, several_steps
-from diffjax.training.watchdog import Watchdog
 
 HELD_OUT, PART = 512, 64
 """How many held-out pictures a checkpoint is judged on, and how many of them at a time."""

@@ -15,7 +15,8 @@ import time
 import jax
 import jax.numpy as jnp
 
-from diffjax import batching, compilation, denoisers, grids, guidance, networks, sample, samplers, schedules
+from diffjax import denoisers, grids, guidance, networks, randomness, sample, samplers, schedules
+from diffjax.system import compilation
 
 DIGITS = dict(
   width=16, multipliers=(1, 4), blocks_per_level=1, attention_resolutions=(4,), head_dim=32, resample="convolution",
@@ -49,7 +50,7 @@ def programs(denoiser, energy, sigmas):
 
   def looped(step):
     def run(denoiser, energy, x, key):
-      keys = batching.sample_keys(key, len(x))
+      keys = randomness.sample_keys(key, len(x))
       body = lambda x, sigma: (x + 1e-3 * step(denoiser, energy, x, sigma, keys), None)
       return jax.lax.scan(body, x, sigmas[:-1])[0]
 

@@ -31,8 +31,8 @@ def ours(repeats):
   import jax
   import jax.numpy as jnp
 
-  from diffjax import compilation
   from diffjax.networks.convolution import conv2d
+  from diffjax.system import compilation
 
   def looped(step):
     return compilation.jit(lambda x, kernel: jax.lax.scan(lambda c, _: (step(*c), None), (x, kernel), None, LOOP)[0])

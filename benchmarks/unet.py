@@ -47,7 +47,8 @@ def jax_case(case, job, repeats, sampling_steps, dtype="float32"):
   import jax.numpy as jnp
   import optax
 
-  from diffjax import compilation, networks
+  from diffjax import networks
+  from diffjax.system import compilation
 
   compilation.use_persistent_cache()
   size, channels, batch, config = CASES[case]
@@ -168,7 +169,8 @@ def gpu_jax(name, batch):
   import jax
   import jax.numpy as jnp
 
-  from diffjax import compilation, networks
+  from diffjax import networks
+  from diffjax.system import compilation
 
   size, n = (256 if "256" in name else 32), 8192
   net = networks.UNet(**networks.PUBLISHED[name], dtype=jnp.bfloat16)

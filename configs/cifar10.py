@@ -7,7 +7,7 @@ The network is told of the augmentation, 12 % of each kind, here with bilinear i
 paper's half-life of 0.5 M pictures. Hardware, time and result: not run here.
 """
 
-from diffjax.configuration import default_config
+from diffjax.from_config.configuration import default_config
 
 
 def get_config():

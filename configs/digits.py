@@ -9,7 +9,7 @@ Result, 1000 pictures: 5 steps Frechet 0.213, precision 0.911, recall 0.902; 10 
 the nearest training digit 0.97 and 0.96 of a held-out digit's.
 """
 
-from diffjax.configuration import default_config
+from diffjax.from_config.configuration import default_config
 
 
 def get_config():

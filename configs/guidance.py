@@ -3,11 +3,11 @@
 python sample.py --workdir=RUN --clip=CLIP --prompt="..." --guidance=configs/guidance.py:disco --sampler=euler --eta=0.8
 
 The numbers are those published for ImageNet models of 256 pixels with CLIP ViT-B/16 or the like; the digits' scale is
-in `diffjax.configuration.default_guidance_config`. Results of these: not run, but for
+in `diffjax.from_config.configuration.default_guidance_config`. Results of these: not run, but for
 `few_steps`, which is measured in README.
 """
 
-from diffjax.configuration import default_guidance_config
+from diffjax.from_config.configuration import default_guidance_config
 
 SIGMA_500, SIGMA_800 = 3.44, 25.7
 """Noise levels of those times of 1000 in the linear schedule."""

@@ -6,7 +6,7 @@ Sub-folders are searched; pictures that cannot be read are named and skipped. Ha
 pictures: not run here beyond a few steps.
 """
 
-from diffjax.configuration import default_config
+from diffjax.from_config.configuration import default_config
 
 
 def get_config():

@@ -6,7 +6,7 @@
 Hardware, time and result: not run here (needs a download).
 """
 
-from diffjax.configuration import default_config
+from diffjax.from_config.configuration import default_config
 
 
 def get_config():

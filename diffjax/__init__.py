@@ -1,6 +1,7 @@
 """diffjax: a pure-JAX, functional diffusion framework."""
 
 import importlib
+import warnings
 
 from diffjax import (
   denoisers,
@@ -19,8 +20,11 @@ from diffjax.sampling import sample
 
 __version__ = "0.1.0"
 
-LOADED_WHEN_ASKED = ("evaluation", "plots", "published", "training", "weights")
+LOADED_WHEN_ASKED = ("evaluation", "plots", "pretrained", "training")
 """Rooms whose packages take longer to import; `diffjax.training` and the others import theirs at first use."""
+
+FORMER = {"published": "pretrained", "weights": "pretrained"}
+"""What rooms were called in 0.1."""
 
 __all__ = [
   "denoisers",
@@ -40,6 +44,9 @@ __all__ = [
 
 
 def __getattr__(name: str):
+  if name in FORMER:
+    warnings.warn(f"diffjax.{name} is now diffjax.{FORMER[name]}.", DeprecationWarning, stacklevel=2)
+    name = FORMER[name]
   if name in LOADED_WHEN_ASKED:
     return importlib.import_module(f"diffjax.{name}")
   raise AttributeError(f"module 'diffjax' has no attribute {name!r}")

@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.batching import expand
-from diffjax.construction import check_call
+from diffjax.arrays import expand
+from diffjax.checks import check_call
 from diffjax.schedules import MAX_SIGMA, Schedule
 from diffjax.typing import Array, Cond, Network, PyTree
 

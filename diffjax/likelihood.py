@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import batching, losses, posterior, struct
-from diffjax.draws import alone
+from diffjax import losses, posterior, randomness, struct
+from diffjax.randomness import alone
 from diffjax.schedules import Schedule
 from diffjax.typing import Array, Cond, Denoiser, NoiseFn
 
@@ -97,7 +97,7 @@ def _directions(x, key, num_probes):
   if num_probes < 1 or key is None:
     raise ValueError(f"num_probes is {num_probes}, but must be at least 1 and come with a key; None: the exact trace.")
   draw = lambda key: jax.random.rademacher(key, (num_probes, *x.shape[1:]), x.dtype)
-  return jax.vmap(alone(draw), out_axes=1)(batching.sample_keys(key, x.shape[0])) / math.sqrt(num_probes)
+  return jax.vmap(alone(draw), out_axes=1)(randomness.sample_keys(key, x.shape[0])) / math.sqrt(num_probes)
 
 
 def _with_trace(predict, x, directions):
@@ -125,7 +125,7 @@ def dequantize(images: Array, key: Array) -> Array:
   `key` is one key, or one per sample. The mean log density of the result bounds the log probability of the grey levels
   from below.
   """
-  keys = batching.sample_keys(key, images.shape[0])
+  keys = randomness.sample_keys(key, images.shape[0])
   draw = lambda key: jax.random.uniform(key, images.shape[1:], minval=-0.5, maxval=0.5)
   noise = jax.vmap(alone(draw))(keys)
   return (images.astype(noise.dtype) + noise) / HALF_RANGE - 1
@@ -164,7 +164,7 @@ def variational_bound(
   key: Array,
   cond: Cond = None,
   fraction: float = 0.0,
-  noise: NoiseFn = batching.normal,
+  noise: NoiseFn = randomness.normal,
 ) -> Bound:
   """The variational bound in bits per dimension over all T steps of a discrete schedule, with T calls.
 
@@ -187,12 +187,12 @@ def variational_bound(
   if (schedule.num_steps or 0) < 2:
     raise ValueError("variational_bound needs a discrete schedule of two steps or more; see schedules.discretize.")
   x0 = jnp.asarray(x0, jnp.promote_types(jnp.result_type(x0), jnp.float32))  # 16 bits cannot tell levels apart
-  keys = batching.sample_keys(key, x0.shape[0])
+  keys = randomness.sample_keys(key, x0.shape[0])
   sigmas = schedule.sigma(jnp.arange(schedule.num_steps, dtype=x0.dtype)).astype(x0.dtype)
 
   def predict(step):
     sigma = sigmas[step]
-    x = x0 + sigma * noise(batching.fold_in(keys, step), x0.shape).astype(x0.dtype)
+    x = x0 + sigma * noise(randomness.fold_in(keys, step), x0.shape).astype(x0.dtype)
     if hasattr(denoiser, "x0_and_variance"):
       return x, *denoiser.x0_and_variance(x, sigma, cond)
     return x, denoiser(x, sigma, cond), None

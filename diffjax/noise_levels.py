@@ -1,7 +1,7 @@
 """Noise levels: the sigmas to train at, as inverse distribution functions of a uniform number.
 
-Each turns u [B] in (0, 1) into sigma [B]. Where the uniform numbers come from (`batching.uniform`,
-`batching.stratified`) is the caller's choice, so every distribution can be stratified.
+Each turns u [B] in (0, 1) into sigma [B]. Where the uniform numbers come from (`randomness.uniform`,
+`randomness.stratified`) is the caller's choice, so every distribution can be stratified.
 """
 
 import jax

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffjax.batching import expand, root
+from diffjax.arrays import expand, root
 from diffjax.schedules import variance_preserving
 from diffjax.typing import Array
 

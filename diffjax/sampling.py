@@ -5,8 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffjax import batching
-from diffjax.construction import check_call, check_sampler
+from diffjax import arrays, randomness
+from diffjax.checks import check_call, check_sampler
 from diffjax.grids import check_grid
 from diffjax.typing import Array, Cond, Denoiser, PyTree, Sampler
 
@@ -50,7 +50,7 @@ def sample(
 
   Example:
     >>> import jax, diffjax
-    >>> from diffjax.batching import expand
+    >>> from diffjax.arrays import expand
     >>> prior = lambda x, sigma, cond=None, *, key=None: x / (1 + expand(sigma, x) ** 2)  # the data is N(0, 1)
     >>> sigmas = diffjax.grids.karras(10)
     >>> x = sigmas[0] * jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
@@ -62,7 +62,7 @@ def sample(
     raise ValueError(f"x must be an array [B, ...], such as sigmas[0] * jax.random.normal(key, shape), got {given}.")
   check_sampler(sampler)
   check_call("denoiser", denoiser, "x, sigma, cond, key=keys")
-  keys = batching.sample_keys(key, x.shape[0])
+  keys = randomness.sample_keys(key, x.shape[0])
   dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
   check_grid(sigmas, dtype)
   x, sigmas = jnp.asarray(x, dtype), jnp.asarray(sigmas, dtype)
@@ -85,15 +85,15 @@ def sample(
   def body(state, levels):
     x, past = state
     step, sigma, sigma_next = levels
-    stepped = sampler.step(conditioned, x, sigma, sigma_next, past, batching.fold_in(keys, step))
-    x, past = batching.in_dtypes_of((x, past), stepped)
+    stepped = sampler.step(conditioned, x, sigma, sigma_next, past, randomness.fold_in(keys, step))
+    x, past = arrays.in_dtypes_of((x, past), stepped)
     if callback is not None:
       jax.debug.callback(callback, step + 1)
     return (x, past), x if trajectory else None
 
   start: tuple[Array, PyTree] = (x, sampler.init(x))
   (noisy, past), path = jax.lax.scan(body, start, (jnp.arange(num_steps - 1), sigmas[:-2], sigmas[1:-1]))
-  x0 = conditioned(noisy, sigmas[-2], key=batching.fold_in(keys, num_steps - 1))
+  x0 = conditioned(noisy, sigmas[-2], key=randomness.fold_in(keys, num_steps - 1))
   if callback is not None:
     jax.debug.callback(callback, num_steps)
   others = [jnp.concatenate([x[None], path, x0[None]])] if trajectory else []

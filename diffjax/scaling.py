@@ -21,10 +21,11 @@ import numpy as np
 from absl import flags
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from diffjax import command_line, from_config
-from diffjax.construction import lookup
-from diffjax.memory import tree_bytes
-from diffjax.run.dry_run import examples
+from diffjax import from_config
+from diffjax.cluster import command_line
+from diffjax.from_config.construction import lookup
+from diffjax.runs.dry_run import examples
+from diffjax.system.memory import tree_bytes
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import struct
-from diffjax.batching import expand
+from diffjax.arrays import expand
 from diffjax.typing import Array
 
 MAX_SIGMA = 1e5
@@ -383,7 +383,7 @@ class Shifted(Schedule):
 def from_diffusers(config: Mapping[str, Any]) -> Any:
   """The schedule, prediction, grid and sampler that a diffusers `scheduler_config.json`, read as a dict, stands for.
 
-  Returns a `diffjax.published.Published`; numbers of steps go to its `.grid`. Keys that belong to another of their
+  Returns a `diffjax.pretrained.Published`; numbers of steps go to its `.grid`. Keys that belong to another of their
   schedulers have no effect, as in diffusers.
 
   Raises:
@@ -395,6 +395,6 @@ def from_diffusers(config: Mapping[str, Any]) -> Any:
     >>> published.sampler.eta, published.grid(20).shape
     (0.0, (21,))
   """
-  from diffjax.published import from_diffusers  # looks up: a configuration also names what is built upon schedules
+  from diffjax.pretrained.schedulers import from_diffusers
 
   return from_diffusers(config)

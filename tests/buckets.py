@@ -6,7 +6,7 @@ from etils.epath import backend
 from fsspec.implementations.local import LocalFileSystem
 from orbax.checkpoint._src.path import gcs_utils
 
-from diffjax import paths
+from diffjax.system import paths
 
 
 class Bucket(LocalFileSystem):

@@ -17,8 +17,9 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import tiny_config
 
-from diffjax import data, from_config, parallel
-from diffjax.run import Run
+from diffjax import data, from_config
+from diffjax.cluster import parallel
+from diffjax.runs import Run
 from diffjax.training.step import TrainStep, init_state
 from train import train
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.integrate
 
-from diffjax.batching import expand
+from diffjax.arrays import expand
 
 
 @jax.tree_util.register_static

@@ -23,13 +23,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import tiny_clip_config
 import tiny_config
 
-from diffjax import from_config, layouts, parallel
-from diffjax.command_line import reporting
-from diffjax.run import Run
-from diffjax.training import loop
+from diffjax import from_config
+from diffjax.cluster import layouts, parallel, signals
+from diffjax.cluster.command_line import reporting
+from diffjax.runs import Run
 from train import train
 
-loop.StopRequest.__init__.__defaults__ = (600,)  # seconds, for on a busy machine all of them take long to agree
+signals.StopRequest.__init__.__defaults__ = (600,)  # seconds, for on a busy machine all of them take long to agree
 
 
 def main(asked):

@@ -8,7 +8,7 @@ from flax import linen as nn
 from oracles import Gaussian
 
 from diffjax import denoisers, schedules
-from diffjax.batching import expand
+from diffjax.arrays import expand
 
 VP, VE, FLOW = schedules.VP(), schedules.VE(), schedules.RectifiedFlow()
 NOT_TO_NOISE = schedules.RectifiedFlow(t_max=0.99)

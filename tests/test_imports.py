@@ -11,8 +11,7 @@ import pytest
 
 import diffjax
 from diffjax import (
-  batching,
-  contrastive,
+  arrays,
   denoisers,
   editing,
   grids,
@@ -21,6 +20,7 @@ from diffjax import (
   losses,
   noise_levels,
   posterior,
+  randomness,
   samplers,
   sampling,
   schedules,
@@ -31,15 +31,16 @@ ROOT = pathlib.Path(diffjax.__file__).parent
 # A room is a file or a folder of diffjax. It may import rooms of the floors below its own, and within itself.
 # A room of a new file goes on the lowest floor that is above all it needs.
 FLOORS = [
-  {"typing", "struct", "roll_call", "last_words", "files", "paths", "draws"},
-  {"compilation", "batching", "configuration", "construction", "networks", "data", "plots", "contrastive", "memory"},
-  {"schedules", "parallel", "weights"},
-  {"grids", "noise_levels", "posterior", "denoisers", "layouts"},
+  {"typing", "struct", "checks"},
+  {"randomness", "arrays", "system"},
+  {"cluster", "codecs", "networks", "data", "plots"},
+  {"schedules"},
+  {"grids", "noise_levels", "posterior", "denoisers"},
   {"losses", "sampling", "samplers", "guidance", "evaluation"},
   {"training", "editing", "likelihood"},
   {"from_config"},
-  {"run", "published"},
-  {"command_line"},
+  {"pretrained"},
+  {"runs"},
   {"scaling"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -47,13 +48,13 @@ FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 SCRIPTS = {"evaluation/__main__.py", "plots/__main__.py"}
 
 # The one name that looks up, imported when called: a configuration names a schedule and what is built upon schedules
-LOOKS_UP = ("schedules", "published")
+LOOKS_UP = ("schedules", "pretrained")
 
 # Rooms that stand apart from the diffusion mathematics: all of ours they may import.
 ALONE = {
-  "networks": {"typing", "struct", "draws", "compilation"},
-  "data": {"typing", "files"},
-  "plots": {"typing", "paths"},
+  "networks": {"typing", "struct", "randomness", "system"},
+  "data": {"typing", "system"},
+  "plots": {"typing", "system"},
   "weights": {"typing", "files", "networks"},
 }
 DEVICES = {"pmap", "pmean", "psum", "process_index", "process_count", "axis_index", "shard_map"}
@@ -138,8 +139,8 @@ def test_only_configuration_knows_ml_collections(path):
 
 
 @by_path
-def test_only_parallel_knows_of_devices(path):
-  if room(path) == "parallel":
+def test_only_cluster_knows_of_devices(path):
+  if room(path) == "cluster":
     return
   tree = ast.parse(path.read_text())
   said = {name.split(".")[-1] for name in imported(path) if name.split(".")[0] == "jax"}
@@ -183,13 +184,12 @@ def test_import_is_quick():
 
 
 MATHEMATICS = (
-  batching,
-  contrastive,
+  arrays,
+  randomness,
   schedules,
   grids,
   noise_levels,
   denoisers,
-  losses,
   posterior,
   sampling,
   likelihood,
@@ -198,7 +198,7 @@ MATHEMATICS = (
 
 
 def public_functions():
-  for module in (*MATHEMATICS, samplers, guidance):
+  for module in (*MATHEMATICS, losses, samplers, guidance):
     for name, value in vars(module).items():
       if name.startswith("_") or not getattr(value, "__module__", "").startswith(module.__name__):
         continue
@@ -220,7 +220,7 @@ def test_public_functions_are_annotated_and_documented():
 
 
 def test_public_classes_are_documented():
-  for module in (*MATHEMATICS, samplers, guidance):
+  for module in (*MATHEMATICS, losses, samplers, guidance):
     for name, value in vars(module).items():
       if inspect.isclass(value) and not name.startswith("_") and value.__module__.startswith(module.__name__):
         assert value.__doc__ and not value.__doc__.startswith(f"{name}("), f"{module.__name__}.{name} has no docstring"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from diffjax import batching, noise_levels, schedules
+from diffjax import noise_levels, randomness, schedules
 
 NUM = 4096
 # the largest distance that 4096 draws show once in 1000 times (Kolmogorov-Smirnov)
@@ -31,16 +31,16 @@ DISTRIBUTIONS = {
 def test_distribution(name, source):
   levels, transform, cdf = DISTRIBUTIONS[name]
   if source == "iid":
-    u = batching.uniform(jax.random.split(jax.random.key(1), NUM))
+    u = randomness.uniform(jax.random.split(jax.random.key(1), NUM))
   else:
-    u = batching.stratified(jax.random.key(1), jnp.arange(NUM), NUM)
+    u = randomness.stratified(jax.random.key(1), jnp.arange(NUM), NUM)
   statistic = scipy.stats.ks_1samp(transform(np.asarray(levels(u), np.float64)), cdf).statistic
   assert statistic < (CRITICAL if source == "iid" else 1.1 / NUM)
 
 
 def test_uniform_time_visits_each_step_equally():
   schedule = schedules.linear(10)
-  sigma = noise_levels.UniformTime(schedule)(batching.stratified(jax.random.key(0), jnp.arange(1000), 1000))
+  sigma = noise_levels.UniformTime(schedule)(randomness.stratified(jax.random.key(0), jnp.arange(1000), 1000))
   t = np.asarray(schedule.t(sigma))
   np.testing.assert_allclose(t, np.round(t), atol=1e-3)
   np.testing.assert_array_equal(np.bincount(np.round(t).astype(int)), np.full(10, 100))

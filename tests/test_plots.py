@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffjax import plots
+from diffjax.system import writing
 
 
 def ramp(*shape):
@@ -106,10 +107,10 @@ def test_running_mean_follows_a_line_and_averages_noise():
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
   path = tmp_path / "new" / "a.txt"
-  with plots.replacing(path) as part:
+  with writing.replacing(path) as part:
     part.write_text("old")
     assert not path.exists()
-  with pytest.raises(OSError, match="disk"), plots.replacing(path) as part:
+  with pytest.raises(OSError, match="disk"), writing.replacing(path) as part:
     part.write_text("ne")
     raise OSError("disk full")
   assert [file.name for file in path.parent.iterdir()] == ["a.txt"]
@@ -118,9 +119,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_full_disk_names_the_file(tmp_path):
   with pytest.raises(OSError, match=r"a\.txt cannot be written \(No space left on device\); make room"):
-    with plots.replacing(tmp_path / "a.txt"):
+    with writing.replacing(tmp_path / "a.txt"):
       raise OSError(errno.ENOSPC, "No space left on device")
-  with pytest.raises(FileNotFoundError, match="nowhere"), plots.naming(tmp_path / "a.txt"):
+  with pytest.raises(FileNotFoundError, match="nowhere"), writing.naming(tmp_path / "a.txt"):
     (tmp_path / "nowhere").read_text()
 
 
@@ -128,20 +129,20 @@ def test_a_full_disk_names_the_file(tmp_path):
 def test_a_folder_that_takes_no_files_is_named():
   """The mode of /proc lets root write; making a file there fails with "No such file or directory"."""
   with pytest.raises(OSError, match=r"^nothing can be written to /proc/x; choose another folder with --out\.$"):
-    plots.check_writable(pathlib.Path("/proc/x"))
+    writing.check_writable(pathlib.Path("/proc/x"))
   with pytest.raises(OSError, match=r"^/proc/x cannot be written \(.*\); choose another place"):
-    with plots.replacing("/proc/x/a.txt"):
+    with writing.replacing("/proc/x/a.txt"):
       pass
 
 
 def test_the_check_leaves_nothing_and_refuses_files_and_broken_links(tmp_path):
-  plots.check_writable(tmp_path / "new" / "deeper")
+  writing.check_writable(tmp_path / "new" / "deeper")
   assert not list(tmp_path.iterdir())
   (tmp_path / "file").touch()
   (tmp_path / "link").symlink_to(tmp_path / "nowhere")
   for name in ("file", "file/below", "link"):
     with pytest.raises(OSError, match=r"nothing can be written to .* choose another folder"):
-      plots.check_writable(tmp_path / name)
+      writing.check_writable(tmp_path / name)
 
 
 @pytest.mark.parametrize("images", [np.zeros((2, 8, 8, 1)), ramp(2, 8, 8), ramp(2, 8, 8, 2), ramp(0, 8, 8, 1)])

@@ -45,7 +45,7 @@ def test_best_of_keeps_what_clip_likes(folders, tmp_path):
 
 
 def test_picture_as_a_prompt_and_another_way_of_guidance(folders, tmp_path):
-  from diffjax.configuration import default_guidance_config
+  from diffjax.from_config.configuration import default_guidance_config
 
   Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 20, 3), np.uint8)).save(tmp_path / "odd.png")
   config = default_guidance_config()

@@ -6,72 +6,70 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from diffjax import batching
+from diffjax import arrays, randomness
 
 KEY = jax.random.key(3)
 
 
 def test_expand():
   x = jnp.ones((3, 4, 5, 2))
-  assert batching.expand(2.0, x).shape == ()
-  assert batching.expand(jnp.ones(3), x).shape == (3, 1, 1, 1)
-  assert batching.expand(jnp.ones((3, 1, 1, 1)), x).shape == (3, 1, 1, 1)
+  assert arrays.expand(2.0, x).shape == ()
+  assert arrays.expand(jnp.ones(3), x).shape == (3, 1, 1, 1)
+  assert arrays.expand(jnp.ones((3, 1, 1, 1)), x).shape == (3, 1, 1, 1)
 
   with pytest.raises(ValueError, match=r"x's 3 samples, got shape \(2,\)"):
-    batching.expand(jnp.ones(2), x)
+    arrays.expand(jnp.ones(2), x)
 
 
 def test_root_has_no_slope_at_zero():
-  np.testing.assert_allclose(batching.root(jnp.array([0.0, 4.0])), [0, 2])
-  np.testing.assert_allclose(jax.vmap(jax.grad(batching.root))(jnp.array([0.0, 4.0])), [0, 0.25])
-  assert np.isnan(batching.root(jnp.array([-1.0, np.nan]))).all()
+  np.testing.assert_allclose(arrays.root(jnp.array([0.0, 4.0])), [0, 2])
+  np.testing.assert_allclose(jax.vmap(jax.grad(arrays.root))(jnp.array([0.0, 4.0])), [0, 0.25])
+  assert np.isnan(arrays.root(jnp.array([-1.0, np.nan]))).all()
 
 
 def test_within():
-  np.testing.assert_array_equal(
-    batching.within(jnp.array([0.5, 1.0, 2.0, 3.0]), (1.0, 2.0)), [False, True, True, False]
-  )
+  np.testing.assert_array_equal(arrays.within(jnp.array([0.5, 1.0, 2.0, 3.0]), (1.0, 2.0)), [False, True, True, False])
 
 
 def test_noise_of_a_sample_is_its_keys_alone():
-  keys = batching.sample_keys(KEY, 4)
-  whole = batching.normal(keys, (4, 3, 2))
-  halves = [batching.normal(keys[:2], (2, 3, 2)), batching.normal(keys[2:], (2, 3, 2))]
+  keys = randomness.sample_keys(KEY, 4)
+  whole = randomness.normal(keys, (4, 3, 2))
+  halves = [randomness.normal(keys[:2], (2, 3, 2)), randomness.normal(keys[2:], (2, 3, 2))]
   np.testing.assert_array_equal(whole, jnp.concatenate(halves))
-  np.testing.assert_array_equal(whole[:2], batching.normal(batching.sample_keys(KEY, 2), (2, 3, 2)))
+  np.testing.assert_array_equal(whole[:2], randomness.normal(randomness.sample_keys(KEY, 2), (2, 3, 2)))
 
 
 def test_all_derived_keys_differ():
-  keys = batching.sample_keys(KEY, 5)
-  first, second = batching.split(keys)
-  derived = jnp.concatenate([keys, first, second, batching.fold_in(keys, 7), batching.fold_in(keys, 8)])
+  keys = randomness.sample_keys(KEY, 5)
+  first, second = randomness.split(keys)
+  derived = jnp.concatenate([keys, first, second, randomness.fold_in(keys, 7), randomness.fold_in(keys, 8)])
   assert len(np.unique(jax.random.key_data(derived), axis=0)) == 25
 
 
 def test_raw_and_ready_keys_are_accepted():
-  keys = batching.sample_keys(KEY, 3)
+  keys = randomness.sample_keys(KEY, 3)
   same = lambda other: np.testing.assert_array_equal(jax.random.key_data(keys), jax.random.key_data(other))
-  same(batching.sample_keys(keys, 3))
-  same(batching.sample_keys(jax.random.PRNGKey(3), 3))
-  same(jax.jit(batching.sample_keys, static_argnums=1)(KEY, 3))
+  same(randomness.sample_keys(keys, 3))
+  same(randomness.sample_keys(jax.random.PRNGKey(3), 3))
+  same(jax.jit(randomness.sample_keys, static_argnums=1)(KEY, 3))
 
 
 def test_a_wrong_number_of_keys_is_refused():
   with pytest.raises(ValueError, match="one for each of the 4 samples"):
-    batching.sample_keys(jax.random.split(KEY, 3), 4)
+    randomness.sample_keys(jax.random.split(KEY, 3), 4)
 
 
 def test_normal_and_uniform_are_what_they_say():
-  keys = batching.sample_keys(KEY, 2000)
-  assert scipy.stats.ks_1samp(np.ravel(batching.normal(keys, (2000, 2))), scipy.stats.norm.cdf).pvalue > 1e-3
-  u = np.asarray(batching.uniform(keys))
+  keys = randomness.sample_keys(KEY, 2000)
+  assert scipy.stats.ks_1samp(np.ravel(randomness.normal(keys, (2000, 2))), scipy.stats.norm.cdf).pvalue > 1e-3
+  u = np.asarray(randomness.uniform(keys))
   assert scipy.stats.ks_1samp(u, scipy.stats.uniform.cdf).pvalue > 1e-3
   assert u.min() > 0 and u.max() < 1
 
 
 def test_stratified_spreads_evenly_and_has_the_same_marginal():
   seeds = jax.random.split(KEY, 2000)
-  drawn = np.asarray(jax.vmap(lambda key: batching.stratified(key, jnp.arange(8), 8))(seeds))
+  drawn = np.asarray(jax.vmap(lambda key: randomness.stratified(key, jnp.arange(8), 8))(seeds))
   assert drawn.min() > 0 and drawn.max() < 1
   np.testing.assert_array_equal(np.sort(np.floor(drawn * 8), axis=1), np.tile(np.arange(8), (2000, 1)))
   for sample in drawn.T:
@@ -81,5 +79,5 @@ def test_stratified_spreads_evenly_and_has_the_same_marginal():
 
 
 def test_a_part_of_a_stratified_batch_is_that_part():
-  whole = batching.stratified(KEY, jnp.arange(8), 8)
-  np.testing.assert_array_equal(batching.stratified(KEY, jnp.arange(4, 8), 8), whole[4:])
+  whole = randomness.stratified(KEY, jnp.arange(8), 8)
+  np.testing.assert_array_equal(randomness.stratified(KEY, jnp.arange(4, 8), 8), whole[4:])

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax import from_config
-from diffjax import run as runs
-from diffjax.training.checkpoints import Checkpoints
+from diffjax import from_config, runs
+from diffjax.runs.checkpoints import Checkpoints
 from sample import draw
 
 

@@ -9,7 +9,8 @@ from oracles import Gaussian, Mixture
 
 import diffjax
 from diffjax import denoisers, editing, from_config, grids, guidance, samplers, schedules
-from diffjax.batching import expand, normal, sample_keys
+from diffjax.arrays import expand
+from diffjax.randomness import normal, sample_keys
 
 KEY = jax.random.key(0)
 SAMPLERS = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from diffjax import from_config, scaling
-from diffjax.run.dry_run import examples
+from diffjax.runs.dry_run import examples
 from diffjax.scaling import Cost, Device
 
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "digits.py"

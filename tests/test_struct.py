@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import pytest
 
 import diffjax
-from diffjax import construction, from_config, struct
+from diffjax import from_config, struct
+from diffjax.from_config import construction
 
 
 @struct.dataclass

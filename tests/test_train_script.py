@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 import train as train_script
-from diffjax import data, from_config, parallel
-from diffjax import run as runs
-from diffjax.run import folder
-from diffjax.training.checkpoints import Checkpoints
+from diffjax import data, from_config, runs
+from diffjax.cluster import parallel
+from diffjax.runs import folder
+from diffjax.runs.checkpoints import Checkpoints
 from train import train
 
 CONFIG = pathlib.Path(__file__).with_name("tiny_config.py")

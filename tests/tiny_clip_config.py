@@ -1,6 +1,6 @@
 """A CLIP of the digits that trains in milliseconds: for tests."""
 
-from diffjax.configuration import default_clip_config
+from diffjax.from_config.configuration import default_clip_config
 
 
 def get_config():

@@ -1,6 +1,6 @@
 """The digits with a network that trains in milliseconds: for tests."""
 
-from diffjax.configuration import default_config
+from diffjax.from_config.configuration import default_config
 
 
 def get_config():

@@ -3,9 +3,8 @@
 import jax
 import numpy as np
 
-from diffjax import from_config
-from diffjax import run as runs
-from diffjax.training.checkpoints import Checkpoints
+from diffjax import from_config, runs
+from diffjax.runs.checkpoints import Checkpoints
 
 
 def a_run(config, seed=0):

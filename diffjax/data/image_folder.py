@@ -17,7 +17,7 @@ import numpy as np
 
 from diffjax.data.pictures import fit, read_picture, why_unreadable
 from diffjax.data.source import Source
-from diffjax.files import shown
+from diffjax.system.files import shown
 
 SUFFIXES = frozenset(
   ".apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .qoi .tga .tif .tiff"

@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from diffjax.files import shown
+from diffjax.system.files import shown
 
 FORMATS = "AVIF BMP DIB GIF JPEG JPEG2000 PCX PNG PPM QOI TGA TIFF WEBP".split()
 """What is read, whatever the file's name says. PIL knows more: for EPS, it runs Ghostscript on the file."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffjax.files import read_json, read_small, shown
+from diffjax.system.files import read_json, read_small, shown
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 SUFFIX = "</w>"

@@ -1,5 +1,5 @@
 from diffjax import struct
-from diffjax.batching import expand
+from diffjax.arrays import expand
 from diffjax.typing import Array, Cond, Denoiser
 
 

@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 
-from diffjax import batching, struct
+from diffjax import arrays, randomness, struct
 from diffjax.typing import Array, Cond, Denoiser, NoiseFn, Sampler
 
 
@@ -78,7 +78,7 @@ class RePaint:
   sigmas: Array
   jump: int = struct.field(pytree_node=False, default=10)
   resamples: int = struct.field(pytree_node=False, default=10)
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     if self.jump < 1 or self.resamples < 1:
@@ -88,10 +88,10 @@ class RePaint:
     return self.sampler.init(x)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_step, key_resample = batching.split(key)
+    key_step, key_resample = randomness.split(key)
     sigmas = jnp.asarray(self.sigmas, x.dtype)
     stepped = self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step)
-    x, carry = batching.in_dtypes_of((x, carry), stepped)
+    x, carry = arrays.in_dtypes_of((x, carry), stepped)
     if self.resamples == 1 or self.jump > sigmas.shape[0] - 2:
       return x, carry
     place = jnp.argmin(jnp.abs(sigmas - sigma_next))
@@ -99,11 +99,11 @@ class RePaint:
 
     def down(state, levels):
       (x, carry), (number, sigma, sigma_next) = state, levels
-      stepped = self.sampler.step(denoiser, x, sigma, sigma_next, carry, batching.fold_in(key_resample, number))
-      return batching.in_dtypes_of(state, stepped), None
+      stepped = self.sampler.step(denoiser, x, sigma, sigma_next, carry, randomness.fold_in(key_resample, number))
+      return arrays.in_dtypes_of(state, stepped), None
 
     def again(state, number):
-      key_up = batching.fold_in(key_resample, number)
+      key_up = randomness.fold_in(key_resample, number)
       x = state[0] + jnp.sqrt(stretch[0] ** 2 - stretch[-1] ** 2) * self.noise(key_up, x_shape)
       numbers = self.resamples + number * self.jump + jnp.arange(self.jump)
       x = x.astype(sigmas.dtype)

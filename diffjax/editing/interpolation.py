@@ -1,6 +1,6 @@
 import jax.numpy as jnp
 
-from diffjax.batching import expand
+from diffjax.arrays import expand
 from diffjax.typing import Array
 
 

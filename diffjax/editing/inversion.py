@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import batching
-from diffjax.construction import check_call, check_sampler
+from diffjax import arrays, randomness
+from diffjax.checks import check_call, check_sampler
 from diffjax.grids import check_grid, karras
 from diffjax.typing import Array, Cond, Denoiser, Sampler
 
@@ -73,7 +73,7 @@ def invert(
     raise ValueError(f"iterations is {iterations}, but must be at least 1.")
   check_call("denoiser", denoiser, "x, sigma, cond, key=keys")
   draws_noise = _check_invertible(sampler, sigmas)
-  keys = batching.sample_keys(jax.random.key(0), x0.shape[0])  # a deterministic step does not use them
+  keys = randomness.sample_keys(jax.random.key(0), x0.shape[0])  # a deterministic step does not use them
 
   def bound(x, sigma, *, key=None):
     return denoiser(x, sigma, cond, key=key).astype(x0.dtype)
@@ -126,7 +126,7 @@ def _check_invertible(sampler, sigmas):
 def _draws_noise(sampler, sigmas):
   # the same picture with two keys: only a method that draws noise tells them apart
   x = jnp.ones((2, 1), sigmas.dtype)
-  prior = lambda x, sigma, *, key=None: x / (1 + batching.expand(sigma, x) ** 2)
+  prior = lambda x, sigma, *, key=None: x / (1 + arrays.expand(sigma, x) ** 2)
   keys = jax.random.split(jax.random.key(0))
   step = lambda sigma, sigma_next: sampler.step(prior, x, sigma, sigma_next, (), keys)[0]
   first, second = jnp.moveaxis(jax.jit(jax.vmap(step))(sigmas[:-2], sigmas[1:-1]), 1, 0)

@@ -1,6 +1,6 @@
 import jax.numpy as jnp
 
-from diffjax import batching
+from diffjax import randomness
 from diffjax.sampling import sample
 from diffjax.typing import Array, Cond, Denoiser, Sampler
 
@@ -45,6 +45,6 @@ def img2img(
     ValueError: as `shorten` and `diffjax.sample`.
   """
   sigmas = jnp.asarray(shorten(sigmas, strength))
-  key_start, key_path = batching.split(batching.sample_keys(key, x0.shape[0]))
-  x = x0 + sigmas[0] * batching.normal(key_start, x0.shape)
+  key_start, key_path = randomness.split(randomness.sample_keys(key, x0.shape[0]))
+  x = x0 + sigmas[0] * randomness.normal(key_start, x0.shape)
   return sample(denoiser, sampler, x, sigmas, key=key_path, cond=cond)

@@ -19,10 +19,12 @@ import zipfile
 import numpy as np
 from absl import flags
 
-from diffjax import command_line, compilation, parallel, paths, plots
+from diffjax import plots
+from diffjax.cluster import command_line, parallel
+from diffjax.cluster.signals import StopRequest
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
-from diffjax.files import shown
-from diffjax.training.loop import StopRequest
+from diffjax.system import compilation, paths, writing
+from diffjax.system.files import shown
 
 DRAWING = ("num", "steps", "sampler", "eta", "seed", "guidance_scale")
 MOST_BYTES = 2**30
@@ -48,7 +50,7 @@ def report_on_clip(options: flags.FlagValues) -> None:
   if given:
     raise ValueError(f"--zero_shot draws nothing, so --{given[0]} has no use: leave one of them out.")
   from diffjax.data import in_memory
-  from diffjax.run import load_clip, load_data
+  from diffjax.runs import load_clip, load_data
 
   clip = load_clip(options.workdir)
   if clip.config is None:
@@ -62,7 +64,7 @@ def report_on_clip(options: flags.FlagValues) -> None:
 
 def _report_on_clip(clip, workdir, held_out, out):
   from diffjax.from_config import clip as configs
-  from diffjax.run.preview import similarity
+  from diffjax.runs.preview import similarity
 
   parts = {"training templates": configs.training_captions, "held-out templates": configs.held_out_captions}
   report = {}
@@ -71,7 +73,7 @@ def _report_on_clip(clip, workdir, held_out, out):
     templates = clip.config.captions["templates" if part.startswith("training") else "held_out"]
     report[part] = {template: float(share) for template, share in zip(templates, right.mean(axis=1))}
     report[part]["mean"] = float(right.mean())
-  with plots.replacing(out / "evaluation.json") as file:
+  with writing.replacing(out / "evaluation.json") as file:
     file.write_text(json.dumps({"pictures": len(held_out["image"]), "zero_shot": report}, indent=2) + "\n")
   similarity(clip, out / "evaluation.png")
   print(f"{len(held_out['image'])} held-out pictures, read by {workdir}")
@@ -91,7 +93,7 @@ def report_on_run(options: flags.FlagValues) -> None:
       raise ValueError(
         f"--{name} says how a CLIP is asked, and there is none: give its run as --clip, or leave it out."
       )
-  from diffjax.run import load_run  # after the flags are known to be right, for it is slow
+  from diffjax.runs import load_run
 
   run = load_run(options.workdir)
   out = _out(options)
@@ -106,7 +108,7 @@ def report_on_run(options: flags.FlagValues) -> None:
 
 def _report_on_pictures(drawn, source, train, held_out, out):
   report = source | evaluate(drawn, train, held_out)
-  with plots.replacing(out / "evaluation.json") as part:
+  with writing.replacing(out / "evaluation.json") as part:
     part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
   shown = drawn["image"][:60]
   nearest = nearest_distances(pixels(shown), pixels(train["image"]))[1]
@@ -124,7 +126,7 @@ def _check_workdir(options):
 
 def _out(options):
   out = paths.as_path(options.out or paths.as_path(options.workdir) / "evaluation")
-  parallel.from_first(lambda: plots.check_writable(out))
+  parallel.from_first(lambda: writing.check_writable(out))
   return out
 
 
@@ -173,7 +175,7 @@ def _draw(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict]:
 
 def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict]:
   from diffjax.from_config import clip as configs
-  from diffjax.run import load_clip, make_prompt
+  from diffjax.runs import load_clip, make_prompt
 
   clip = load_clip(options.clip)
   if clip.config is None:

@@ -5,11 +5,11 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.construction import construct, lookup
 from diffjax.data import Tokenizer, captions, train_tokenizer
+from diffjax.from_config.construction import construct, lookup
 from diffjax.from_config.diffusion import DTYPES, NOISE_LEVELS
 from diffjax.networks import CLIP, ImageEncoder, TextEncoder
-from diffjax.training.contrastive import ContrastiveObjective
+from diffjax.training.objectives.clip import ContrastiveObjective
 from diffjax.training.optimizers import at_most
 from diffjax.typing import Array, PyTree
 

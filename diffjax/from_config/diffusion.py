@@ -6,11 +6,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from diffjax import batching, denoisers, grids, guidance, losses, networks, noise_levels, samplers, schedules
-from diffjax.construction import check_numbers, construct, lookup
+from diffjax import denoisers, grids, guidance, losses, networks, noise_levels, randomness, samplers, schedules
+from diffjax.checks import check_numbers
+from diffjax.from_config.construction import construct, lookup
 from diffjax.schedules import Schedule
 from diffjax.training.augmentation import AUGMENT_DIM
-from diffjax.training.objective import Objective
+from diffjax.training.objectives.denoising import Objective
 from diffjax.typing import Array, Denoiser, PyTree, Sampler
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
@@ -225,7 +226,7 @@ def sampler(config, name: str | None = None, *, num_steps: int | None = None, **
   if name == "ddpm":
     given = {"learned": module(config).learned_variance} | given
   made = schedule(config)
-  own = {"scaling": made.scaling, "schedule": made, "noise": batching.normal}
+  own = {"scaling": made.scaling, "schedule": made, "noise": randomness.normal}
   if given.get("s_churn") is not None:
     own["num_steps"] = num_steps or config.sampler.steps
   return construct(SAMPLERS, "sampler", {"name": name, **given}, **own)

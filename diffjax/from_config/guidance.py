@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from jax.tree_util import Partial
 
 from diffjax import guidance, samplers, schedules
-from diffjax.construction import check_numbers, construct, lookup
+from diffjax.checks import check_numbers
+from diffjax.from_config.construction import construct, lookup
 from diffjax.guidance.training_free import posterior_sampling
 from diffjax.networks import ImageFeatures
 from diffjax.typing import Array, Denoiser, Sampler

@@ -6,10 +6,11 @@ from types import ModuleType
 import jax
 import optax
 
-from diffjax.configuration import flat
-from diffjax.construction import check_numbers, lookup
+from diffjax.checks import check_numbers
+from diffjax.cluster.layouts import Replicated, Sharded
 from diffjax.from_config import clip, diffusion
-from diffjax.layouts import Replicated, Sharded
+from diffjax.from_config.configuration import flat
+from diffjax.from_config.construction import lookup
 from diffjax.training.optimizers import adam, muon
 from diffjax.training.step import TrainState, TrainStep, init_state
 from diffjax.typing import Array

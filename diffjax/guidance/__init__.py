@@ -1,18 +1,19 @@
 """Guidance: functions from denoiser to denoiser, composed by nesting. Their attributes are traced hyper-parameters."""
 
-from diffjax.guidance import energy, inverse, penalties
+from diffjax.guidance import energy, inverse
 from diffjax.guidance.adaptive_projected import AdaptiveProjected
 from diffjax.guidance.autoguidance import AutoGuidance
 from diffjax.guidance.classifier import Classifier
 from diffjax.guidance.classifier_free import ClassifierFree
-from diffjax.guidance.clip import ClipEnergy, clip
 from diffjax.guidance.composed import Composed
+from diffjax.guidance.energies import penalties
+from diffjax.guidance.energies.clip import ClipEnergy, clip
+from diffjax.guidance.energies.views import Cutouts, small_views
 from diffjax.guidance.energy import Energies, EnergyGuidance, energies
 from diffjax.guidance.inverse import dps, pigdm
 from diffjax.guidance.perturbed_attention import PerturbedAttention
 from diffjax.guidance.thresholding import DynamicThreshold, StaticThreshold
 from diffjax.guidance.training_free import disco, freedom, lgd, mpgd, training_free, universal
-from diffjax.guidance.views import Cutouts, small_views
 
 __all__ = [
   "AdaptiveProjected",

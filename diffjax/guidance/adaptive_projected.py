@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.batching import expand, shortening, squared_norm, wide
-from diffjax.construction import check_in
+from diffjax.arrays import expand, shortening, squared_norm, wide
+from diffjax.checks import check_in
 from diffjax.guidance.stacking import like, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
 

@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.batching import expand, within
-from diffjax.construction import check_in
+from diffjax.arrays import expand, within
+from diffjax.checks import check_in
 from diffjax.typing import Array, Cond, Denoiser
 
 

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.batching import expand
-from diffjax.construction import check_in
+from diffjax.arrays import expand
+from diffjax.checks import check_in
 from diffjax.typing import Array, Cond, Denoiser
 
 

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 
 from diffjax import struct
-from diffjax.batching import expand
+from diffjax.arrays import expand
 from diffjax.guidance.stacking import like, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
 

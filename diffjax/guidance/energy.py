@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
-from diffjax import batching, struct
-from diffjax.batching import expand
-from diffjax.construction import check_in, check_whole
+from diffjax import arrays, randomness, struct
+from diffjax.arrays import expand
+from diffjax.checks import check_in, check_whole
 from diffjax.typing import Array, Cond, Denoiser
 
 Energy = Callable[[Array, Array | None], Array]
@@ -107,7 +107,7 @@ class EnergyGuidance:
     return guided
 
   def _guide(self, predict, x, sigma, key):
-    key_model, key_energy = (None, None) if key is None else batching.split(key)
+    key_model, key_energy = (None, None) if key is None else randomness.split(key)
     slope = jax.grad(lambda x0: self._energy(x0, sigma, key_energy).sum())
     if self.position == "x0":
       x0, fraction = predict(x, key_model)
@@ -126,8 +126,8 @@ class EnergyGuidance:
       rate = expand(value(self.inner_scale, sigma), x)
       down = lambda _, delta: delta - (rate * self._tame(slope(x0 + delta), sigma)).astype(delta.dtype)
       shift += jax.lax.fori_loop(0, self.inner_steps, down, jnp.zeros_like(x0))
-    shift *= batching.shortening(_rms(shift), expand(value(self.clamp, sigma), x))
-    return x0, fraction, jnp.where(expand(batching.within(sigma, self.interval), x), shift, 0)
+    shift *= arrays.shortening(_rms(shift), expand(value(self.clamp, sigma), x))
+    return x0, fraction, jnp.where(expand(arrays.within(sigma, self.interval), x), shift, 0)
 
   def _blend(self, x0, x, sigma):
     if not self.blend:
@@ -145,10 +145,10 @@ class EnergyGuidance:
     r = expand(self.spread * sigma * jax.lax.rsqrt(1 + jnp.square(sigma)), x0)
 
     def minus_energy(key):
-      key_noise, key_energy = batching.split(key)
-      return -energy(x0 + r * batching.normal(key_noise, x0.shape), key_energy)
+      key_noise, key_energy = randomness.split(key)
+      return -energy(x0 + r * randomness.normal(key_noise, x0.shape), key_energy)
 
-    minus = jax.vmap(minus_energy)(batching.split(key, self.num_samples))
+    minus = jax.vmap(minus_energy)(randomness.split(key, self.num_samples))
     return math.log(self.num_samples) - jax.nn.logsumexp(minus, axis=0)
 
   def _tame(self, gradient, sigma):
@@ -159,7 +159,7 @@ class EnergyGuidance:
       tell = lambda: jax.debug.callback(told, (~finite).sum(), jnp.max(sigma))
       jax.lax.cond(finite.all(), lambda: None, tell)
       gradient = jnp.where(expand(finite, gradient), gradient, 0)
-    return batching.wide(gradient) / _rms(gradient) if self.normalize else gradient
+    return arrays.wide(gradient) / _rms(gradient) if self.normalize else gradient
 
 
 @struct.dataclass
@@ -171,7 +171,7 @@ class Energies:
 
   def __call__(self, x0: Array, key: Array | None = None) -> Array:
     """The sum, [B]."""
-    keys = [None] * len(self.terms) if key is None else batching.split(key, len(self.terms))
+    keys = [None] * len(self.terms) if key is None else randomness.split(key, len(self.terms))
     return sum(weight * term(x0, k) for weight, term, k in zip(self.weights, self.terms, keys))
 
   def at(self, sigma: Array) -> "Energies":
@@ -202,4 +202,4 @@ def value(scale: float | Callable[[Array], Array], sigma: Array) -> Array | floa
 
 
 def _rms(x):
-  return jnp.sqrt(jnp.maximum(jnp.square(batching.wide(x)).mean(tuple(range(1, x.ndim)), keepdims=True), 1e-24))
+  return jnp.sqrt(jnp.maximum(jnp.square(arrays.wide(x)).mean(tuple(range(1, x.ndim)), keepdims=True), 1e-24))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.batching import expand, squared_norm, wide
+from diffjax.arrays import expand, squared_norm, wide
 from diffjax.guidance.energy import Energy, EnergyGuidance
 from diffjax.guidance.training_free import posterior_sampling
 from diffjax.typing import Array, Denoiser

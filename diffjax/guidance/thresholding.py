@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.construction import check_in
+from diffjax.checks import check_in
 from diffjax.typing import Array, Cond, Denoiser
 
 

@@ -1,11 +1,11 @@
 """Networks: functions of arrays and parameters that know nothing of diffusion."""
 
-from .clip import CLIP, Encoded, ImageEncoder, TextEncoder, unit
-from .image_features import ImageFeatures
-from .preprocess import preprocess
-from .published import PUBLISHED
-from .published_clip import PUBLISHED_CLIP
-from .unet import UNet
+from diffjax.networks.clip import CLIP, Encoded, ImageEncoder, TextEncoder, unit
+from diffjax.networks.image_features import ImageFeatures
+from diffjax.networks.preprocess import preprocess
+from diffjax.networks.published import PUBLISHED
+from diffjax.networks.published_clip import PUBLISHED_CLIP
+from diffjax.networks.unet import UNet
 
 __all__ = [
   "CLIP",

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..typing import Array
-from .layers import Dense, GroupNorm
+from diffjax.networks.layers import Dense, GroupNorm
+from diffjax.typing import Array
 
 
 def attend(q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:

@@ -10,10 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from .. import struct
-from ..typing import Array
-from .layers import Dense
-from .transformer import ACTIVATIONS, AttentionPool, Transformer, layer_norm
+from diffjax import struct
+from diffjax.networks.layers import Dense
+from diffjax.networks.transformer import ACTIVATIONS, AttentionPool, Transformer, layer_norm
+from diffjax.typing import Array
 
 IMAGE_POOLINGS = ("class", "attention")
 TEXT_POOLINGS = ("highest", "eos", "last")

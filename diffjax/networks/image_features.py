@@ -1,9 +1,9 @@
 """From any picture to CLIP's vector, in one differentiable function."""
 
-from .. import struct
-from ..typing import Array, PyTree
-from .clip import ImageEncoder, unit
-from .preprocess import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, preprocess
+from diffjax import struct
+from diffjax.networks.clip import ImageEncoder, unit
+from diffjax.networks.preprocess import CLIP_MEAN, CLIP_STD, SIGLIP_MEAN, SIGLIP_STD, preprocess
+from diffjax.typing import Array, PyTree
 
 Numbers = tuple[float, float, float]
 

@@ -7,9 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ..draws import alone
-from ..typing import Array
-from .convolution import conv2d
+from diffjax.networks.convolution import conv2d
+from diffjax.randomness import alone
+from diffjax.typing import Array
 
 glorot_uniform = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 

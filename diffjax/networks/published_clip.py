@@ -2,7 +2,7 @@
 
 import math
 
-from .clip import ImageEncoder, TextEncoder
+from diffjax.networks.clip import ImageEncoder, TextEncoder
 
 
 def _clip(image_size, patch, image, text, features, activation="quick_gelu", **more):

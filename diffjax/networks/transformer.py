@@ -6,9 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ..typing import Array
-from .attention import attend
-from .layers import Dense, glorot_uniform
+from diffjax.networks.attention import attend
+from diffjax.networks.layers import Dense, glorot_uniform
+from diffjax.typing import Array
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),  # Hendrycks & Gimpel 2016, section 2

@@ -8,10 +8,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ..draws import alone
-from ..typing import Array, Cond
-from .attention import CrossAttention, SelfAttention
-from .layers import Conv, Dense, FourierEmbedding, GroupNorm, dropout, sinusoidal_embedding
+from diffjax.networks.attention import CrossAttention, SelfAttention
+from diffjax.networks.layers import Conv, Dense, FourierEmbedding, GroupNorm, dropout, sinusoidal_embedding
+from diffjax.randomness import alone
+from diffjax.typing import Array, Cond
 
 EMBEDDINGS = ("sinusoidal", "sinusoidal_adm", "fourier")
 CONDITIONS = ("label", "augment", "context", "perturb")

@@ -14,9 +14,11 @@ import numpy as np
 import scipy.special
 from absl import flags
 
-from diffjax import batching, command_line, compilation, from_config, grids, plots, sample
+from diffjax import arrays, from_config, grids, randomness, sample
+from diffjax.cluster import command_line
 from diffjax.samplers.adaptive import solve
 from diffjax.samplers.methods import METHODS
+from diffjax.system import compilation, writing
 
 HIGH, LOW = 20.0, 0.05
 CALLS = (8, 16, 32, 64, 128)
@@ -40,7 +42,7 @@ def log_snrs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def mixture(x, sigma, cond=None, *, key=None):
   """The ideal denoiser of pictures whose pixels are a mixture of three Gaussians."""
-  variance = jnp.broadcast_to(batching.expand(jnp.square(sigma), x), x.shape)
+  variance = jnp.broadcast_to(arrays.expand(jnp.square(sigma), x), x.shape)
   distances = jnp.square(x[..., None] - MEANS.reshape((1,) * x.ndim + (-1,)))
   weights = jax.nn.softmax(-distances / (2 * (variance + STD**2))[..., None], axis=-1)
   return (weights @ MEANS * variance + STD**2 * x) / (variance + STD**2)
@@ -48,13 +50,13 @@ def mixture(x, sigma, cond=None, *, key=None):
 
 @jax.jit
 def _step(sampler, x, sigma, sigma_next, carry, keys, number):
-  return sampler.step(mixture, x, sigma, sigma_next, carry, batching.fold_in(keys, number))
+  return sampler.step(mixture, x, sigma, sigma_next, carry, randomness.fold_in(keys, number))
 
 
 def walk(sampler, x, num_steps: int):
   """x0 by `num_steps` levels above zero, from x [B, N]; the step is compiled once for all grids."""
   sigmas, carry = grids.exponential(num_steps, LOW, HIGH), sampler.init(x)
-  keys = batching.sample_keys(jax.random.key(0), x.shape[0])
+  keys = randomness.sample_keys(jax.random.key(0), x.shape[0])
   for number, levels in enumerate(itertools.pairwise(sigmas[:-1])):
     x, carry = _step(sampler, x, *levels, carry, keys, number)
   return mixture(x, sigmas[-2])
@@ -151,7 +153,7 @@ def draw(panels, path, x_label: str, logarithmic: bool) -> None:
     axes.grid(color=RULE, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-  with plots.replacing(path) as part:
+  with writing.replacing(path) as part:
     figure.savefig(part)
 
 

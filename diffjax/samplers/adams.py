@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import struct
-from diffjax.batching import expand
+from diffjax.arrays import expand
 from diffjax.typing import Array
 
 # 16 points integrate exp over steps as long as log(1e5) to 1e-12, and polynomials exactly

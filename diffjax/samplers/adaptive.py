@@ -4,9 +4,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffjax import batching, struct
-from diffjax.batching import expand
-from diffjax.construction import check_call, check_in, check_whole
+from diffjax import arrays, randomness, struct
+from diffjax.arrays import expand
+from diffjax.checks import check_call, check_in, check_whole
 from diffjax.grids import check_grid
 from diffjax.samplers.loops import while_loop
 from diffjax.samplers.runge_kutta import flow_time, slope, slopes
@@ -130,10 +130,10 @@ def solve(
     ValueError: unless sigma > sigma_next > 0, both finite (known only outside of jit).
   """
   check_call("denoiser", denoiser, "x, sigma, cond, key=keys")
-  x = batching.wide(jnp.asarray(x))
+  x = arrays.wide(jnp.asarray(x))
   check_grid(jnp.stack([jnp.asarray(sigma, x.dtype), jnp.asarray(sigma_next, x.dtype), jnp.zeros((), x.dtype)]))
   sampler = Adaptive() if sampler is None else sampler
   conditioned = lambda x, sigma, *, key=None: denoiser(x, sigma, cond, key=key).astype(x.dtype)
-  key_path, key_last = batching.split(batching.sample_keys(key, x.shape[0]))
+  key_path, key_last = randomness.split(randomness.sample_keys(key, x.shape[0]))
   x, (_, calls) = sampler.step(conditioned, x, jnp.asarray(sigma), jnp.asarray(sigma_next), sampler.init(x), key_path)
   return conditioned(x, jnp.asarray(sigma_next, x.dtype), key=key_last), calls + 1

@@ -2,8 +2,8 @@ import numbers
 
 import jax.numpy as jnp
 
-from diffjax.batching import root
-from diffjax.construction import check_in
+from diffjax.arrays import root
+from diffjax.checks import check_in
 from diffjax.typing import Array
 
 

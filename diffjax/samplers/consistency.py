@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
-from diffjax import batching, struct
-from diffjax.construction import check_in
+from diffjax import arrays, randomness, struct
+from diffjax.checks import check_in
 from diffjax.typing import NoiseFn
 
 
@@ -14,7 +14,7 @@ class Consistency:
   """
 
   sigma_min: float = 0.002
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     check_in("[0, inf)", sigma_min=self.sigma_min)
@@ -23,7 +23,7 @@ class Consistency:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_model, key_noise = batching.split(key)
+    key_model, key_noise = randomness.split(key)
     x0 = denoiser(x, sigma, key=key_model)
-    sigma_up = batching.root(jnp.maximum(sigma_next**2 - self.sigma_min**2, 0))
+    sigma_up = arrays.root(jnp.maximum(sigma_next**2 - self.sigma_min**2, 0))
     return x0 + sigma_up * self.noise(key_noise, x.shape), carry

@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from diffjax import batching, posterior, struct
-from diffjax.construction import check_in
+from diffjax import posterior, randomness, struct
+from diffjax.checks import check_in
 from diffjax.schedules import variance_preserving
 from diffjax.typing import NoiseFn
 
@@ -20,7 +20,7 @@ class DDPM:
   fraction: float = 0.0
   learned: bool = struct.field(pytree_node=False, default=False)
   scaling: Callable = struct.field(pytree_node=False, default=variance_preserving)
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     check_in("[0, 1]", fraction=self.fraction)
@@ -29,7 +29,7 @@ class DDPM:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_model, key_noise = batching.split(key)
+    key_model, key_noise = randomness.split(key)
     x0, fraction = self._predict(denoiser, x, sigma, key_model)
     log_variance = posterior.interpolated_log_variance(fraction, sigma, sigma_next, self.scaling)
     noise = jnp.exp(log_variance / 2) * self.noise(key_noise, x.shape)

@@ -1,4 +1,4 @@
-from diffjax import batching, struct
+from diffjax import randomness, struct
 from diffjax.samplers.churn import check_churn, churn
 from diffjax.samplers.dpm_solver import DPMSolver
 from diffjax.typing import NoiseFn
@@ -17,7 +17,7 @@ class DPM2:
   s_tmax: float = float("inf")
   s_noise: float = 1.0
   num_steps: int | None = None
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     check_churn(self)
@@ -26,6 +26,6 @@ class DPM2:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_churn, key_model = batching.split(key)
+    key_churn, key_model = randomness.split(key)
     x, sigma_hat = churn(self, x, sigma, key_churn)
     return DPMSolver(2).step(denoiser, x, sigma_hat, sigma_next, carry, key_model)

@@ -1,5 +1,5 @@
-from diffjax import batching, posterior, struct
-from diffjax.construction import check_in
+from diffjax import posterior, randomness, struct
+from diffjax.checks import check_in
 from diffjax.samplers.dpm_solver import DPMSolver
 from diffjax.typing import NoiseFn
 
@@ -14,7 +14,7 @@ class DPM2Ancestral:
   """
 
   eta: float = 1.0
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     check_in("[0, 1]", eta=self.eta)
@@ -23,7 +23,7 @@ class DPM2Ancestral:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_model, key_noise = batching.split(key)
+    key_model, key_noise = randomness.split(key)
     sigma_down, sigma_up = posterior.ancestral(sigma, sigma_next, self.eta)
     x, _ = DPMSolver(2).step(denoiser, x, sigma, sigma_down, (), key_model)
     return x + sigma_up * self.noise(key_noise, x.shape), carry

@@ -1,6 +1,6 @@
 import jax.numpy as jnp
 
-from diffjax import batching, struct
+from diffjax import randomness, struct
 from diffjax.samplers import adams
 
 
@@ -24,7 +24,7 @@ class DPMSolver:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    keys = batching.split(key, self.order)
+    keys = randomness.split(key, self.order)
     h = jnp.log(sigma / sigma_next)
     x0 = denoiser(x, sigma, key=keys[0])
     ddim = lambda sigma_to: x0 + sigma_to / sigma * (x - x0)

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
-from diffjax import batching, struct
-from diffjax.construction import check_in
+from diffjax import arrays, randomness, struct
+from diffjax.checks import check_in
 from diffjax.samplers.above_zero import check_above_zero
 from diffjax.typing import NoiseFn
 
@@ -14,7 +14,7 @@ class DPMpp2M:
   """
 
   eta: float = 0.0
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     check_in("[0, 1]", eta=self.eta)
@@ -25,11 +25,11 @@ class DPMpp2M:
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     check_above_zero(self, sigma_next)
-    key_model, key_noise = batching.split(key)
+    key_model, key_noise = randomness.split(key)
     x0_last, h_last = carry
     x0 = denoiser(x, sigma, key=key_model)
     h = jnp.log(sigma / sigma_next)
     extrapolated = x0 + h / (2 * h_last) * (x0 - x0_last)
     x = extrapolated + jnp.exp(-(1 + self.eta) * h) * (x - extrapolated)
-    sigma_up = sigma_next * batching.root(-jnp.expm1(-2 * self.eta * h))
+    sigma_up = sigma_next * arrays.root(-jnp.expm1(-2 * self.eta * h))
     return x + sigma_up * self.noise(key_noise, x.shape), (x0, h.astype(x.dtype))

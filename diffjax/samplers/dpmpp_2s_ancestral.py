@@ -1,5 +1,5 @@
-from diffjax import batching, posterior, struct
-from diffjax.construction import check_in
+from diffjax import posterior, randomness, struct
+from diffjax.checks import check_in
 from diffjax.samplers.dpmpp_s import DPMppS
 from diffjax.typing import NoiseFn
 
@@ -12,7 +12,7 @@ class DPMpp2SAncestral:
   """
 
   eta: float = 1.0
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     check_in("[0, 1]", eta=self.eta)
@@ -21,7 +21,7 @@ class DPMpp2SAncestral:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_model, key_noise = batching.split(key)
+    key_model, key_noise = randomness.split(key)
     sigma_down, sigma_up = posterior.ancestral(sigma, sigma_next, self.eta)
     x, _ = DPMppS(2).step(denoiser, x, sigma, sigma_down, (), key_model)
     return x + sigma_up * self.noise(key_noise, x.shape), carry

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
-from diffjax import batching, struct
-from diffjax.construction import check_in
+from diffjax import arrays, randomness, struct
+from diffjax.checks import check_in
 from diffjax.samplers.above_zero import check_above_zero
 from diffjax.typing import NoiseFn
 
@@ -20,7 +20,7 @@ class DPMpp3M:
 
   eta: float = 0.0
   shipped: bool = struct.field(pytree_node=False, default=False)
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     check_in("[0, 1]", eta=self.eta)
@@ -31,7 +31,7 @@ class DPMpp3M:
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     check_above_zero(self, sigma_next)
-    key_model, key_noise = batching.split(key)
+    key_model, key_noise = randomness.split(key)
     (x0_last, slope_last), (per_h_last, per_h_before) = carry
     x0 = denoiser(x, sigma, key=key_model)
     h = jnp.log(sigma / sigma_next)
@@ -45,6 +45,6 @@ class DPMpp3M:
     weight_1 = 1 + jnp.expm1(-z) / z
     weight_2 = 1 - 2 / z * weight_1
     extrapolated = h * weight_1 * slope_here + h**2 * weight_2 * curvature / (1 + self.shipped)
-    sigma_up = sigma_next * batching.root(-jnp.expm1(-2 * self.eta * h))
+    sigma_up = sigma_next * arrays.root(-jnp.expm1(-2 * self.eta * h))
     x = x0 + jnp.exp(-z) * (x - x0) + extrapolated + sigma_up * self.noise(key_noise, x.shape)
     return x, ((x0, slope), ((1 / h).astype(x.dtype), per_h_last))

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
-from diffjax import batching, struct
-from diffjax.construction import check_in
+from diffjax import arrays, randomness, struct
+from diffjax.checks import check_in
 from diffjax.typing import NoiseFn
 
 
@@ -14,7 +14,7 @@ class DPMppSDE:
   """
 
   eta: float = 1.0
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     check_in("[0, 1]", eta=self.eta)
@@ -23,10 +23,10 @@ class DPMppSDE:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_first, key_middle, key_noise, key_noise_next = batching.split(key, 4)
+    key_first, key_middle, key_noise, key_noise_next = randomness.split(key, 4)
     sigma_middle = jnp.sqrt(sigma * sigma_next)
     h = jnp.log(sigma / sigma_next) / 2
-    decay, fresh = jnp.exp(-(1 + self.eta) * h), batching.root(-jnp.expm1(-2 * self.eta * h))
+    decay, fresh = jnp.exp(-(1 + self.eta) * h), arrays.root(-jnp.expm1(-2 * self.eta * h))
     noise = sigma_middle * fresh * self.noise(key_noise, x.shape)
     x0 = denoiser(x, sigma, key=key_first)
     x0_middle = denoiser(x0 + decay * (x - x0) + noise, sigma_middle, key=key_middle)

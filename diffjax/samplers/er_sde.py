@@ -2,7 +2,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from diffjax import batching, struct
+from diffjax import arrays, randomness, struct
 from diffjax.samplers import adams
 from diffjax.typing import Array, NoiseFn
 
@@ -26,7 +26,7 @@ class ERSDE:
   order: int = struct.field(pytree_node=False, default=3)
   scale: Callable = struct.field(pytree_node=False, default=er_sde_5)
   shipped: bool = struct.field(pytree_node=False, default=False)
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     adams.check_order("ERSDE", self.order, 3)
@@ -38,7 +38,7 @@ class ERSDE:
     return (jnp.zeros_like(x), jnp.zeros_like(x)), (jnp.full((), jnp.inf, x.dtype), -jnp.ones((), x.dtype))
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_model, key_noise = batching.split(key)
+    key_model, key_noise = randomness.split(key)
     (x0_last, slope_last), (sigma_last, per_step_last) = carry
     x0 = denoiser(x, sigma, key=key_model)
     per_step = (1 / (sigma - sigma_last)).astype(x.dtype)
@@ -50,7 +50,7 @@ class ERSDE:
     weight_1, weight_2 = self._weights(sigma, sigma_next)
     x = x0 + sigma_next / sigma * growth * (x - x0)
     x = x + (weight_1 * slope_here if self.order > 1 else 0) + (weight_2 * curvature if self.order > 2 else 0)
-    sigma_up = sigma_next * batching.root(jnp.maximum((1 - growth) * (1 + growth), 0))
+    sigma_up = sigma_next * arrays.root(jnp.maximum((1 - growth) * (1 + growth), 0))
     return x + sigma_up * self.noise(key_noise, x.shape), ((x0, slope), (jnp.asarray(sigma, x.dtype), per_step))
 
   def _weights(self, sigma, sigma_next):

@@ -1,5 +1,5 @@
-from diffjax import batching, posterior, struct
-from diffjax.construction import check_in
+from diffjax import posterior, randomness, struct
+from diffjax.checks import check_in
 from diffjax.typing import NoiseFn
 
 
@@ -12,7 +12,7 @@ class Euler:
   """
 
   eta: float = 0.0
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     check_in("[0, 1]", eta=self.eta)
@@ -21,7 +21,7 @@ class Euler:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_model, key_noise = batching.split(key)
+    key_model, key_noise = randomness.split(key)
     x0 = denoiser(x, sigma, key=key_model)
     sigma_down, sigma_up = posterior.ancestral(sigma, sigma_next, self.eta)
     x = x0 + sigma_down / sigma * (x - x0)  # x + d * dt would cancel at large sigma

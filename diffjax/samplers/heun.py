@@ -1,6 +1,6 @@
 from collections.abc import Callable
 
-from diffjax import batching, struct
+from diffjax import randomness, struct
 from diffjax.samplers.churn import check_churn, churn
 from diffjax.schedules import variance_exploding
 from diffjax.typing import NoiseFn
@@ -23,7 +23,7 @@ class Heun:
   s_noise: float = 1.0
   num_steps: int | None = None
   scaling: Callable = struct.field(pytree_node=False, default=variance_exploding)
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     check_churn(self)
@@ -32,7 +32,7 @@ class Heun:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_churn, key_first, key_second = batching.split(key, 3)
+    key_churn, key_first, key_second = randomness.split(key, 3)
     x, sigma_hat = churn(self, x, sigma, key_churn)
     x0 = denoiser(x, sigma_hat, key=key_first)
     x = x0 + sigma_next / sigma_hat * (x - x0)

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.construction import check_in
+from diffjax.checks import check_in
 from diffjax.samplers import recurrent
 from diffjax.samplers.mean_guided import with_variance
 from diffjax.typing import Sampler

@@ -1,6 +1,6 @@
 import jax
 
-from diffjax import batching, struct
+from diffjax import randomness, struct
 from diffjax.samplers import adams
 from diffjax.samplers.ipndm import push_step
 from diffjax.schedules import VP, Schedule
@@ -23,7 +23,7 @@ class PNDM:
     return adams.empty(x, 4)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    keys = batching.split(key, 4)
+    keys = randomness.split(key, 4)
     x0 = denoiser(x, sigma, key=keys[0])
     eps = (x - x0) / sigma
     past = push_step(carry, eps)

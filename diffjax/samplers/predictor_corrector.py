@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
-from diffjax import batching, struct
-from diffjax.construction import check_in
+from diffjax import arrays, randomness, struct
+from diffjax.checks import check_in
 from diffjax.samplers.euler import Euler
 from diffjax.typing import NoiseFn, Sampler
 
@@ -24,7 +24,7 @@ class PredictorCorrector:
   snr: float = 0.16
   added_dims: float = struct.field(kw_only=True, default=64.0)
   num_corrections: int = struct.field(pytree_node=False, default=1)
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     if self.num_corrections != int(self.num_corrections) or self.num_corrections < 0:
@@ -35,17 +35,17 @@ class PredictorCorrector:
     return self.predictor.init(x)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key, *keys_correction = batching.split(key, 1 + self.num_corrections)
+    key, *keys_correction = randomness.split(key, 1 + self.num_corrections)
     x, carry = self.predictor.step(denoiser, x, sigma, sigma_next, carry, key)
     for key_correction in keys_correction:
       x = self._correct(denoiser, x, sigma_next, key_correction)
     return x, carry
 
   def _correct(self, denoiser, x, sigma, key):
-    key_model, key_noise = batching.split(key)
+    key_model, key_noise = randomness.split(key)
     x0, noise = denoiser(x, sigma, key=key_model), self.noise(key_noise, x.shape)
     # the paper's step size over sigma^2; its score is -(x - x0) / sigma^2
-    length = batching.squared_norm((x - x0) / sigma) + self.added_dims
-    reach = batching.squared_norm(noise) + self.added_dims
+    length = arrays.squared_norm((x - x0) / sigma) + self.added_dims
+    reach = arrays.squared_norm(noise) + self.added_dims
     step_size = 2 * jnp.square(self.snr) * reach / jnp.maximum(length, 1e-30)
     return x0 + (1 - step_size) * (x - x0) + sigma * jnp.sqrt(2 * step_size) * noise

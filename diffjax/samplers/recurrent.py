@@ -1,7 +1,7 @@
 import jax
 import jax.numpy as jnp
 
-from diffjax import batching, struct
+from diffjax import arrays, randomness, struct
 from diffjax.typing import NoiseFn, Sampler
 
 
@@ -16,7 +16,7 @@ class Recurrent:
   sampler: Sampler
   repeats: int = struct.field(pytree_node=False, default=1)
   interval: tuple[float, float] = (0.0, float("inf"))
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     if self.repeats != int(self.repeats) or self.repeats < 1:
@@ -26,10 +26,10 @@ class Recurrent:
     return self.sampler.init(x)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    inside = batching.within(sigma, self.interval)
+    inside = arrays.within(sigma, self.interval)
 
     def there_and_back(x, number):
-      key_step, key_noise = batching.split(batching.fold_in(key, number))
+      key_step, key_noise = randomness.split(randomness.fold_in(key, number))
       # each round starts from the same past: x is at the same level again
       there, _ = self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step)
       up = jnp.sqrt((sigma - sigma_next) * (sigma + sigma_next))

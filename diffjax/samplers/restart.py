@@ -4,7 +4,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffjax import batching, struct
+from diffjax import arrays, randomness, struct
 from diffjax.grids import karras
 from diffjax.samplers.heun import Heun
 from diffjax.schedules import variance_exploding
@@ -30,7 +30,7 @@ class Restart:
   t_max: float = 0.3
   num_restarts: int = struct.field(pytree_node=False, default=2)
   num_steps: int = struct.field(pytree_node=False, default=2)
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     for name in ("num_restarts", "num_steps"):
@@ -66,8 +66,8 @@ class Restart:
     return self.sampler.init(x)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_step, key_restart = batching.split(key)
-    state = batching.in_dtypes_of((x, carry), self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step))
+    key_step, key_restart = randomness.split(key)
+    state = arrays.in_dtypes_of((x, carry), self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step))
     crosses = (sigma_next <= self.t_min) & (self.t_min < sigma)
     restarts = lambda x, carry: self._restarts(denoiser, x, carry, sigma_next, key_restart)
     return jax.lax.cond(crosses, restarts, lambda x, carry: (x, carry), *state)
@@ -76,15 +76,15 @@ class Restart:
     levels = karras(self.num_steps + 1, t_min, self.t_max)[:-1].astype(x.dtype)
 
     def restart(state, number):
-      key_noise, key_path = batching.split(batching.fold_in(key, number))
+      key_noise, key_path = randomness.split(randomness.fold_in(key, number))
       x, _ = state
       x = (x + jnp.sqrt(levels[0] ** 2 - levels[-1] ** 2) * self.noise(key_noise, x.shape)).astype(x.dtype)
 
       def descend(state, step):
         i, sigma, sigma_next = step
         x, carry = state
-        stepped = self.sampler.step(denoiser, x, sigma, sigma_next, carry, batching.fold_in(key_path, i))
-        return batching.in_dtypes_of(state, stepped), None
+        stepped = self.sampler.step(denoiser, x, sigma, sigma_next, carry, randomness.fold_in(key_path, i))
+        return arrays.in_dtypes_of(state, stepped), None
 
       steps = jnp.arange(self.num_steps), levels[:-1], levels[1:]
       return jax.lax.scan(descend, (x, self.sampler.init(x)), steps)[0], None

@@ -1,4 +1,4 @@
-from diffjax import batching, struct
+from diffjax import randomness, struct
 from diffjax.samplers.runge_kutta import slope, slopes
 
 TABLEAU = ((1 / 2,), (0, 1 / 2), (0, 0, 1), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
@@ -15,6 +15,6 @@ class RK4:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_first, *keys = batching.split(key, 4)
+    key_first, *keys = randomness.split(key, 4)
     first = slope(denoiser, x, sigma, key_first)
     return slopes(denoiser, x, sigma, sigma_next, TABLEAU, keys, first)[0], carry

@@ -6,7 +6,7 @@ however large sigma is, and smooth down to the data. In sigma, log sigma or 1 / 
 
 from collections.abc import Sequence
 
-from diffjax.batching import expand
+from diffjax.arrays import expand
 from diffjax.typing import Array, Denoiser
 
 Tableau = tuple[tuple[float, ...], ...]

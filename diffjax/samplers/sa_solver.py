@@ -1,8 +1,8 @@
 import jax.numpy as jnp
 
-from diffjax import batching, struct
-from diffjax.batching import expand
-from diffjax.construction import check_in
+from diffjax import arrays, randomness, struct
+from diffjax.arrays import expand
+from diffjax.checks import check_in
 from diffjax.samplers import adams
 from diffjax.typing import NoiseFn
 
@@ -25,7 +25,7 @@ class SASolver:
   tau: float = 1.0
   interval: tuple[float, float] = (0.0, float("inf"))
   shipped: bool = struct.field(pytree_node=False, default=False)
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     adams.check_order("SASolver's predictor", self.predictor_order, 4)
@@ -38,7 +38,7 @@ class SASolver:
     return adams.empty(x, max(self.predictor_order, self.corrector_order - 1, 1)), (x, jnp.zeros_like(x))
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_model, key_noise = batching.split(key)
+    key_model, key_noise = randomness.split(key)
     past, (x_last, noise_last) = carry
     x0 = denoiser(x, sigma, key=key_model)
     known = adams.History(jnp.concatenate([x0[None], past.values]), jnp.append(sigma, past.places).astype(x.dtype))
@@ -53,7 +53,7 @@ class SASolver:
 
   def _move(self, x, known, order, sigma, sigma_next, noise):
     """x from sigma to sigma_next, with x0 the polynomial through the first `order` values known."""
-    tau = jnp.where(batching.within(sigma, self.interval), self.tau, 0.0).astype(x.dtype)
+    tau = jnp.where(arrays.within(sigma, self.interval), self.tau, 0.0).astype(x.dtype)
     start, end, places = -jnp.log(sigma), -jnp.log(sigma_next), -jnp.log(known.places[:order])
     h, rate = end - start, 1 + tau**2
     points, areas = adams.quadrature(start, end)
@@ -65,4 +65,4 @@ class SASolver:
       weights = weights.at[0].set(jnp.where(two, leading / jnp.where(two, places[1] - places[0], 1), weights[0]))
     x0, differences = known.values[0], known.values[1:order] - known.values[:1]
     x = x0 + jnp.exp(-rate * h) * (x - x0) + (expand(weights, differences) * differences).sum(0)
-    return x + sigma_next * batching.root(-jnp.expm1(-2 * tau**2 * h)) * noise
+    return x + sigma_next * arrays.root(-jnp.expm1(-2 * tau**2 * h)) * noise

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
-from diffjax import batching, struct
-from diffjax.construction import check_in
+from diffjax import arrays, randomness, struct
+from diffjax.checks import check_in
 from diffjax.grids import DDPM
 from diffjax.schedules import Schedule
 from diffjax.typing import NoiseFn
@@ -18,7 +18,7 @@ class TCD:
 
   gamma: float = 0.3
   schedule: Schedule = DDPM
-  noise: NoiseFn = struct.field(pytree_node=False, default=batching.normal)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
     check_in("[0, 1]", gamma=self.gamma)
@@ -27,12 +27,12 @@ class TCD:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    key_model, key_noise = batching.split(key)
+    key_model, key_noise = randomness.split(key)
     t_down = (1 - self.gamma) * self.schedule.t(sigma_next)
     if self.schedule.num_steps is not None:
       t_down = jnp.floor(t_down + 1e-2)  # in float32 a whole time may come out just below itself
     sigma_down = jnp.minimum(self.schedule.sigma(t_down), sigma_next).astype(x.dtype)
     sigma_down = jnp.where(self.gamma == 0, sigma_next, sigma_down)  # which may lie between two times
-    sigma_up = batching.root((sigma_next - sigma_down) * (sigma_next + sigma_down))
+    sigma_up = arrays.root((sigma_next - sigma_down) * (sigma_next + sigma_down))
     x0 = denoiser(x, sigma, key=key_model)
     return x0 + sigma_down / sigma * (x - x0) + sigma_up * self.noise(key_noise, x.shape), carry

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.batching import expand
+from diffjax.arrays import expand
 from diffjax.samplers import adams
 from diffjax.samplers.above_zero import check_above_zero
 

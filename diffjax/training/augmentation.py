@@ -3,14 +3,14 @@
 import jax
 import jax.numpy as jnp
 
-from diffjax import batching
-from diffjax.draws import alone
+from diffjax import arrays, randomness
+from diffjax.randomness import alone
 from diffjax.typing import Array
 
 
 def flip(keys: Array, images: Array) -> Array:
   """Mirrors each of images [B, H, W, C] from left to right or not, with equal probability."""
-  mirrored = batching.expand(batching.uniform(keys) < 0.5, images)
+  mirrored = arrays.expand(randomness.uniform(keys) < 0.5, images)
   return jnp.where(mirrored, images[:, :, ::-1], images)
 
 

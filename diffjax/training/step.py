@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from diffjax import parallel, struct
+from diffjax import struct
+from diffjax.cluster import parallel
 from diffjax.training import ema
 from diffjax.typing import Array, PyTree
 

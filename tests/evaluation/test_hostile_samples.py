@@ -130,7 +130,7 @@ def test_the_command_refuses_before_it_loads_anything_of_the_file(ran, tmp_path,
   import types
 
   fake = types.SimpleNamespace(load_run=lambda workdir: types.SimpleNamespace(data=lambda split: {}))
-  monkeypatch.setitem(sys.modules, "diffjax.run", fake)
+  monkeypatch.setitem(sys.modules, "diffjax.runs", fake)
   (tmp_path / "samples.npz").write_bytes(archive(images=npy(OBJECT)))
   with pytest.raises(SystemExit) as stop:
     main(["evaluation", "--workdir=here", "--samples=samples.npz", f"--out={tmp_path / 'out'}"])

@@ -34,7 +34,7 @@ def run(monkeypatch):
 
   sampler = types.SimpleNamespace(name="dpmpp_2m", steps=10)
   fake = types.SimpleNamespace(num_classes=10, data=data, draw=draw, config=types.SimpleNamespace(sampler=sampler))
-  monkeypatch.setitem(sys.modules, "diffjax.run", types.SimpleNamespace(load_run=load_run))
+  monkeypatch.setitem(sys.modules, "diffjax.runs", types.SimpleNamespace(load_run=load_run))
   return fake
 
 

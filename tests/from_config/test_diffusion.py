@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import construction, denoisers, from_config, samplers, schedules
+from diffjax import denoisers, from_config, samplers, schedules
+from diffjax.from_config import construction
 
 CONFIGS = pathlib.Path(from_config.__file__).parents[2] / "configs"
 

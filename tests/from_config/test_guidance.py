@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import batching, from_config, guidance, samplers
+from diffjax import from_config, guidance, randomness, samplers
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "guidance.py"
 X = jax.random.normal(jax.random.key(0), (3, 4, 4, 1))
-KEYS = batching.sample_keys(jax.random.key(1), 3)
+KEYS = randomness.sample_keys(jax.random.key(1), 3)
 SIGMA, NEXT = jnp.float32(3.0), jnp.float32(1.0)
 ALPHA, ALPHA_NEXT = (1 / np.sqrt(1 + sigma**2) for sigma in (3.0, 1.0))
 SLOPE = 0.3

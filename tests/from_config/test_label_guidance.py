@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from diffjax import configuration, from_config, guidance
-from diffjax import run as runs
+from diffjax import from_config, guidance, runs
+from diffjax.from_config import configuration
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,7 @@ import pytest
 
 import diffjax
 from diffjax import grids, guidance, samplers
-from diffjax.batching import expand
+from diffjax.arrays import expand
 
 MEANS = jnp.array([-1.0, 0.5, 2.0, 0.25])  # of the classes 0..2, and of no class: the last
 LABEL = {"label": jnp.array([0, 1, 2])}

@@ -11,7 +11,8 @@ from traced import traced
 
 import diffjax
 from diffjax import grids, guidance, samplers
-from diffjax.batching import expand, normal
+from diffjax.arrays import expand
+from diffjax.randomness import normal
 
 pytestmark = pytest.mark.slow
 

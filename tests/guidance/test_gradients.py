@@ -8,7 +8,7 @@ from oracles import Mixture
 
 import diffjax
 from diffjax import editing, grids, guidance, likelihood, samplers, schedules
-from diffjax.batching import expand
+from diffjax.arrays import expand
 from diffjax.guidance import inverse
 
 KEYS = jax.random.split(jax.random.key(0), 2)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import batching, guidance, losses
-from diffjax.guidance import penalties
+from diffjax import arrays, guidance, losses
+from diffjax.guidance.energies import penalties
 from diffjax.samplers.adaptive import solve
 
 SIZE = 66_000  # more than float16's largest number, 65,504
@@ -18,7 +18,7 @@ X = jnp.ones((1, 2, SIZE // 4, 2))
 
 def by_label(x, sigma, cond=None, *, key=None):
   """The picture that is all 1, and without a condition all 0."""
-  return (batching.expand(cond["label"], x) * jnp.ones_like(x)).astype(jnp.float16)
+  return (arrays.expand(cond["label"], x) * jnp.ones_like(x)).astype(jnp.float16)
 
 
 @pytest.mark.parametrize(("radius", "expected"), [(float("inf"), 3.0), (100.0, 1 + 2 * 100 / SIZE**0.5)])
@@ -72,7 +72,7 @@ def test_the_squared_error():
 
 
 def test_the_adaptive_sampler_starts_from_16_bits():
-  prior = lambda x, sigma, cond=None, *, key=None: x / (1 + batching.expand(sigma, x) ** 2)
+  prior = lambda x, sigma, cond=None, *, key=None: x / (1 + arrays.expand(sigma, x) ** 2)
   x = jnp.linspace(-80, 80, 6, dtype=jnp.float16)[:, None]
   drawn, _ = solve(prior, x, 80.0, 0.01, key=KEY)
   assert drawn.dtype == jnp.float32

@@ -7,7 +7,7 @@ import pytest
 from traced import traced
 
 from diffjax import denoisers, editing, guidance, schedules
-from diffjax.batching import expand
+from diffjax.arrays import expand
 from diffjax.networks import UNet
 from diffjax.networks.attention import SelfAttention
 from diffjax.networks.layers import Dense, GroupNorm

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.guidance import penalties
+from diffjax.guidance.energies import penalties
 
 
 def test_by_hand():

@@ -91,11 +91,11 @@ def test_lgd():
   draws = []
 
   def averaged(x):
-    from diffjax import batching
+    from diffjax import randomness
 
-    _, key = batching.split(KEYS)
-    for keys in batching.split(key, 3):
-      noise = batching.normal(batching.split(keys)[0], x.shape)
+    _, key = randomness.split(KEYS)
+    for keys in randomness.split(key, 3):
+      noise = randomness.normal(randomness.split(keys)[0], x.shape)
       draws.append(energy(Mixture()(x, jnp.asarray(SIGMA)) + SIGMA / np.sqrt(1 + SIGMA**2) * noise))
     return jnp.log(jnp.exp(-jnp.stack(draws)).mean(0))
 

@@ -6,8 +6,8 @@ from oracles import Gaussian, Mixture
 from traced import traced
 
 import diffjax
-from diffjax import batching, grids, samplers
-from diffjax.batching import expand
+from diffjax import grids, randomness, samplers
+from diffjax.arrays import expand
 from diffjax.samplers.adaptive import ERROR, TABLEAU, solve
 
 pytestmark = pytest.mark.slow
@@ -125,7 +125,7 @@ def test_a_denoiser_that_draws_at_random_is_one_function_within_a_step():
   """Random views of CLIP guidance and dropout are such; fresh numbers at each call would look like an error."""
 
   def denoiser(x, sigma, cond=None, *, key=None):
-    return x / (1 + expand(sigma, x) ** 2) + 0.1 * batching.normal(key, x.shape)
+    return x / (1 + expand(sigma, x) ** 2) + 0.1 * randomness.normal(key, x.shape)
 
   x = 5.0 * jax.random.normal(jax.random.key(0), (3, 8))
   x0 = diffjax.sample(denoiser, samplers.Adaptive(), x, jnp.array([5.0, 0.1, 0.0]), key=jax.random.key(1))

@@ -10,7 +10,7 @@ from oracles import Gaussian, Mixture
 
 import diffjax
 from diffjax import grids, guidance, samplers
-from diffjax.batching import expand
+from diffjax.arrays import expand
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 LABEL = {"label": jnp.array([1, 2, 2])}

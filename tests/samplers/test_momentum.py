@@ -11,7 +11,7 @@ from traced import traced
 
 import diffjax
 from diffjax import grids, guidance, samplers
-from diffjax.batching import expand
+from diffjax.arrays import expand
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 LABEL = {"label": jnp.array([1, 2, 2])}

@@ -10,7 +10,8 @@ import pytest
 from oracles import Gaussian, Mixture
 
 import diffjax
-from diffjax import construction, from_config, grids, samplers, schedules
+from diffjax import from_config, grids, samplers, schedules
+from diffjax.from_config import construction
 from diffjax.samplers import adams
 
 MULTISTEP = {

@@ -7,7 +7,8 @@ import pytest
 from oracles import Gaussian, Mixture, gaussian_marginal
 
 import diffjax
-from diffjax import construction, from_config, grids, samplers, schedules
+from diffjax import from_config, grids, samplers, schedules
+from diffjax.from_config import construction
 
 pytestmark = pytest.mark.slow
 

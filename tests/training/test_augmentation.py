@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import batching
+from diffjax import randomness
 from diffjax.training import augmentation
 
-KEYS = batching.sample_keys(jax.random.key(0), 64)
+KEYS = randomness.sample_keys(jax.random.key(0), 64)
 IMAGES = jax.random.normal(jax.random.key(1), (64, 5, 5, 1))
 
 
@@ -46,7 +46,7 @@ def test_non_leaking_without_further_changes_only_mirrors():
 
 def test_each_change_is_as_frequent_as_asked():
   labels = np.asarray(
-    augmentation.non_leaking(batching.sample_keys(jax.random.key(2), 4000), IMAGES[:1].repeat(4000, 0), 0.12)[1]
+    augmentation.non_leaking(randomness.sample_keys(jax.random.key(2), 4000), IMAGES[:1].repeat(4000, 0), 0.12)[1]
   )
   assert labels.shape == (4000, augmentation.AUGMENT_DIM)
   upside, *others = (labels[:, np.array(columns)].any(1).mean() for columns in ([1], [2], [3, 4], [5, 6], [7, 8]))

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from diffjax import batching, from_config
+from diffjax import from_config, randomness
 from diffjax.training import ema
 from diffjax.training.step import TrainStep, init_state, several_steps
 
@@ -14,7 +14,7 @@ DECAYS = (0.5, 0.99)
 
 
 def objective(params, batch, key, axis_name=None):
-  noise = batching.normal(batching.fold_in_each(key, batch["index"]), batch["x"].shape)
+  noise = randomness.normal(randomness.fold_in_each(key, batch["index"]), batch["x"].shape)
   return jnp.square(params["w"][None] - batch["x"] - 0.1 * noise).sum(1)
 
 

@@ -1,0 +1,58 @@
+"""Arithmetic on batches [B, ...]: one level for each sample, norms, and precision."""
+
+import jax
+import jax.numpy as jnp
+
+from diffjax.typing import Array, PyTree
+
+
+def expand(level: Array, x: Array) -> Array:
+  """Reshapes `level` [] or [B] so that it multiplies x [B, ...]; a scalar stays as it is.
+
+  Raises:
+    ValueError: if there is not one level for each of x's samples.
+  """
+  level = jnp.asarray(level)
+  if any(a != b and 1 not in (a, b) for a, b in zip(level.shape, x.shape)):
+    raise ValueError(f"expected one number, or one for each of x's {x.shape[0]} samples, got shape {level.shape}.")
+  return level if level.ndim == 0 else level.reshape(level.shape + (1,) * (x.ndim - level.ndim))
+
+
+def within(sigma: Array, interval: tuple[float, float]) -> Array:
+  """Whether sigma lies within interval = (lowest, highest), both included.
+
+  Raises:
+    ValueError: if interval is not two levels.
+  """
+  if not isinstance(interval, tuple | list) or len(interval) != 2:
+    raise ValueError(f"interval is {interval}, but must be (lowest, highest) sigma; (0, inf) holds all.")
+  low, high = interval
+  return (low <= sigma) & (sigma <= high)
+
+
+def root(square: Array) -> Array:
+  """The square root, whose slope at 0 is taken as 0: of noise that is left out, a gradient sees nothing."""
+  zero = square == 0
+  return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
+
+
+def wide(x: Array) -> Array:
+  """x in at least float32: in 16 bits squares and sums of many numbers overflow, and small bounds below them are 0."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def squared_norm(x: Array) -> Array:
+  """The squared Euclidean norm of each sample of x [B, ...], as [B, 1, ...], in at least float32."""
+  return jnp.square(wide(x)).sum(tuple(range(1, x.ndim)), keepdims=True)
+
+
+def shortening(length: Array, longest: Array | float) -> Array:
+  """The factor in [0, 1] that leaves vectors of a `length` above zero no longer than `longest`; inf: 1, of slope 0."""
+  endless = jnp.isposinf(longest)
+  # inf / length has an infinite slope, which times the zero of a minimum not taken would be NaN
+  return jnp.where(endless, 1, jnp.minimum(1, jnp.where(endless, 1, longest) / length))
+
+
+def in_dtypes_of(former: PyTree, tree: PyTree) -> PyTree:
+  """`tree` with the dtypes of `former`, leaf by leaf: under x64 noise is drawn in more than x may have."""
+  return jax.tree.map(lambda a, b: b.astype(a.dtype), former, tree)

@@ -1,0 +1,155 @@
+"""A run's config as data: its keys with their defaults, its JSON, and in what two of them differ."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from diffjax.system.files import parse_json, shown
+
+NEW_KEYS = {"sampler": ("guidance_interval", "guidance_rescale", "threshold"), "data": ("augment",)}
+"""Keys that the configs of older diffusion runs lack, and whose defaults mean what those runs did."""
+
+FREE_KEYS = ("parallel",)
+"""Keys that may change from one start of a run to the next: how it runs, and not what comes out."""
+
+
+def default_config():
+  """A diffusion model's ConfigDict with every key that train.py and sample.py read; files in configs/ fill it in."""
+  from ml_collections import ConfigDict
+
+  config = _common()
+  config.data.augment = 0.0
+  config.schedule = ConfigDict()
+  config.prediction = ConfigDict()
+  config.time_scale = 1.0
+  config.loss = ConfigDict()
+  config.train.update(label_dropout=0.0, stratified=False, bound_weight=0.0)
+  config.sampler = ConfigDict(
+    dict(
+      name="dpmpp_2m",
+      steps=20,
+      guidance_scale=1.0,
+      guidance_interval=(0.0, 1e6),  # above every sigma; JSON has no infinity
+      guidance_rescale=0.0,
+      threshold=ConfigDict(dict(name="none")),
+      options=ConfigDict(),
+      grids=ConfigDict(),
+    )
+  )
+  return config
+
+
+def default_clip_config():
+  """A CLIP's ConfigDict with every key that train.py reads; files in configs/ fill it in."""
+  from ml_collections import ConfigDict
+
+  config = _common()
+  config.data.shift = 0
+  config.model.update(name="clip", image=ConfigDict(), text=ConfigDict(), features=64, loss="softmax", dtype="float32")
+  config.captions = ConfigDict(dict(names=ConfigDict(), templates=(), held_out=(), vocab_size=1024, length=32))
+  return config
+
+
+def default_guidance_config():
+  """How pictures are guided by CLIP, with every key; configs/guidance.py has others by name."""
+  from ml_collections import ConfigDict
+
+  config = ConfigDict(dict(method="energy", scale=23.0, distance="spherical", repeats=1, repeat_interval=(0.0, 1e6)))
+  config.options = ConfigDict()
+  config.views = ConfigDict(dict(name="small_views"))
+  config.penalties = ConfigDict()
+  return config
+
+
+def _common():
+  from ml_collections import ConfigDict
+
+  config = ConfigDict()
+  config.data = ConfigDict(dict(name="", folder="", data_dir="", image_size=0, channels=0, flip=False, in_memory=True))
+  config.model = ConfigDict()
+  config.noise_levels = ConfigDict()
+  config.train = ConfigDict(
+    dict(
+      steps=0,
+      batch_size=128,
+      seed=0,
+      optimizer="adam",
+      learning_rate=1e-3,
+      warmup_steps=0,
+      decay="constant",
+      b1=0.9,
+      b2=0.999,
+      weight_decay=0.0,
+      clip_norm=0.0,
+      accumulate=1,
+      steps_per_call=1,
+      log_every=100,
+      checkpoint_every=1000,
+      sample_every=1000,
+      keep_checkpoints=3,
+      max_skipped_in_row=50,
+    )
+  )
+  config.ema = ConfigDict(dict(decays=(0.999,)))
+  config.parallel = "pmap"
+  return config
+
+
+def from_json(text: str | bytes):
+  """A ConfigDict from the JSON that a run's folder holds; `NEW_KEYS` are filled in, nothing is executed.
+
+  Raises:
+    ValueError: if it is no JSON (`files.parse_json`), has a name that no key can have, lacks a key of its kind's
+      default config, or has a value of another type there.
+  """
+  from ml_collections import ConfigDict
+
+  tree = parse_json(text)
+  parts = tree if isinstance(tree, dict) else {}
+  is_clip = isinstance(parts.get("model"), dict) and parts["model"].get("name") == "clip"
+  default = (default_clip_config() if is_clip else default_config()).to_dict()
+  for section, keys in ({} if is_clip else NEW_KEYS).items():
+    if isinstance(parts.get(section), dict):
+      tree[section] = {key: default[section][key] for key in keys} | tree[section]
+  misfits = list(_misfits(tree, default))
+  if misfits:
+    raise ValueError("; ".join(misfits))
+  try:
+    return ConfigDict(tree)
+  except (AttributeError, KeyError, TypeError) as error:  # names of ConfigDict's own methods
+    raise ValueError(shown(str(error), 200)) from None
+
+
+def _misfits(value: Any, default: Any, key: str = "it") -> Iterator[str]:
+  """What is wrong with a value where a config has `default`."""
+  kinds = {float: int | float, tuple: list | tuple}
+  kind = type(default)
+  if not isinstance(value, kinds.get(kind, kind)) or isinstance(value, bool) != (kind is bool):
+    yield f"{key} is {shown(repr(value) if isinstance(value, str) else value)}, not of type {kind.__name__}"
+  elif kind is dict:
+    prefix = "" if key == "it" else f"{key}."
+    for name in sorted(default.keys() - value.keys()):
+      yield f"it lacks {prefix}{name}"
+    for name in sorted(default.keys() & value.keys()):
+      yield from _misfits(value[name], default[name], prefix + name)
+
+
+def differences(config, other) -> list[str]:
+  """ "key: ours, theirs" for each key in which two runs' configs differ, after a round trip through JSON."""
+  return tree_differences(*(json.loads(c.to_json()) for c in (config, other)))
+
+
+def tree_differences(tree: dict, other: dict) -> list[str]:
+  """`differences` of two configs as they come out of JSON."""
+  ours, theirs = flat(tree), flat(other)
+  keys = sorted((ours.keys() | theirs.keys()) - set(FREE_KEYS))
+  missing = "nothing"
+  return [f"{k}: {ours.get(k, missing)}, {theirs.get(k, missing)}" for k in keys if ours.get(k) != theirs.get(k)]
+
+
+def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+  """A tree of dicts as one dict, "a.b.c" its keys."""
+  leaves = {}
+  for key, value in tree.items():
+    leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+  return leaves

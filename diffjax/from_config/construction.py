@@ -1,0 +1,42 @@
+"""Methods by name: a table, a name in it and its parameters become an object, or one sentence about what is wrong."""
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from diffjax.checks import check_numbers
+
+
+def lookup(table: Mapping[str, Any], kind: str, name: str) -> Any:
+  """table[name]; a ValueError that names the nearest and all names where there is none."""
+  if not isinstance(name, str) or name not in table:
+    name = name if isinstance(name, str) else str(name)
+    raise ValueError(
+      f"there is no {kind} {name!r:.80}.{_nearest(name[:80], table)} Choose one of {', '.join(sorted(table))}."
+    )
+  return table[name]
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+  near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+  return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any], *args, **context) -> Any:
+  """Calls table[spec["name"]] with the rest of `spec`, and with those of `context` that it has parameters for.
+
+  Raises:
+    ValueError: an unknown name, a key that the method does not have, with the nearest, or a number out of range.
+  """
+  fields = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in spec.items()}
+  name = fields.pop("name", "")
+  make = lookup(table, kind, name)
+  parameters = list(inspect.signature(make).parameters)[len(args) :]
+  for key in fields:
+    if key not in parameters:
+      known = ", ".join(sorted(set(parameters) - set(context))) or "no parameters"
+      raise ValueError(f"{kind} {name!r} has no parameter {key!r}.{_nearest(key, parameters)} It has {known}.")
+  check_numbers({f"{name}.{key}": value for key, value in fields.items()})
+  fields = {key: value for key, value in context.items() if key in parameters} | fields
+  return make(*args, **fields)

@@ -1,0 +1,21 @@
+"""Losses: one weighted squared error, the weights the literature gives it, the variational bound, and CLIP's losses."""
+
+from diffjax.losses import contrastive
+from diffjax.losses.bounds import hybrid, variational_bound
+from diffjax.losses.squared_error import denoising, mean_flat
+from diffjax.losses.weights import EDM, P2, SNR, MinSNR, Sigmoid, Simple, Weight
+
+__all__ = [
+  "EDM",
+  "P2",
+  "SNR",
+  "MinSNR",
+  "Sigmoid",
+  "Simple",
+  "Weight",
+  "contrastive",
+  "denoising",
+  "hybrid",
+  "mean_flat",
+  "variational_bound",
+]

@@ -1,0 +1,154 @@
+"""CLIP and SigLIP from and to local folders, in Hugging Face's layout or OpenCLIP's."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from diffjax.networks import CLIP, ImageEncoder, TextEncoder
+from diffjax.pretrained.clip import configs, open_clip_configs
+from diffjax.pretrained.clip.keys import HUGGING_FACE, HUGGING_FACE_TOWERS, IGNORED, OPEN_CLIP, OPEN_CLIP_TOWERS, SIGLIP
+from diffjax.pretrained.folders import open_folder, refuse_pickles
+from diffjax.pretrained.key_maps import KeyMap, load
+from diffjax.pretrained.tensors import Stored, open_tensors
+from diffjax.system.files import read_json
+from diffjax.typing import PyTree
+
+
+class _Checkpoint(NamedTuple):
+  config: dict[str, Any]
+  stored: Mapping[str, Stored]
+  key_map: KeyMap
+  towers: Mapping[str, tuple[str, ...]]
+
+
+def load_clip(
+  folder: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, param_dtype: jnp.dtype = jnp.float32
+) -> tuple[CLIP, PyTree]:
+  """A published model of both towers: (module, params), for `module.apply(params, images, tokens)`.
+
+  Args:
+    folder: with `config.json` and `model.safetensors`, or its shards and `model.safetensors.index.json`; or with
+      OpenCLIP's `open_clip_config.json` and `open_clip_model.safetensors`. Tensors may be of 64, 32 or 16 bits.
+    dtype: what the module computes in.
+    param_dtype: what the parameters are held in.
+
+  Raises:
+    ValueError: pickles; a damaged or hostile file, shard index or configuration; tensors that are missing, surplus or
+      of another shape than the configuration says. All is checked before a tensor is read.
+    FileNotFoundError: no such file in the folder.
+  """
+  with _open(folder) as checkpoint:
+    if checkpoint.key_map is OPEN_CLIP:
+      model = open_clip_configs.clip(checkpoint.config, dtype)
+    else:
+      model = configs.clip(checkpoint.config, dtype)
+    inputs = _images(model.image), _tokens(model.text)
+    return model, _load(model, inputs, checkpoint.key_map, checkpoint.stored, "", param_dtype)
+
+
+def load_text_encoder(
+  folder: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, param_dtype: jnp.dtype = jnp.float32
+) -> tuple[TextEncoder, PyTree]:
+  """The text tower of a published model, or a folder that holds a text tower alone, as text-to-image models have it.
+
+  Arguments and errors as `load_clip`'s. A tower without a projection gets features=None.
+  """
+  return _load_tower(folder, "text", dtype, param_dtype)
+
+
+def load_image_encoder(
+  folder: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, param_dtype: jnp.dtype = jnp.float32
+) -> tuple[ImageEncoder, PyTree]:
+  """The picture tower of a published model, or a folder that holds a picture tower alone; as `load_text_encoder`."""
+  return _load_tower(folder, "image", dtype, param_dtype)
+
+
+def _load_tower(folder, tower, dtype, param_dtype):
+  with _open(folder) as checkpoint:
+    config, stored = checkpoint.config, _of_tower(checkpoint, tower)
+    if checkpoint.key_map is OPEN_CLIP:
+      module = getattr(open_clip_configs.clip(config, dtype), tower)
+    else:
+      projected = {"text": "text_projection.weight", "image": "visual_projection.weight"}[tower] in stored
+      features = configs.whole(config, "projection_dim", 512, "features") if projected else None
+      build = {"text": configs.text_encoder, "image": configs.image_encoder}[tower]
+      module = build(config, features, dtype)
+    inputs = (_tokens(module) if tower == "text" else _images(module),)
+    return module, _load(module, inputs, checkpoint.key_map, stored, f"{tower}/", param_dtype)
+
+
+def _of_tower(checkpoint, tower):
+  """The stored tensors of one tower; a file of that tower alone may leave out the beginning of their names."""
+  beginnings = checkpoint.towers[tower]
+  if checkpoint.config.get("model_type", "clip") in ("clip", "siglip"):
+    return {name: tensor for name, tensor in checkpoint.stored.items() if name.startswith(beginnings)}
+  return {n if n.startswith(beginnings) else beginnings[0] + n: tensor for n, tensor in checkpoint.stored.items()}
+
+
+@contextlib.contextmanager
+def _open(folder: str | os.PathLike) -> Iterator[_Checkpoint]:
+  folder = open_folder(folder)
+  holds = lambda name: (folder / name).exists() or (folder / f"{name}.index.json").exists()
+  if holds("model.safetensors"):
+    config = read_json(folder, "config.json")
+    key_map = {"clip": HUGGING_FACE, "siglip": SIGLIP}[configs.family_of(config)]
+    name, towers = "model.safetensors", HUGGING_FACE_TOWERS
+  elif holds("open_clip_model.safetensors"):
+    config = read_json(folder, "open_clip_config.json")
+    name, key_map, towers = "open_clip_model.safetensors", OPEN_CLIP, OPEN_CLIP_TOWERS
+  else:
+    refuse_pickles(folder)
+  with open_tensors(folder, name) as stored:
+    stored = {key: tensor for key, tensor in stored.items() if not key.endswith(IGNORED)}
+    if key_map is OPEN_CLIP:  # text towers of a class of their own have their names begin with it
+      stored = {key.removeprefix("text."): tensor for key, tensor in stored.items()}
+    yield _Checkpoint(config, stored, key_map, towers)
+
+
+def _load(module, inputs, key_map, stored, prefix, param_dtype):
+  shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)["params"]
+  return {"params": load(key_map, shapes, stored, prefix, param_dtype)}
+
+
+def _images(tower):
+  return jax.ShapeDtypeStruct((1, tower.image_size, tower.image_size, tower.channels), jnp.float32)
+
+
+def _tokens(tower):
+  return jax.ShapeDtypeStruct((1, tower.context), jnp.int32)
+
+
+def save_clip(folder: str | os.PathLike, model: CLIP, params: PyTree) -> None:
+  """Writes `config.json` and `model.safetensors` in Hugging Face's layout, which `transformers` and `load_clip` read.
+
+  Args:
+    folder: made if it is not there; these two files in it are replaced.
+    model: CLIP's or SigLIP's architecture.
+    params: {"params": ...} as `apply` takes them; written in the dtype they are held in.
+
+  Raises:
+    ValueError: a model that mixes CLIP's and SigLIP's parts.
+  """
+  from safetensors.numpy import save_file
+
+  config = configs.to_hugging_face(model)
+  key_map = {"clip": HUGGING_FACE, "siglip": SIGLIP}[config["model_type"]]
+  flat = traverse_util.flatten_dict(params["params"], sep="/")
+  tensors = {}
+  for path, array in flat.items():
+    tensors |= key_map.to_stored(path, np.asarray(array))
+  tensors = {name: np.ascontiguousarray(tensor).reshape(tensor.shape) for name, tensor in tensors.items()}
+  folder = Path(folder).expanduser()
+  folder.mkdir(parents=True, exist_ok=True)
+  partial = folder / "model.safetensors.partial"
+  save_file(tensors, partial, metadata={"format": "pt"})
+  partial.replace(folder / "model.safetensors")
+  (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,168 @@
+"""CLIP's published configurations, Hugging Face's and OpenCLIP's, as our modules, and ours as Hugging Face's."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffjax.networks import CLIP, ImageEncoder, TextEncoder
+from diffjax.system.files import shown
+
+Config = dict[str, Any]
+
+ACTIVATIONS = {
+  "quick_gelu": "quick_gelu",
+  "gelu": "gelu",
+  "gelu_pytorch_tanh": "gelu_tanh",
+  "gelu_new": "gelu_tanh",
+}
+LIMITS = {"layers": 128, "heads": 512, "image_size": 8192, "patch": 8192, "context": 8192, "channels": 64}
+"""The most that a configuration may ask for, so that a hostile one cannot keep the machine busy; 2^20 for the rest."""
+
+# Their key, our field, their default where a configuration leaves it out
+SHARED = [
+  ("hidden_size", "width", None),
+  ("intermediate_size", "mlp_width", None),
+  ("num_hidden_layers", "layers", 12),
+  ("num_attention_heads", "heads", None),
+]
+TEXT = [*SHARED, ("vocab_size", "vocab_size", None), ("max_position_embeddings", "context", None)]
+IMAGE = [*SHARED, ("image_size", "image_size", 224), ("patch_size", "patch", None), ("num_channels", "channels", 3)]
+DEFAULTS = {
+  ("clip", "text"): dict(
+    hidden_size=512, intermediate_size=2048, num_attention_heads=8, vocab_size=49408, max_position_embeddings=77
+  ),
+  ("clip", "image"): dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, patch_size=32),
+  ("siglip", "text"): dict(
+    hidden_size=768, intermediate_size=3072, num_attention_heads=12, vocab_size=32000, max_position_embeddings=64
+  ),
+  ("siglip", "image"): dict(hidden_size=768, intermediate_size=3072, num_attention_heads=12, patch_size=16),
+}
+ACTIVATION = {"clip": "quick_gelu", "siglip": "gelu_pytorch_tanh"}
+NORM_EPS = {"clip": 1e-5, "siglip": 1e-6}
+
+
+def family_of(config: Config) -> str:
+  """ "clip" or "siglip" by `model_type`, or ValueError."""
+  model_type = config.get("model_type", "clip")
+  for family in ("siglip", "clip"):
+    if model_type in (family, f"{family}_text_model", f"{family}_vision_model"):
+      return family
+  raise ValueError(f"config.json is of model_type {shown(model_type)}: expected a clip or siglip model")
+
+
+def part(config: Config, tower: str) -> Config:
+  """The configuration of the "text" or "image" tower alone: a part of the whole, or config itself if it is one."""
+  key = {"text": "text_config", "image": "vision_config"}[tower]
+  if config.get("model_type", "clip") not in ("clip", "siglip"):
+    return config
+  # Old files hold the part twice, and the second counts
+  chosen = config.get(f"{key}_dict") or config.get(key) or {}
+  if not isinstance(chosen, dict):
+    raise ValueError(f"config.json has {key} {shown(chosen)}, expected an object")
+  return chosen
+
+
+def text_encoder(config: Config, features: int | None, dtype: jnp.dtype) -> TextEncoder:
+  """The text tower of a Hugging Face configuration; features None leaves CLIP's projection out."""
+  family, config = family_of(config), part(config, "text")
+  fields = _tower(config, TEXT, (family, "text"))
+  if family == "siglip":
+    features = whole(config, "projection_size", fields["width"], "features")
+    return TextEncoder(features=features, pooling="last", causal=False, projection_bias=True, dtype=dtype, **fields)
+  eos_id = config.get("eos_token_id", 49407)
+  if not isinstance(eos_id, int) or isinstance(eos_id, bool) or not 0 <= eos_id < max(fields["vocab_size"], 3):
+    most = fields["vocab_size"] - 1
+    raise ValueError(f"config.json has eos_token_id {shown(eos_id)}, expected a whole number from 0 to {most}")
+  # Early configurations say 2, wrongly, and mean CLIP's own rule
+  place = dict(pooling="highest") if eos_id == 2 else dict(pooling="eos", eos_id=eos_id)
+  return TextEncoder(features=features, dtype=dtype, **place, **fields)
+
+
+def image_encoder(config: Config, features: int | None, dtype: jnp.dtype) -> ImageEncoder:
+  """The picture tower of a Hugging Face configuration; features None leaves CLIP's projection out."""
+  family, config = family_of(config), part(config, "image")
+  fields = _tower(config, IMAGE, (family, "image"))
+  if family == "clip":
+    return ImageEncoder(features=features, dtype=dtype, **fields)
+  if config.get("vision_use_head", True) is not True:
+    raise ValueError("config.json has vision_use_head false: SigLIP is read with its pooling head")
+  return ImageEncoder(pooling="attention", dtype=dtype, **fields)
+
+
+def clip(config: Config, dtype: jnp.dtype) -> CLIP:
+  """Both towers of a Hugging Face configuration."""
+  if config.get("model_type", "clip") not in ("clip", "siglip"):
+    raise ValueError(
+      f"config.json is of a {config['model_type']} alone: load it with load_text_encoder or load_image_encoder"
+    )
+  if family_of(config) == "siglip":
+    towers = image_encoder(config, None, dtype), text_encoder(config, None, dtype)
+    return CLIP(*towers, log_scale=math.log(10), bias=-10.0)
+  features = whole(config, "projection_dim", 512, "features")
+  return CLIP(image_encoder(config, features, dtype), text_encoder(config, features, dtype))
+
+
+def _tower(config, keys, kind):
+  defaults, family = DEFAULTS[kind], kind[0]
+  fields = {ours: whole(config, key, defaults.get(key, default), ours) for key, ours, default in keys}
+  activation = config.get("hidden_act", ACTIVATION[family])
+  if not isinstance(activation, str) or activation not in ACTIVATIONS:
+    raise ValueError(f"config.json has hidden_act {shown(activation)}: expected one of {', '.join(ACTIVATIONS)}")
+  norm_eps = config.get("layer_norm_eps", NORM_EPS[family])
+  if not isinstance(norm_eps, float) or not 0 < norm_eps < 1:
+    raise ValueError(f"config.json has layer_norm_eps {shown(norm_eps)}, expected a number in 0..1")
+  return check_tower(dict(fields, activation=ACTIVATIONS[activation], norm_eps=norm_eps))
+
+
+def whole(config: Config, key: str, default: Any, field: str) -> int:
+  """A whole number of the configuration within its limit, or ValueError; of a pair of equal ones, one."""
+  value, most = config.get(key, default), LIMITS.get(field, 2**20)
+  if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+    value = value[0]
+  if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+    raise ValueError(f"the configuration has {key} {shown(value)}, expected a whole number from 1 to {most}")
+  return value
+
+
+def check_tower(fields: dict[str, Any]) -> dict[str, Any]:
+  """fields, where their numbers go together, or ValueError."""
+  if fields["width"] % fields["heads"]:
+    raise ValueError(
+      f"the configuration splits width {fields['width']} into {fields['heads']} heads, which do not divide it"
+    )
+  if fields.get("patch", 1) > fields.get("image_size", 1):
+    raise ValueError(f"the configuration has patches of {fields['patch']} in pictures of {fields['image_size']} pixels")
+  return fields
+
+
+def to_hugging_face(model: CLIP) -> Config:
+  """Hugging Face's configuration of a model, or ValueError where CLIP and SigLIP as published have none for it."""
+  image, text = model.image, model.text
+  if (image.pooling, text.pooling, text.causal, text.projection_bias, model.bias is None) == (
+    "attention", "last", False, True, False,
+  ) and image.features is None:  # fmt: skip
+    family, more = "siglip", {}
+    text_more = {"projection_size": text.features}
+  elif image.pooling == "class" and text.pooling != "last" and text.causal and model.bias is None and image.features:
+    family = "clip"
+    more = {"projection_dim": image.features, "logit_scale_init_value": model.log_scale}
+    # 2 stands for CLIP's own rule
+    text_more = {"eos_token_id": text.eos_id if text.pooling == "eos" else 2, "projection_dim": image.features}
+  else:
+    raise ValueError("this model mixes CLIP's and SigLIP's parts: there is no published layout to save it in")
+  return {
+    "model_type": family,
+    "architectures": [{"clip": "CLIPModel", "siglip": "SiglipModel"}[family]],
+    **more,
+    "text_config": {"model_type": f"{family}_text_model", **_to_part(text, TEXT), **text_more},
+    "vision_config": {"model_type": f"{family}_vision_model", **_to_part(image, IMAGE)}
+    | ({"projection_dim": image.features} if image.features else {}),
+  }
+
+
+def _to_part(tower, keys):
+  names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
+  values = {key: getattr(tower, ours) for key, ours, _ in keys}
+  values["intermediate_size"] = tower.mlp_width or 4 * tower.width
+  return {**values, "hidden_act": names[tower.activation], "layer_norm_eps": tower.norm_eps}

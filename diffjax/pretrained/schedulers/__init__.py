@@ -1,0 +1,228 @@
+"""Published configurations: diffusers' `scheduler_config.json` as a schedule, a prediction, a grid and a sampler.
+
+Their keys, defaults and noise levels, in the terms of this library. Some things differ, by intent:
+
+- The last step leads to zero noise. Where theirs leaves some, by `set_alpha_to_one` or `final_sigmas_type`, our
+  `final_sigma` says how much.
+- The network's time follows from the noise level; on some grids they round it, cut it off, or interpolate otherwise.
+- Multistep samplers combine eps or x0, whatever the network predicts; their PNDM combines v where that is predicted.
+- The third order's second step integrates the line through both x0, as theirs does with solver_type "heun".
+- Multistep samplers keep their order to the end; `lower_order_final` lowers theirs where steps are fewer than 15.
+- The middle of a single step lies where the papers have it, not at a level of the grid; `grid(num_steps)` has then
+  about num_steps / solver_order levels, and as many network calls as theirs.
+- Their IPNDM takes x0 for zero at its first, infinite level; ours the network's word.
+- The noise within a step of DPMSolverSDE is the SDE's own, not a Brownian motion over sigma.
+- Where x0 is clipped, the noise is what then remains of x. Their DDIM does so with `use_clipped_model_output=True`.
+"""
+
+import dataclasses
+import numbers
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from diffjax import checks, denoisers, from_config, grids, guidance, schedules
+from diffjax.from_config import construction
+from diffjax.pretrained.schedulers import levels
+from diffjax.pretrained.schedulers.classes import SCHEDULERS, Scheduler
+from diffjax.pretrained.schedulers.levels import Config
+from diffjax.schedules import Schedule
+from diffjax.typing import Array, Denoiser, Network, Sampler
+
+BETAS: dict[str, Callable[..., schedules.Discrete]] = {
+  "linear": schedules.linear,
+  "scaled_linear": schedules.scaled_linear,
+  "squaredcos_cap_v2": lambda total, beta_start, beta_end: schedules.squared_cosine(total),
+  "sigmoid": schedules.sigmoid_betas,
+}
+PREDICTIONS = {
+  "epsilon": denoisers.Eps,
+  "sample": denoisers.X0,
+  "v_prediction": denoisers.V,
+  "flow_prediction": denoisers.Flow,
+}
+WITH_INFINITY = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
+"""Those in which zero terminal SNR is an infinite sigma; the others take 4096 for it."""
+ALWAYS_NOISY = ("DEISMultistepScheduler", "SASolverScheduler")
+"""Those that end at the schedule's first level, whatever they are asked."""
+CHOICES = {
+  "beta_schedule": tuple(BETAS),
+  "prediction_type": tuple(PREDICTIONS),
+  "timestep_spacing": grids.SPACINGS,
+  "timestep_type": ("discrete",),
+  "interpolation_type": ("linear",),
+  "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned_range"),
+  "algorithm_type": ("dpmsolver++", "sde-dpmsolver++", "deis", "data_prediction"),
+  "s_noise": (1.0,),
+  "scale_factors": (None, [], ()),
+  "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
+  "solver_order": (1, 2, 3),
+  "final_sigmas_type": ("zero", "sigma_min"),
+  "sigma_schedule": ("karras", "exponential"),
+  "use_dynamic_shifting": (False,),
+  "invert_sigmas": (False,),
+  "shift_terminal": (None,),
+  "predict_x0": (True,),
+  "disable_corrector": ([], ()),
+  "solver_p": (None,),
+  "tau_func": (None,),
+}
+"""What keys may be; some of theirs have no counterpart here."""
+CHOICES_OF = {
+  "CosineDPMSolverMultistepScheduler": {
+    "sigma_data": (1.0,),
+    "prediction_type": ("v_prediction",),
+    "solver_order": (1, 2),
+  },
+  "DPMSolverSinglestepScheduler": {"algorithm_type": ("dpmsolver++", "dpmsolver")},
+  "EDMDPMSolverMultistepScheduler": {"prediction_type": ("epsilon", "v_prediction")},
+  "EDMEulerScheduler": {"prediction_type": ("epsilon", "v_prediction")},
+  "IPNDMScheduler": {"trained_betas": (None,)},
+}
+"""What they may be in these classes."""
+NUMBERS = {
+  "[0, inf)": ("steps_offset",),
+  "[1, inf)": ("num_train_timesteps", "original_inference_steps"),
+  "(0, 1)": ("beta_start",),
+  "(0, 1]": ("beta_end",),
+  "[0, 1]": ("dynamic_thresholding_ratio",),
+  "(0, inf)": (
+    *("sigma_min", "sigma_max", "sigma_data", "rho", "shift", "flow_shift"),
+    *("clip_sample_range", "sample_max_value", "timestep_scaling"),
+  ),
+}
+"""Where numbers must lie; those that a class has None for may be None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+  """What a published scheduler configuration says.
+
+  `grid(num_steps)` gives the noise levels, [num_steps + 1] that end in zero (fewer for single-step solvers, where
+  num_steps counts network calls). `time_scale` times the schedule's time is
+  the network's. `threshold` clips a denoiser's x0 as the configuration asks. diffusers stops at `final_sigma`.
+  """
+
+  schedule: Schedule
+  prediction: denoisers.Prediction
+  sampler: Sampler
+  grid: Callable[[int], Array]
+  time_scale: float
+  threshold: Callable[[Denoiser], Denoiser]
+  final_sigma: float
+
+  def denoiser(self, network: Network) -> Denoiser:
+    """A network, its parameters bound, as the denoiser that the configuration makes of it."""
+    return self.threshold(denoisers.NetworkDenoiser(network, self.prediction, self.schedule, self.time_scale))
+
+
+def from_diffusers(config: Config) -> Published:
+  """As `diffjax.schedules.from_diffusers`."""
+  scheduler, config = _read(config)
+  schedule = scheduler.schedule(config) if scheduler.schedule else _schedule(config)
+  spec = scheduler.sampler(config, schedule)
+  if spec["name"] not in from_config.SAMPLERS:
+    raise ValueError(f"{config['_class_name']} needs the sampler {spec['name']!r}, which this version does not have.")
+
+  def grid(num_steps: int) -> Array:
+    grids.check_num_steps(num_steps)
+    return grids.end_in_zero(scheduler.levels(config, schedule, num_steps))
+
+  return Published(
+    schedule=schedule,
+    prediction=scheduler.prediction(config) if scheduler.prediction else _prediction(config),
+    sampler=construction.construct(from_config.SAMPLERS, "sampler", spec, scaling=schedule.scaling, schedule=schedule),
+    grid=grid,
+    time_scale=float(config["num_train_timesteps"]) if levels.is_flow(config) else scheduler.time_scale,
+    threshold=_threshold(config),
+    final_sigma=_final_sigma(config, schedule),
+  )
+
+
+def _read(given: Config) -> tuple[Scheduler, Config]:
+  """Their class, and the configuration with its defaults. Keys of other classes have no effect, as in diffusers."""
+  if not isinstance(given, Mapping):
+    raise ValueError(
+      f"the configuration is {given!r:.40}, but must be a dict; read scheduler_config.json by json.load."
+    )
+  if "_class_name" not in given:
+    raise ValueError("the configuration has no key '_class_name'; pass the whole of a scheduler_config.json.")
+  name = given["_class_name"]
+  scheduler = construction.lookup(SCHEDULERS, "scheduler", name)
+  known = set().union(*(other.defaults for other in SCHEDULERS.values()))
+  for key in given:
+    if not key.startswith("_"):
+      construction.lookup(dict.fromkeys(known), "key of a scheduler", key)
+  config = {key: given.get(key, default) for key, default in scheduler.defaults.items()} | {"_class_name": name}
+  for key, choices in (CHOICES | CHOICES_OF.get(name, {})).items():
+    if key in scheduler.defaults and config[key] not in choices:
+      told = ", ".join(repr(choice) for choice in choices)
+      raise ValueError(f"{key} of {name} is {config[key]!r}, but can only be {told} here.")
+  for interval, keys in NUMBERS.items():
+    for key in keys:
+      value = config.get(key)
+      if value is None and scheduler.defaults.get(key) is None:
+        continue
+      if not isinstance(value, numbers.Real):
+        raise ValueError(f"{key} of {name} is {value!r}, but must be a number in {interval}.")
+      checks.check_in(interval, **{f"{key} of {name}": value})
+  _check_consistency(config)
+  return scheduler, config
+
+
+def _check_consistency(config: Config) -> None:
+  asked = [key for key in (*levels.SPACINGS, "use_lu_lambdas", "use_flow_sigmas") if config.get(key)]
+  if len(asked) > 1:
+    raise ValueError(f"{' and '.join(asked)} each ask for other noise levels; set only one of them.")
+  if config.get("rescale_betas_zero_snr") and config["prediction_type"] == "epsilon":
+    raise ValueError(
+      "rescale_betas_zero_snr leaves pure noise at the last step, where prediction_type 'epsilon' says nothing about "
+      "the data; set prediction_type to 'v_prediction' or 'sample', or rescale_betas_zero_snr to false."
+    )
+  if (config.get("prediction_type") == "flow_prediction") != bool(config.get("use_flow_sigmas")):
+    raise ValueError("prediction_type 'flow_prediction' and use_flow_sigmas belong together; set both or neither.")
+  for low, high in (("beta_start", "beta_end"), ("sigma_min", "sigma_max")):
+    if config.get(low) and config.get(high) and not config[low] <= config[high]:
+      raise ValueError(f"{low} is {config[low]}, above {high}, which is {config[high]}; exchange the two.")
+  betas, total = config.get("trained_betas"), config["num_train_timesteps"]
+  if betas is not None and len(betas) != total:
+    raise ValueError(f"trained_betas are {len(betas)} numbers, but num_train_timesteps is {total}; make them agree.")
+
+
+def _schedule(config: Config) -> Schedule:
+  if levels.is_flow(config):
+    return schedules.RectifiedFlow()
+  if config["trained_betas"] is not None:
+    schedule = schedules.from_betas(config["trained_betas"])
+  else:
+    schedule = BETAS[config["beta_schedule"]](config["num_train_timesteps"], config["beta_start"], config["beta_end"])
+  if not config.get("rescale_betas_zero_snr"):
+    return schedule
+  schedule = schedules.zero_terminal_snr(schedule)
+  if config["_class_name"] in WITH_INFINITY:
+    return schedule
+  alphas_cumprod = 1 / (1 + np.exp(-np.asarray(schedule.log_snrs, np.float64)))
+  # what stands for zero there is sigma = 4096, even where the step before holds more noise; here it must descend
+  alphas_cumprod[-1] = min(2.0**-24, alphas_cumprod[-2] / 2)
+  return schedules.from_alphas_cumprod(alphas_cumprod)
+
+
+def _prediction(config: Config) -> denoisers.Prediction:
+  return PREDICTIONS[config.get("prediction_type", "flow_prediction")]()
+
+
+def _threshold(config: Config) -> Callable[[Denoiser], Denoiser]:
+  if config.get("thresholding"):
+    quantile, cap = config["dynamic_thresholding_ratio"], config["sample_max_value"]
+    return lambda denoiser: guidance.DynamicThreshold(denoiser, quantile, cap=cap)
+  if config.get("clip_denoised"):
+    return guidance.StaticThreshold
+  if config.get("clip_sample"):
+    return lambda denoiser: guidance.StaticThreshold(denoiser, config["clip_sample_range"])
+  return lambda denoiser: denoiser
+
+
+def _final_sigma(config: Config, schedule: Schedule) -> float:
+  asked = not config.get("set_alpha_to_one", True) or config.get("final_sigmas_type", "zero") == "sigma_min"
+  leaves_noise = asked or (config["_class_name"] in ALWAYS_NOISY and not levels.is_flow(config))
+  return float(schedule.sigma(schedule.t_min)) if leaves_noise else 0.0

@@ -1,0 +1,27 @@
+"""A run's folder, and the trained models in it."""
+
+from diffjax.runs.clip import ClipRun, load_clip
+from diffjax.runs.diffusion import Run, load_run
+from diffjax.runs.dry_run import dry_run
+from diffjax.runs.folder import BEST, CHECKPOINTS, CONFIG, LOCK, claim, claimed, load_data, read_config
+from diffjax.runs.preview import preview
+from diffjax.runs.prompts import Prompt, make_prompt
+
+__all__ = [
+  "BEST",
+  "CHECKPOINTS",
+  "CONFIG",
+  "LOCK",
+  "ClipRun",
+  "Prompt",
+  "Run",
+  "claim",
+  "claimed",
+  "dry_run",
+  "load_clip",
+  "load_data",
+  "load_run",
+  "make_prompt",
+  "preview",
+  "read_config",
+]

@@ -1,0 +1,367 @@
+"""Checkpoints of a run: written in the background, verified when read."""
+
+import contextlib
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import sys
+import threading
+import time
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffjax.cluster import parallel
+from diffjax.cluster.watchdog import SLOW
+from diffjax.from_config.configuration import tree_differences
+from diffjax.system import paths
+from diffjax.system.files import parse_json, shown
+from diffjax.typing import PyTree
+
+CHECKSUMS = "checksums.json"
+MOST = 100
+"""How many checkpoints are tried, from the newest on, before all count as damaged."""
+
+
+class DamagedCheckpoint(ValueError):
+  """A checkpoint that cannot be read, or whose files are not what was written."""
+
+
+class Checkpoints:
+  """The checkpoints in one folder: `<folder>/<step>/`, the newest `keep` of them, or those with the least loss.
+
+  Each holds the state, and JSON: the run's config, the state of the data iterator, shape and dtype of every leaf. It
+  appears under its name only when it is complete, with the checksum of each of its files. Of several processes all must
+  call the same methods in the same order; each writes what it alone holds, and the first decides.
+
+  Args:
+    folder: made if it is missing, unless `read_only`; all processes must see it.
+    keep: how many to keep.
+    best: keep those with the least loss instead of the newest.
+    read_only: change nothing on the disk; otherwise damaged checkpoints are renamed to `damaged-<step>` when they are
+      met, so that the run can write that step again.
+  """
+
+  def __init__(self, folder: pathlib.Path, keep: int = 1, *, best: bool = False, read_only: bool = False):
+    import orbax.checkpoint as ocp
+
+    self._ocp, self._read_only, self._error = ocp, read_only, None
+    self.folder = paths.as_path(folder) if paths.is_remote(folder) else pathlib.Path(folder).absolute()
+    if best and not read_only:
+      parallel.from_first(self._set_aside_damaged)  # the manager reads the losses as soon as it is made
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep,
+      best_fn=(lambda metrics: metrics["loss"]) if best else None,
+      best_mode="min",
+      create=not read_only,
+      cleanup_tmp_directories=not read_only,
+      async_options=ocp.AsyncOptions(
+        timeout_secs=SLOW * parallel.STUCK_AFTER,
+        post_finalization_callback=self._write_checksums,
+        barrier_sync_fn=self._wait_for_others,
+      ),
+      # else the processes' signals for one step of two folders are the same
+      multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name),
+    )
+    self._manager = ocp.CheckpointManager(self.folder, options=options)
+
+  def steps(self) -> list[int]:
+    """Steps that have a checkpoint, ascending."""
+    return sorted(self._manager.all_steps())
+
+  def save(self, step: int, state: PyTree, config: Any, data: Any, loss: float) -> None:
+    """Starts to write a checkpoint; returns before it is complete, unless the disk has room for no second one.
+
+    A step that has one already is left alone: a resumed run comes by with the same state.
+
+    Args:
+      step: the number of steps done.
+      state: a pytree of NumPy arrays that nobody changes any more, or of jax.Arrays shared among the processes.
+      config: the run's configuration, JSON-able.
+      data: the state of the data iterator, JSON-able.
+      loss: what `best` compares.
+
+    Raises:
+      OSError: if this or the checkpoint before it could not be written.
+    """
+    self.wait()
+
+    room = parallel.from_first(lambda: None if step in self._manager.all_steps() else self._room(state))
+    if room is None:
+      return
+    args = self._ocp.args
+    contents = {"config": config, "data": data, "leaves": _describe(state)}
+    items = args.Composite(state=args.StandardSave(state), run=args.JsonSave(contents))
+    with self._writing():
+      self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
+    if room < 2:  # the newest and the best must not be written at once
+      self.wait()
+
+  def save_if_best(self, step: int, state: PyTree, config: Any, data: Any, loss: float) -> None:
+    """Saves if no checkpoint here has a loss as low; a loss that is not finite is never the best."""
+    self.wait()
+
+    def is_best():
+      best = self._manager.best_step()
+      return bool(np.isfinite(loss) and (best is None or loss < self._manager.metrics(best)["loss"]))
+
+    if parallel.from_first(is_best):
+      self.save(step, state, config, data, loss)
+
+  def check_room(self, state: PyTree) -> None:
+    """For before the first step: warns if the disk has no room for two checkpoints of this state, newest and best.
+
+    Raises:
+      OSError: if it has none for one, or is read-only.
+    """
+    if self._room(state) < 2:
+      warnings.warn(
+        f"the disk of {self.folder} has room for one checkpoint and not for two, the newest and the best; make room, or"
+        " the run may end at one of them.",
+        stacklevel=2,
+      )
+
+  def _room(self, state):
+    """How many checkpoints of this state can be written, at most 2. One that fails in the middle prints tracebacks."""
+    if paths.is_remote(self.folder):  # buckets have no end, and tell who may write only when it is tried
+      return 2
+    if not os.access(self.folder, os.W_OK):
+      raise OSError(f"checkpoints cannot be written to {self.folder}; make it writable, then give the same command.")
+    size, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
+    around = 2**20  # for folders, JSON and checksums
+    if free < size + around:
+      raise OSError(
+        f"the disk is full: a checkpoint in {self.folder} needs {(size + around) / 2**20:.1f} MiB, and"
+        f" {free / 2**20:.1f} MiB are free; make room, then the same command goes on from the last checkpoint."
+      )
+    return 2 if free >= 2 * (size + around) else 1
+
+  def restore(self, step: int, target: PyTree, config: Any = None) -> tuple[PyTree, dict]:
+    """(state, JSON contents) at one step; no leaf is ever padded, cut or cast.
+
+    Args:
+      step: one of `steps()`.
+      target: the expected pytree of anything with shape and dtype, `jax.eval_shape` of the state for example. What has
+        a sharding, too, is restored as a jax.Array with it, everything else as a NumPy array.
+      config: the configuration that `target` comes from, as in `save`, for the error alone.
+
+    Raises:
+      ValueError: if the checkpoint holds other leaves than `target`; names the first, and how the configs differ.
+      DamagedCheckpoint: if a file is missing or fails its checksum.
+      OSError: if it cannot be read though its files are what was written.
+    """
+    path = self.folder / str(step)
+    damage = parallel.from_first(lambda: _damage(path))
+    if damage:
+      raise DamagedCheckpoint(f"checkpoint {path} is damaged: {damage}.")
+    args = self._ocp.args
+    contents = _checked(self._read(path, run=args.JsonRestore()).run, path)
+    _compare(contents, _describe(target), config, path)
+    shared = lambda a: getattr(a, "sharding", None) is not None
+    buffers = jax.tree.map(lambda a: a if shared(a) else np.empty(a.shape, a.dtype), target)
+    state = self._read(path, state=args.StandardRestore(buffers)).state
+    return jax.tree.map(lambda a, leaf: a if shared(leaf) else np.asarray(a), state, target), contents
+
+  def restore_newest(self, target: PyTree, config: Any = None) -> tuple[PyTree, dict] | None:
+    """The newest checkpoint that is whole, or None where there is none; warns when it passes over damaged ones.
+
+    Raises:
+      DamagedCheckpoint: if there are checkpoints and all of them are damaged.
+      ValueError: as `restore`.
+    """
+    steps = parallel.from_first(lambda: self.steps()[-MOST:])
+    for step in reversed(steps):
+      try:
+        return self.restore(step, target, config)
+      except DamagedCheckpoint as error:
+        damage = error
+      if self._has_gone(step):  # the run that trains here has deleted it meanwhile, for a newer one
+        self._manager.reload()
+        return self.restore_newest(target, config)
+      if step != steps[0]:
+        if parallel.is_first():
+          warnings.warn(f"{damage} Falling back to the one before it.", stacklevel=2)
+        self._set_aside(step)
+    if steps:
+      raise DamagedCheckpoint(f"{damage} There is no whole one before it; start in a new workdir.")
+    return None
+
+  def wait(self) -> None:
+    """Returns when all that was saved is complete.
+
+    Raises:
+      OSError: if a checkpoint could not be written.
+    """
+    with self._writing():
+      while self._manager.is_saving_in_progress() and not self._error:  # then its end would wait for other processes
+        time.sleep(0.002)
+      if self._error:
+        raise self._error
+      self._manager.wait_until_finished()
+      self._manager.check_for_errors()
+
+  def close(self) -> None:
+    """Waits, and ends the threads that write, unless they wait for another process in vain."""
+    if "_reader" in vars(self):
+      self._reader.close()
+    if self._error or (parallel.several() and isinstance(sys.exception(), Exception)):
+      return
+    with self._writing():
+      self._manager.close()
+
+  def _read(self, path, **items):
+    """Reads in all processes, or in none: they must not go on from different checkpoints."""
+    read = failure = None
+    try:
+      read = self._reader.restore(path, args=self._ocp.args.Composite(**items))
+    except Exception as error:  # orbax, tensorstore and json report damage in many ways
+      failure = error
+    failed = parallel.how_many(failure is not None)
+    if not failed:
+      return read
+    if isinstance(failure, jax.errors.JaxRuntimeError):  # of devices' memory, say
+      raise failure
+    if failed == parallel.process()["process_count"]:
+      if self._has_gone(path.name):
+        raise DamagedCheckpoint(f"checkpoint {path} was deleted while it was read.") from failure
+      raise OSError(
+        f"checkpoint {path} cannot be read ({_first_line(failure)}), though its files are what was written; mend that,"
+        " then give the same command."
+      ) from failure
+    here = f"here ({_first_line(failure)})" if failure else "elsewhere"
+    raise OSError(
+      f"{failed} of {parallel.process()['process_count']} processes cannot read checkpoint {path}, among them one"
+      f" {here}; let all see the same folder, then give the same command."
+    ) from failure
+
+  def _has_gone(self, step):
+    return parallel.from_first(lambda: not (self.folder / str(step)).exists())
+
+  @functools.cached_property
+  def _reader(self):
+    """Reads alone: at the end of the manager's `restore` all wait for each other, and for one that failed."""
+    index = parallel.process()["process_index"]
+    alone = self._ocp.options.MultiprocessingOptions(
+      primary_host=None, active_processes={index}, barrier_sync_key_prefix=f"{self.folder.name}{index}"
+    )
+    return self._ocp.Checkpointer(self._ocp.CompositeCheckpointHandler(), multiprocessing_options=alone)
+
+  @contextlib.contextmanager
+  def _writing(self):
+    try:
+      yield
+    except BaseException as error:  # a full disk is a ValueError there, an OSError, or wrapped in another
+      self._error = error if parallel.several() else None
+      lost = next((e for e in (error, error.__cause__) if isinstance(e, jax.errors.JaxRuntimeError)), None)
+      if lost is not None:  # another process, or memory
+        raise lost from None
+      if not isinstance(error, Exception):
+        raise
+      raise OSError(
+        f"cannot write a checkpoint in {self.folder} ({_first_line(error)}); make room or mend the disk,"
+        " then the same command goes on from the last one that is whole."
+      ) from error
+
+  def _wait_for_others(self, *, key, timeout_ms):
+    """The barrier of the writing threads, which come to it with what has failed, too, and tell nobody else."""
+    if parallel.several():
+      if threading.current_thread() is not threading.main_thread():
+        self._error = self._error or sys.exception()
+      self._ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
+
+  def _write_checksums(self):
+    """Called when all files are written, before the folder gets its final name."""
+    for path in self.folder.iterdir():
+      if path.name.split(".")[0].isdigit() and not (path / CHECKSUMS).exists():
+        (path / CHECKSUMS).write_text(json.dumps({name: _checksum(path / name) for name in _files(path)}))
+
+  def _set_aside_damaged(self):
+    for path in self.folder.glob("*"):
+      if path.name.isdigit() and (damage := _damage(path)):
+        warnings.warn(f"checkpoint {path} is damaged: {damage}. The next best takes its place.", stacklevel=3)
+        self._rename(path)
+
+  def _set_aside(self, step):
+    if not self._read_only:
+      parallel.from_first(lambda: self._rename(self.folder / str(step)))
+      self._manager.reload()
+
+  def _rename(self, path):
+    aside = self.folder / f"damaged-{path.name}"
+    if paths.is_remote(aside):
+      aside.rmtree(missing_ok=True)
+    else:
+      shutil.rmtree(aside, ignore_errors=True)
+    path.rename(aside)
+
+
+def _files(path: pathlib.Path) -> list[str]:
+  """The files of a checkpoint that matter; orbax still writes its own notes beside the folders at the very end."""
+  folders = [entry for entry in path.iterdir() if entry.is_dir()]
+  return sorted(str(file.relative_to(path)) for folder in folders for file in paths.files_below(folder))
+
+
+def _checksum(path: pathlib.Path) -> str:
+  with path.open("rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _damage(path: pathlib.Path) -> str | None:
+  """What is wrong with a checkpoint's files, if anything."""
+  try:
+    checksums = parse_json((path / CHECKSUMS).read_text()).items()
+  except (AttributeError, FileNotFoundError, IsADirectoryError, ValueError):
+    return f"{CHECKSUMS} cannot be read"
+  for name, checksum in checksums:
+    part = pathlib.PurePath(name)
+    if part.is_absolute() or ".." in part.parts or not name.isprintable() or max(map(len, part.parts), default=0) > 255:
+      return f"{CHECKSUMS} names {shown(name)}, which is no file of a checkpoint"
+    try:
+      if not (path / name).is_file():
+        return f"{name} is missing"
+      if _checksum(path / name) != checksum:
+        return f"{name} is not what was written"
+    except FileNotFoundError:
+      return f"{name} is missing"
+  return None
+
+
+def _checked(contents: Any, path: pathlib.Path) -> dict:
+  """The JSON of a checkpoint, if it has the form of what `save` writes; checksums only tell that nobody slipped."""
+  leaves = contents.get("leaves") if isinstance(contents, dict) else None
+  if not isinstance(leaves, dict) or not {"config", "data"} <= contents.keys():
+    raise DamagedCheckpoint(f"checkpoint {path} does not say what it holds.")
+  for name, leaf in leaves.items():
+    if not (isinstance(leaf, list) and [type(part) for part in leaf] == [list, str] and name.isprintable()):
+      raise DamagedCheckpoint(f"checkpoint {path} says of leaf {shown(name)} {shown(leaf)}, not its shape and dtype.")
+  return contents
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _describe(tree: PyTree) -> dict[str, list]:
+  """{path: [shape, dtype]} of every leaf."""
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator="/")
+  return {name(path): [list(leaf.shape), str(leaf.dtype)] for path, leaf in leaves}
+
+
+def _compare(contents: dict, expected: dict, config: Any, path: pathlib.Path) -> None:
+  saved = contents["leaves"]
+  for name in sorted(saved.keys() | expected.keys()):
+    have, want = saved.get(name, [None, None]), expected.get(name, [None, None])
+    if have != want:
+      describe = lambda shape, dtype: "nothing" if dtype is None else f"{dtype}{shape}"
+      differing = [] if config is None else tree_differences(contents["config"], json.loads(json.dumps(config)))
+      keys = f", which differs in (key: there, here) {'; '.join(differing)}" if differing else ""
+      raise ValueError(
+        f"{path} holds {describe(*have)} at {name}, but the config asks for {describe(*want)}; "
+        f"use the config that the run was trained with{keys}."
+      )

@@ -1,0 +1,110 @@
+"""A trained CLIP: texts to vectors, pictures to vectors, and how well it reads pictures that it was not trained on."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import from_config, pretrained
+from diffjax.codecs import to_float
+from diffjax.data import Tokenizer, load_tokenizer
+from diffjax.networks import CLIP, ImageFeatures, unit
+from diffjax.runs.folder import CHECKPOINTS, read_config, restore
+from diffjax.system import compilation, paths
+from diffjax.typing import Array, PyTree
+
+BATCH = 256
+
+
+@dataclasses.dataclass
+class ClipRun:
+  """Both towers of a CLIP with their parameters, and its tokenizer.
+
+  Attributes:
+    module: the towers.
+    params: their parameters.
+    tokenizer: texts to tokens.
+    config: the ConfigDict of the run it was trained in; None for published weights.
+    preprocessing: mean, std and crop of `networks.ImageFeatures`, where a folder of published weights says so.
+  """
+
+  module: CLIP
+  params: PyTree
+  tokenizer: Tokenizer
+  config: object = None
+  preprocessing: dict = dataclasses.field(default_factory=dict)
+
+  @property
+  def image_features(self) -> ImageFeatures:
+    """Pictures in -1..1, of any size, to unit vectors [B, D], differentiably."""
+    return ImageFeatures({"params": self.params["params"]["image"]}, self.module.image, **self.preprocessing)
+
+  @property
+  def logit_scale(self) -> float:
+    """The learned inverse temperature."""
+    return float(jnp.exp(self.params["params"]["logit_scale"]))
+
+  def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+    """Unit vectors [T, D] of texts that say what to draw; an empty one is a ValueError."""
+    return np.asarray(_encode_texts(self.module, self.params, self.tokenizer.prompts(texts)))
+
+  def encode_pictures(self, images: np.ndarray) -> np.ndarray:
+    """Unit vectors [N, D] of pictures uint8 [N, H, W, C]."""
+    features = self.image_features
+    parts = [_encode_pictures(features, images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+  def zero_shot(self, captions: Sequence[Sequence[str]], images: np.ndarray) -> np.ndarray:
+    """The class that each picture looks like, [templates, N]: whose caption is the most similar (CLIP, section 3.1).
+
+    Args:
+      captions: of each class, [templates][classes].
+      images: uint8 [N, H, W, C].
+    """
+    pictures = self.encode_pictures(images)
+    return np.stack([np.argmax(pictures @ self.encode_texts(texts).T, axis=1) for texts in captions])
+
+
+@functools.partial(compilation.jit, static_argnums=0)
+def _encode_texts(module: CLIP, params: PyTree, tokens: Array) -> Array:
+  return unit(module.apply(params, tokens, method="encode_text").features)
+
+
+@compilation.jit
+def _encode_pictures(features: ImageFeatures, images: Array) -> Array:
+  return features(to_float(images))
+
+
+def load_clip(folder: str | pathlib.Path) -> ClipRun:
+  """The CLIP in a run's folder, or one with published weights and its tokenizer, as `pretrained.load_clip` reads them.
+
+  Raises:
+    FileNotFoundError: if the folder holds neither, or no checkpoint yet.
+    ValueError: if it holds another kind of model, or something damaged.
+  """
+  folder = paths.as_path(folder)
+  if not folder.is_dir():
+    raise FileNotFoundError(f"there is no folder {folder}; give the run of a CLIP, or a folder of published weights.")
+  if not (folder / CHECKPOINTS).is_dir():
+    if paths.is_remote(folder):
+      raise ValueError(f"{folder} is no run, and published weights are read from this machine alone; copy them here.")
+    return _published(folder)
+  config = read_config(folder)
+  if not from_config.clip.is_clip(config):
+    raise ValueError(f"{folder} is the run of a diffusion model; give a CLIP's as --clip.")
+  state = restore(folder, config)
+  return ClipRun(from_config.clip.module(config), state.averaged, from_config.clip.tokenizer(config), config)
+
+
+def _published(folder):
+  module, params = pretrained.load_clip(folder)
+  tokenizer = load_tokenizer(folder, length=module.text.context)
+  if tokenizer.vocab_size > module.text.vocab_size:
+    raise ValueError(
+      f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, but its model knows {module.text.vocab_size}; give"
+      " both from one source."
+    )
+  return ClipRun(module, params, tokenizer, preprocessing=pretrained.load_preprocessing(folder))

@@ -1,0 +1,125 @@
+"""What a training run would be, told before anything is computed or written."""
+
+import functools
+import math
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import data, from_config
+from diffjax.cluster import parallel
+from diffjax.cluster.layouts import Layout
+from diffjax.runs.folder import load_data
+from diffjax.system import memory, paths
+from diffjax.system.memory import text, tree_bytes
+from diffjax.training.step import TrainStep, several_steps
+from diffjax.typing import PyTree
+
+UNPREPARED = "not prepared yet; the run does that first"
+
+
+def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout) -> str:
+  """Lines on devices, batch, parameters, memory, cost, data and where they would go; compiles one step, runs nothing.
+
+  Args:
+    config: a run's ConfigDict.
+    workdir: the run's folder, which is not touched.
+    train_step: what is trained.
+    layout: where the arrays of its state live.
+  """
+  spec, processes, devices = config.train, parallel.process()["process_count"], jax.device_count()
+  state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), layout.target)
+  source = _data(config)
+  batch = examples(config, spec.batch_size // devices, labelled=source.num_classes > 0 if source else None)
+  rows = {
+    "mesh": f"{_count(processes, 'process', 'es')} x {_count(devices // processes, jax.default_backend() + ' device')}",
+    "batch": f"{spec.batch_size} a step, {spec.batch_size // devices} a device"
+    + (f" in {spec.accumulate} parts" if spec.accumulate > 1 else ""),
+    **_memory(train_step, state, layout, batch, spec.steps_per_call, source if config.data.in_memory else None),
+    "FLOPs": _flops(train_step, state, batch, devices),
+    "data": f"{len(source):,} pictures of {'x'.join(map(str, source.shape))}" if source else UNPREPARED,
+    "folder": str(workdir),
+    "checkpoints": _checkpoints(workdir, tree_bytes(state), spec.keep_checkpoints),
+  }
+  return "\n".join(f"{name:<15} {value}" for name, value in rows.items())
+
+
+def examples(config, batch_size: int, labelled: bool | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of a batch of examples, with labels if the data has them (None: if the model looks at them)."""
+  labelled = from_config.num_classes(config) > 0 if labelled is None else labelled
+  batch = {"image": jax.ShapeDtypeStruct((batch_size, *from_config.image_shape(config)), jnp.uint8)}
+  names = ("label", "index") if labelled else ("index",)
+  return batch | {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in names}
+
+
+def _data(config) -> data.Source | None:
+  try:
+    return load_data(config, "train", prepare=False)
+  except FileNotFoundError:
+    return None
+
+
+def _memory(train_step, state, layout, batch, steps_per_call, resident: data.Source | None) -> dict[str, str]:
+  own = layout.target
+  gradients = _own_bytes(own.params)
+  rows = {"parameters": gradients, "gradients": gradients}
+  rows |= {"optimiser": _own_bytes(own.opt_state), "averages": _own_bytes(own.ema)}
+  whole = {} if resident is None else {n: _of_length(len(resident), a) for n, a in batch.items() if n != "index"}
+  if whole:
+    batch = {"id": batch["index"], "index": batch["index"]}
+    rows["data set"] = tree_bytes(whole)
+  batches = jax.tree.map(lambda a: _stack(steps_per_call, a), batch)
+  needs = memory.needs(_lower(train_step, state, layout, whole, batches).compile())
+  if needs is None:
+    rows["activations"], total = "unknown: this backend has no memory analysis", sum(rows.values())
+  else:
+    rows["activations"], total = max(needs.temporaries - gradients, 0), needs.total
+  told = {name: f"{text(n)}, {n:,} bytes" if isinstance(n, int) else n for name, n in rows.items()}
+  num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  told["parameters"] = f"{num_params:,} in {told['parameters']}"
+  device = memory.device_bytes()
+  return told | {"each device": text(total) + (f" of {text(device)}" if device else "") + ", estimated"}
+
+
+def _own_bytes(tree):
+  """Bytes of a device's share of all leaves."""
+  share = lambda leaf: leaf.sharding.shard_shape(leaf.shape) if getattr(leaf, "sharding", None) else leaf.shape
+  return sum(math.prod(share(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _lower(train_step, state, layout, resident, batches):
+  """The program that training runs, on this process's devices."""
+  everywhere = resident, jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
+  state, (resident, num, key), batches = layout.abstract(state, everywhere, batches)
+  return layout.compile(functools.partial(several_steps, train_step)).lower(state, resident, batches, num, key)
+
+
+def _flops(train_step, state, batch, devices: int) -> str:
+  # Not of the program with its loops, whose bodies the analysis counts once however often they run
+  lowered = jax.jit(train_step.replace(accumulate=1)).lower(state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+  each = (lowered.cost_analysis() or {}).get("flops")
+  if not each:
+    return "unknown: this backend has no cost analysis"
+  return f"{each * devices / 1e9:.4g} G a step, {each / 1e9:.4g} G a device"
+
+
+def _checkpoints(workdir: pathlib.Path, num_bytes: int, keep: int) -> str:
+  told = f"{keep} and the best, {text(num_bytes)} each"
+  if paths.is_remote(workdir):
+    return told
+  there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+  return f"{told}; {text(shutil.disk_usage(there).free)} are free"
+
+
+def _of_length(num: int, a: PyTree) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct((num, *a.shape[1:]), a.dtype)
+
+
+def _stack(num: int, a: PyTree) -> jax.ShapeDtypeStruct:
+  return jax.ShapeDtypeStruct((num, *a.shape), a.dtype)
+
+
+def _count(num: int, noun: str, plural: str = "s") -> str:
+  return f"{num} {noun}{'' if num == 1 else plural}"

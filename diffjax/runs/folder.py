@@ -1,0 +1,183 @@
+"""A run's folder: its config, its data, its checkpoints, and its lock."""
+
+import contextlib
+import pathlib
+import secrets
+import time
+import warnings
+from collections.abc import Iterator
+
+import jax
+
+from diffjax import data, from_config
+from diffjax.cluster import parallel
+from diffjax.from_config import configuration
+from diffjax.runs.checkpoints import Checkpoints
+from diffjax.system import files, paths, writing
+from diffjax.training.step import TrainState
+
+CONFIG, CHECKPOINTS, BEST, LOCK = "config.json", "checkpoints", "best", "lock"
+
+
+def load_data(config, split: str, *, prepare: bool = True) -> data.Source:
+  """One split of a config's data set; `prepare` and errors as `data.load`.
+
+  Raises:
+    ValueError: if its pictures or labels do not fit the model.
+  """
+  spec = config.data
+  source = data.load(
+    spec.name,
+    split,
+    folder=spec.folder or None,
+    image_size=spec.image_size,
+    channels=spec.channels,
+    data_dir=spec.data_dir or None,
+    prepare=prepare,
+  )
+  classes = from_config.num_classes(config)
+  if classes and source.num_classes != classes:
+    raise ValueError(
+      f"the model tells {classes} classes apart, but {spec.name!r} has {source.num_classes} labels; set"
+      " model.num_classes, or the captions' names of a CLIP, to that."
+    )
+  return source
+
+
+def read_config(workdir: pathlib.Path):
+  """The config of the run in a folder.
+
+  Raises:
+    FileNotFoundError: if the folder holds no run.
+    ValueError: if it is a file, or its config cannot be read.
+  """
+  check_folder(workdir)
+  path = paths.as_path(workdir) / CONFIG
+  if not path.is_file():
+    raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG} in it; train one there, or check --workdir.")
+  try:
+    return configuration.from_json(files.read_at_most(path, files.MOST_JSON))
+  except ValueError as error:
+    raise ValueError(f"{path} is no run's config ({error}); restore it, or train in a new workdir.") from error
+
+
+def check_folder(workdir: pathlib.Path) -> None:
+  """Raises ValueError if a run's folder is a file."""
+  if paths.as_path(workdir).is_file():
+    raise ValueError(f"{workdir} is a file; give the folder of a run as --workdir.")
+
+
+def restore(workdir: str | pathlib.Path, config, *, best: bool = False) -> TrainState:
+  """The state in a run's folder, at its newest whole checkpoint, or at the one with the least held-out loss.
+
+  Raises:
+    FileNotFoundError: if there is no checkpoint yet.
+    ValueError: if all are damaged, or the config makes no model.
+  """
+  target = _shapes(workdir, config)
+  folder = paths.as_path(workdir) / (BEST if best else CHECKPOINTS)
+  found = None
+  if folder.is_dir():
+    with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
+      found = checkpoints.restore_newest(target, config.to_dict())
+  if found is None:
+    raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train until the first is saved.")
+  return found[0]
+
+
+def _shapes(workdir, config) -> TrainState:
+  """What a config trains, as shapes; the JSON that it was read from may say anything."""
+  try:
+    from_config.check(config)
+    return jax.eval_shape(lambda: from_config.initial_state(config))
+  except Exception as error:
+    reason = files.shown(str(error) or type(error).__name__, 500)
+    raise ValueError(f"{pathlib.Path(workdir) / CONFIG} makes no model: {reason}") from error
+
+
+@contextlib.contextmanager
+def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
+  """Keeps every other process from training in a run's folder, which is made, and `claim`s it.
+
+  The system gives the lock back when the process ends, however it ends. Of a run's processes the first holds it.
+
+  Raises:
+    ValueError: if the folder is a file, if another process trains in it, or as `claim`.
+  """
+  import fcntl  # here, for not every system has it, and drawing needs none
+
+  check_folder(workdir)
+  with writing.naming(workdir):
+    workdir.mkdir(parents=True, exist_ok=True)
+  if paths.is_remote(workdir):
+    warnings.warn(f"{workdir} cannot be locked, as no bucket can; let no other process train in it.", stacklevel=3)
+    parallel.from_first(lambda: claim(workdir, config))
+    check_shared(workdir)
+    yield
+    return
+  with writing.naming(workdir):
+    lock = (workdir / LOCK).open("a")
+  with lock:
+
+    def lock_and_claim():
+      try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      except BlockingIOError:
+        raise ValueError(f"another process trains in {workdir}; stop it, or take another --workdir.") from None
+      except OSError as error:  # some file systems of clusters have no locks
+        warnings.warn(f"{workdir} cannot be locked ({error.strerror}); let no other process train in it.", stacklevel=5)
+      claim(workdir, config)
+
+    parallel.from_first(lock_and_claim)
+    check_shared(workdir)
+    yield
+
+
+def check_shared(workdir: pathlib.Path, timeout: float = 10.0) -> None:
+  """Raises OSError in all processes of a run unless every one sees the folder of the first, within `timeout` s.
+
+  Folders of the same name on disks of their own would let each go on from what it alone finds there.
+  """
+  if not parallel.several():
+    return
+  lock = workdir / LOCK
+
+  def sign():
+    token = secrets.token_hex(8)
+    lock.write_text(token)
+    return token
+
+  token, deadline = parallel.from_first(sign), time.monotonic() + timeout
+  while not (seen := lock.exists() and lock.read_text() == token) and time.monotonic() < deadline:
+    time.sleep(0.1)
+  blind = parallel.how_many(not seen)
+  if blind:
+    who = f"{blind} of {parallel.process()['process_count']} processes" + ("" if seen else ", this one among them,")
+    raise OSError(
+      f"{who} do not see the folder {workdir} of process 0; give all of them one that they share, on a disk of the"
+      " network or in a bucket."
+    )
+
+
+def claim(workdir: pathlib.Path, config) -> None:
+  """Makes the folder of a run and writes its config, or checks that the run which is there has the same.
+
+  A run that has no checkpoint yet gives way to another config.
+
+  Raises:
+    ValueError: if the run in the folder has another config; names the keys that differ.
+  """
+  path = workdir / CONFIG
+  if path.exists():
+    differing = configuration.differences(read_config(workdir), config)
+    begun = any(step.name.isdigit() for folder in (CHECKPOINTS, BEST) for step in (workdir / folder).glob("*"))
+    if not differing:
+      return
+    if begun:
+      raise ValueError(
+        f"{workdir} holds a run with another config; (key: there, here) {'; '.join(differing)}. "
+        "Take the same config to go on with that run, or another --workdir to start a new one."
+      )
+  workdir.mkdir(parents=True, exist_ok=True)
+  with writing.replacing(path) as part:
+    part.write_text(config.to_json(indent=2) + "\n")

@@ -1,0 +1,26 @@
+"""What surrounds the train step in a long run: how many steps each call does, and a stop that loses nothing."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def calls(start: int, stop: int, steps_per_call: int, boundaries: tuple[int, ...]) -> Iterator[int]:
+  """Numbers of steps, each at most `steps_per_call`, that never step over a multiple of any of `boundaries`.
+
+  >>> list(calls(0, 25, 10, (4 * 5, 0)))
+  [10, 10, 5]
+  """
+  step = start
+  while step < stop:
+    nearest = min([stop, *(step - step % every + every for every in boundaries if every > 0)])
+    num = min(steps_per_call, nearest - step)
+    yield num
+    step += num
+
+
+def stack_batches(batches: Iterator[dict[str, np.ndarray]], num: int, slots: int) -> dict[str, np.ndarray]:
+  """The next `num` batches stacked: [slots, B, ...], of which those beyond `num` only fill the shape."""
+  taken = [next(batches) for _ in range(num)]
+  taken += taken[-1:] * (slots - num)
+  return {name: np.stack([batch[name] for batch in taken]) for name in taken[0]}

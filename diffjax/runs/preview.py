@@ -1,0 +1,49 @@
+"""What a person looks at while a model trains."""
+
+import pathlib
+
+import numpy as np
+
+from diffjax import from_config, plots
+from diffjax.cluster import parallel
+from diffjax.runs.clip import ClipRun
+from diffjax.runs.diffusion import Run
+from diffjax.runs.folder import load_data
+from diffjax.typing import PyTree
+
+DRAWN = 64
+
+
+def preview(config, params: PyTree, step: int, path: pathlib.Path) -> None:
+  """Writes a picture of what a model can do: a grid of what it draws, or of a CLIP the similarity matrix.
+
+  All processes draw, and the first writes. `params` as a layout's snapshot holds them.
+  """
+  if from_config.clip.is_clip(config):
+    params = parallel.whole(params)
+    if parallel.is_first():
+      similarity(ClipRun(from_config.clip.module(config), params, from_config.clip.tokenizer(config), config), path)
+    return
+  run = Run(config, params, step)
+  labels = np.arange(DRAWN) % run.num_classes if run.num_classes else None
+  drawn = run.draw(DRAWN, labels=labels, batch_size=DRAWN)
+  if parallel.is_first():
+    plots.save(plots.grid(drawn), path)
+
+
+def similarity(clip: ClipRun, path: pathlib.Path) -> None:
+  """Draws how similar a held-out picture of each class is to the first held-out caption of each."""
+  texts = from_config.clip.held_out_captions(clip.config)[0]
+  images = first_of_each_class(load_data(clip.config, "test"), len(texts))
+  cosines = clip.encode_pictures(images) @ clip.encode_texts(texts).T
+  plots.similarity_matrix(cosines, images, texts, path)
+
+
+def first_of_each_class(source, num_classes: int) -> np.ndarray:
+  """The first picture of each class that a data source has, uint8 [<= num_classes, H, W, C]."""
+  found = {}
+  for example in source:
+    found.setdefault(int(example["label"]), example["image"])
+    if len(found) == num_classes:
+      break
+  return np.stack([found[label] for label in sorted(found)])

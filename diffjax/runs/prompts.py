@@ -1,0 +1,104 @@
+"""Words and pictures that say what to draw, as guidance of a run: each becomes a vector, once."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffjax import from_config, guidance
+from diffjax.codecs import to_float
+from diffjax.from_config.configuration import default_guidance_config
+from diffjax.runs.clip import ClipRun
+from diffjax.system import compilation
+from diffjax.typing import Array, Denoiser, Sampler
+
+BATCH = 256
+
+
+@dataclasses.dataclass
+class Prompt:
+  """What to draw, for `Run.draw`: an energy of CLIP, and how the model is guided down it.
+
+  Attributes:
+    energy: `guidance.ClipEnergy` of the prompts.
+    config: a guidance ConfigDict.
+    scale: of the guidance; None is the config's.
+  """
+
+  energy: guidance.ClipEnergy
+  config: Any
+  scale: float | None = None
+
+  def guide(
+    self, denoiser: Denoiser, sampler: Sampler, report: Callable[[int, float], None] | None = None
+  ) -> tuple[Denoiser, Sampler]:
+    """Both, guided to the prompts; `report` as in `guidance.EnergyGuidance`."""
+    guided = from_config.guidance.guided(self.config, denoiser, self.energy, self.scale).replace(report=report)
+    return guided, from_config.guidance.sampler(self.config, guided, sampler)
+
+  def scores(self, images: np.ndarray) -> np.ndarray:
+    """How well CLIP thinks pictures uint8 [N, H, W, C] fit: weighted cosines [N], higher is better."""
+    parts = [_similarity(self.energy, images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+    return np.concatenate([np.asarray(part) for part in parts])
+
+
+@compilation.jit
+def _similarity(energy: guidance.ClipEnergy, images: Array) -> Array:
+  return energy.similarity(to_float(images))
+
+
+def make_prompt(
+  clip: ClipRun,
+  prompt: str | None = None,
+  *,
+  image_prompts: Sequence[tuple[np.ndarray, float]] = (),
+  config: Any = None,
+  scale: float | None = None,
+) -> Prompt:
+  """Turns words and pictures into what to draw.
+
+  Args:
+    clip: both towers.
+    prompt: texts separated by |, each with a weight after :: if it is not 1; "a three|a four::-0.5" draws a three that
+      is little like a four.
+    image_prompts: pictures uint8 [H, W, C] of any size to be like, with their weights.
+    config: `configuration.default_guidance_config()` or another in configs/guidance.py; None: that default.
+    scale: of the guidance; None is the config's.
+
+  Raises:
+    ValueError: no prompt at all, an empty one, a weight that is no number, all weights 0, or a config that cannot work.
+  """
+  texts = split(prompt or "") if prompt is not None or not image_prompts else []
+  config = default_guidance_config() if config is None else config
+  vectors = [clip.encode_texts([text for text, _ in texts])] if texts else []
+  vectors += [clip.encode_pictures(image[None]) for image, _ in image_prompts]
+  weights = [weight for _, weight in (*texts, *image_prompts)]
+  energy = from_config.guidance.clip_energy(
+    config, clip.image_features, np.concatenate(vectors), weights, clip.logit_scale
+  )
+  return Prompt(energy, config, scale)
+
+
+def split(prompt: str) -> list[tuple[str, float]]:
+  """The texts and weights of a prompt.
+
+  >>> split("a handwritten three|a four::-0.5")
+  [('a handwritten three', 1.0), ('a four', -0.5)]
+
+  Raises:
+    ValueError: an empty text, or a weight that is no finite number.
+  """
+  parts = []
+  for part in prompt.split("|"):
+    text, mark, weight = part.partition("::")
+    if not text.strip():
+      raise ValueError(f"the prompt {prompt!r} has an empty part; write what to draw, such as 'a three'.")
+    try:
+      value = float(weight) if mark else 1.0
+    except ValueError:
+      value = float("nan")
+    if not np.isfinite(value):
+      raise ValueError(f"the weight {weight!r} of the prompt {text!r} is no number; write one after ::, such as ::0.5.")
+    parts.append((text.strip(), value))
+  return parts

@@ -1,0 +1,1 @@
+"""What a model is trained on: `objective(params, batch, key) -> losses [b], metrics`, one kind of model a file."""

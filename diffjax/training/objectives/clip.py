@@ -1,0 +1,82 @@
+"""What a CLIP is trained on: labelled pictures, captions of their classes, one loss per picture."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import arrays, randomness, struct
+from diffjax.cluster import parallel
+from diffjax.codecs import to_float
+from diffjax.losses.contrastive import sigmoid_losses, softmax_losses
+from diffjax.networks.image_features import prepare
+from diffjax.randomness import alone
+from diffjax.training import augmentation
+from diffjax.typing import Array, PyTree
+
+
+@struct.dataclass
+class ContrastiveObjective:
+  """Contrastive loss over the global batch: (params, batch, key) -> [b].
+
+  Each picture is paired with a caption of its class in a template at random; every pair of one class is a right one.
+  The random numbers of an example come from `key` and its "index" in the global batch.
+
+  Attributes:
+    tokens: int32 [templates, classes, L], the captions.
+    noise_levels: uniform numbers [b] -> sigma [b] of the noise that pictures get, half of which are then denoised as
+      far as their mean and variance tell; None: none.
+    module: a `networks.CLIP`.
+    shift: pixels that pictures are moved by, at most.
+    flip: mirror half of the pictures.
+    sigmoid: SigLIP's loss in place of CLIP's.
+    train: whether pictures are augmented.
+  """
+
+  tokens: Array
+  noise_levels: Any = None
+  module: Any = struct.field(pytree_node=False, default=None)
+  shift: int = struct.field(pytree_node=False, default=0)
+  flip: bool = struct.field(pytree_node=False, default=False)
+  sigmoid: bool = struct.field(pytree_node=False, default=False)
+  train: bool = struct.field(pytree_node=False, default=True)
+
+  def __call__(self, params: PyTree, batch: PyTree, key: Array, *, axis_name: str | None = None) -> Array:
+    key_template, key_picture = randomness.split(randomness.fold_in_each(key, batch["index"]))
+    draw = lambda key: jax.random.randint(key, (), 0, self.tokens.shape[0])
+    template = jax.vmap(alone(draw))(key_template)
+    tokens = jnp.asarray(self.tokens)[template, batch["label"]]
+    images = self._augment(batch["image"], key_picture, axis_name)
+    images = prepare(images, self.module.image)
+    apply = lambda method, *inputs: self.module.apply(params, *inputs, method=method)
+    pictures, texts = apply("encode_image", images).features, apply("encode_text", tokens).features
+    all_pictures, all_texts, labels = parallel.gather((pictures, texts, batch["label"]), axis_name)
+    pairs = batch["label"][:, None] == labels[None]
+    if self.sigmoid:
+      return sigmoid_losses(apply("similarity", pictures, all_texts), pairs)
+    to_texts, to_pictures = apply("similarity", pictures, all_texts), apply("similarity", texts, all_pictures)
+    return (softmax_losses(to_texts, pairs) + softmax_losses(to_pictures, pairs)) / 2
+
+  def _augment(self, images, keys, axis_name=None):
+    x0 = to_float(images)
+    if not self.train:
+      return x0
+    key_flip, key_shift, key_level, key_noise, key_denoise = randomness.split(keys, 5)
+    x0 = augmentation.flip(key_flip, x0) if self.flip else x0
+    x0 = augmentation.shift(key_shift, x0, self.shift)
+    if self.noise_levels is None:
+      return x0
+    sigma = self.noise_levels(randomness.uniform(key_level))
+    x = x0 + arrays.expand(sigma, x0) * randomness.normal(key_noise, x0.shape)
+    denoised = arrays.expand(randomness.uniform(key_denoise) < 0.5, x)
+    return jnp.where(denoised, _half_denoised(x, x0, sigma, axis_name), x)
+
+
+def _half_denoised(x, x0, sigma, axis_name):
+  """What a denoiser makes of x at noise level sigma, were the global batch x0 normally distributed: a blur, mostly.
+
+  Such are the pictures that guidance asks about while they are drawn.
+  """
+  mean = parallel.mean(x0.mean(axis=0, keepdims=True), axis_name)
+  variance = parallel.mean(jnp.square(x0 - mean).mean(), axis_name)
+  return mean + arrays.expand(variance / (variance + jnp.square(sigma)), x) * (x - mean)

@@ -1,0 +1,190 @@
+"""Words that say what to draw: how they are read, and that they move what is drawn."""
+
+import jax
+import numpy as np
+import pytest
+
+from diffjax import from_config, guidance, runs, samplers
+from diffjax.from_config import configuration
+from diffjax.runs.prompts import split
+
+
+@pytest.fixture
+def clip(tiny_clip):
+  """A CLIP with random weights."""
+  config = tiny_clip()
+  module = from_config.clip.module(config)
+  return runs.ClipRun(
+    module, from_config.clip.initial_params(config, jax.random.key(0)), from_config.clip.tokenizer(config), config
+  )
+
+
+@pytest.fixture
+def model(tiny):
+  config = tiny()
+  params = from_config.initial_state(config).params
+  moved = jax.tree.map(lambda p: np.asarray(p + 0.3 * jax.random.normal(jax.random.key(p.size), p.shape)), params)
+  return runs.Run(config, moved, 0)
+
+
+@pytest.mark.parametrize(
+  ("prompt", "parts"),
+  [
+    ("a handwritten three", [("a handwritten three", 1.0)]),
+    ("a three | a four::-0.5|five::2", [("a three", 1.0), ("a four", -0.5), ("five", 2.0)]),
+    ("::odd", None),
+    ("a three||", None),
+    ("", None),
+    ("a three::many", None),
+    ("a three::nan", None),
+    ("a three::1::2", None),
+  ],
+)
+def test_texts_and_weights(prompt, parts):
+  if parts is not None:
+    assert split(prompt) == parts
+    return
+  with pytest.raises(ValueError, match=r"empty part|is no number"):
+    split(prompt)
+
+
+def test_texts_and_pictures_become_one_energy(clip):
+  picture = np.random.default_rng(0).integers(0, 256, (20, 12, 3), np.uint8)
+  prompt = runs.make_prompt(clip, "a three|a four::-3", image_prompts=[(picture, 4.0)])
+  np.testing.assert_allclose(prompt.energy.weights, [1 / 8, -3 / 8, 4 / 8])
+  expected = [*clip.encode_texts(["a three", "a four"]), *clip.encode_pictures(picture[None])]
+  np.testing.assert_allclose(prompt.energy.targets, expected, atol=1e-6)
+  only = runs.make_prompt(clip, image_prompts=[(picture, 1.0)])
+  assert only.energy.targets.shape == (1, 8)
+  with pytest.raises(ValueError, match="empty part"):
+    runs.make_prompt(clip)
+
+
+def test_pictures_get_nearer_to_the_prompt(clip, model):
+  """Guided down the distance to a text, and for comparison up it, drawn pictures score higher, and lower."""
+  plain = model.draw(12, sampler="euler", steps=6)
+  prompt = runs.make_prompt(clip, "a three", scale=300.0)
+  away = runs.make_prompt(clip, "a three", scale=-300.0)
+  scores = [
+    prompt.scores(images).mean()
+    for images in (
+      model.draw(12, sampler="euler", steps=6, prompt=away),
+      plain,
+      model.draw(12, sampler="euler", steps=6, prompt=prompt),
+    )
+  ]
+  assert scores == sorted(scores) and scores[2] - scores[0] > 0.01
+  np.testing.assert_array_equal(
+    model.draw(12, sampler="euler", steps=6, prompt=runs.make_prompt(clip, "a three", scale=0.0)), plain
+  )
+
+
+@pytest.mark.slow
+def test_a_gradient_that_is_not_finite_is_told_and_draws_all_the_same(clip, model):
+  """The half of the picture's features are compared by a weight so large that the energy overflows."""
+  broken = runs.make_prompt(clip, "a three", scale=1e30)
+  broken.energy = broken.energy.replace(targets=broken.energy.targets * 1e30)
+  with pytest.warns(UserWarning, match="gradients at sigma"):
+    drawn = model.draw(4, sampler="euler", steps=3, prompt=broken)
+    jax.effects_barrier()
+  np.testing.assert_array_equal(drawn, model.draw(4, sampler="euler", steps=3))
+
+
+@pytest.mark.slow
+def test_the_program_of_a_prompt_can_be_kept_on_disk(clip, model):
+  """Host callbacks would keep it from that, and everybody waiting."""
+  denoiser, _ = runs.make_prompt(clip, "a three").guide(
+    from_config.denoiser(model.config, model.params), samplers.Euler()
+  )
+  x, keys = np.zeros((2, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 2)
+  lower = jax.jit(lambda denoiser, x, keys: denoiser(x, 1.0, key=keys)).lower
+  assert "callback" not in lower(denoiser, x, keys).as_text()
+  assert "callback" in lower(denoiser.replace(report=guidance.energy.warn_of_nonfinite), x, keys).as_text()
+
+
+@pytest.mark.slow
+def test_prompt_scale_and_weight_do_not_compile_again(clip, model):
+  import logging
+
+  compiled = []
+  handler = logging.Handler()
+  handler.emit = lambda record: compiled.append(record.getMessage())
+  logger = logging.getLogger("jax._src.interpreters.pxla")
+  jax.config.update("jax_log_compiles", True)
+  logger.addHandler(handler)
+  try:
+    for text, scale in (("a three|a four", 100.0), ("the digit 7|nothing::-0.5", 250.0)):
+      prompt = runs.make_prompt(clip, text, scale=scale)
+      compiled.clear()
+      model.draw(4, steps=3, prompt=prompt)
+  finally:
+    logger.removeHandler(handler)
+    jax.config.update("jax_log_compiles", False)
+  assert not [text for text in compiled if "draw" in text]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["energy", "disco", "dps", "universal", "freedom", "tfg"])
+def test_every_preset_draws(clip, model, name):
+  import importlib.util
+  import pathlib
+
+  path = pathlib.Path(__file__).parents[2] / "configs" / "guidance.py"
+  spec = importlib.util.spec_from_file_location("presets", path)
+  presets = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(presets)
+  config = presets.get_config(name)
+  assert set(config) == set(configuration.default_guidance_config())
+  config.repeats = min(config.repeats, 2)
+  drawn = model.draw(4, sampler="euler", eta=0.8, steps=4, prompt=runs.make_prompt(clip, "a three", config=config))
+  assert drawn.shape == (4, 8, 8, 1) and drawn.std() > 1
+
+
+def test_guidance_that_moves_the_mean_wraps_the_sampler(clip, model):
+  config = configuration.default_guidance_config()
+  config.update(method="dps", repeats=2)
+  guided, method = runs.make_prompt(clip, "a three", config=config).guide(
+    from_config.denoiser(model.config, model.params), samplers.Euler()
+  )
+  assert guided.position == "mean"
+  assert isinstance(method, samplers.Recurrent) and isinstance(method.sampler, samplers.MeanGuided)
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    (dict(method="dsp"), "Did you mean 'dps'"),
+    (dict(distance="angular"), "choose one of spherical"),
+    (dict(views=dict(name="cutout")), "Did you mean 'cutouts'"),
+    (dict(views=dict(name="small_views", counts=3)), "no parameter 'counts'"),
+    (dict(penalties=dict(out_of_rnage=1.0)), "Did you mean 'out_of_range'"),
+    (dict(options=dict(clmap=1.0)), "no parameter 'clmap'"),
+    (dict(scale=float("nan")), "must be finite"),
+    (dict(repeats=0), "at least once"),
+  ],
+)
+def test_guidance_config_that_cannot_work(clip, model, change, says):
+  config = configuration.default_guidance_config()
+  config.update(change)
+  with pytest.raises(ValueError, match=says):
+    model.draw(2, steps=2, prompt=runs.make_prompt(clip, "a three", config=config))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", from_config.SAMPLERS)
+def test_every_sampler_draws_to_a_prompt(clip, model, name):
+  options = {"t_min": 0.5, "t_max": 2.0} if name == "restart" else {}
+  config = configuration.default_guidance_config()
+  config.views = dict(name="small_views", count=1)
+  draw = lambda scale: model.draw(
+    2, sampler=name, steps=4, prompt=runs.make_prompt(clip, "a three", config=config, scale=scale), **options
+  )
+  assert np.abs(draw(100.0).astype(int) - draw(0.0)).max() > 1
+
+
+@pytest.mark.slow
+def test_a_prompt_for_a_picture_to_start_from(clip, model):
+  start = np.full((8, 8, 1), 80, np.uint8)
+  asked = dict(sampler="euler", steps=4, init_image=start, strength=0.5)
+  guided = model.draw(3, prompt=runs.make_prompt(clip, "a three", scale=300.0), **asked)
+  assert np.abs(guided.astype(int) - model.draw(3, **asked)).max() > 1
