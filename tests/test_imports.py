@@ -39,7 +39,7 @@ FLOORS = [
   {"losses", "sampling", "samplers", "guidance", "evaluation"},
   {"training", "editing", "likelihood"},
   {"from_config"},
-  {"pretrained"},
+  {"pretrained", "configuration"},
   {"runs"},
   {"scaling"},
 ]

@@ -25,7 +25,7 @@ _SENTENCES = (ValueError, ImportError, FloatingPointError, MemoryError, OSError)
 _DISCONNECTED = re.compile("gloo|nccl|connection|heartbeat|coordination|UNAVAILABLE|DEADLINE_EXCEEDED", re.IGNORECASE)
 """In the errors of collectives whose other end is gone."""
 _AGAIN = "the same command goes on from the last checkpoint"
-_PACKAGE = pathlib.Path(__file__).parent
+_PACKAGE = pathlib.Path(__file__).parents[1]
 _EXPECTED = {
   r"invalid literal for int\(\).*": "expected a whole number",
   "could not convert string to float.*": "expected a number",

@@ -84,7 +84,7 @@ def test_flags():
 def test_flags_of_a_config(monkeypatch, tmp_path, argument, says):
   values, path = flags.FlagValues(), tmp_path / "config.py"
   path.write_text(
-    "from diffjax.configuration import default_config\n"
+    "from diffjax.from_config.configuration import default_config\n"
     "def get_config():\n  config = default_config()\n  config.model.width = 8\n  return config\n"
   )
   config_flags.DEFINE_config_file("config", None, "", flag_values=values)
@@ -132,6 +132,6 @@ def test_overrides_are_never_evaluated(monkeypatch, tmp_path, key, value):
 def test_import_is_quick_and_quiet():
   """A script tells of a mistyped flag without waiting for what only a right one needs."""
   script = (
-    "import sys, diffjax.command_line; assert not {'orbax', 'tensorflow_datasets', 'matplotlib'} & set(sys.modules)"
+    "import sys, diffjax.cluster.command_line; assert not {'orbax', 'tensorflow_datasets', 'matplotlib'} & set(sys.modules)"
   )
   assert subprocess.run([sys.executable, "-W", "error", "-c", script], check=False).returncode == 0
