@@ -284,8 +284,8 @@ def test_room_for_one_warns_and_is_enough(tmp_path, monkeypatch):
 
 FILL = """
 import sys, numpy as np, jax, pathlib
-from diffjax.training.checkpoints import Checkpoints
-from diffjax.command_line import reporting
+from diffjax.runs.checkpoints import Checkpoints
+from diffjax.cluster.command_line import reporting
 with reporting():
   checkpoints = Checkpoints(pathlib.Path(sys.argv[1]), 9)
   for step in range(1, 9):

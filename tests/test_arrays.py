@@ -1,4 +1,4 @@
-"""Tests of `diffjax.batching` (its mirrored name is that of `tests/data/test_batching.py`)."""
+"""What belongs to each sample of a batch: keys, levels, norms."""
 
 import jax
 import jax.numpy as jnp
