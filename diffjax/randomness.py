@@ -48,7 +48,9 @@ def sample_keys(key: Array, num: int) -> Array:
 def _checked(keys):
   if getattr(keys, "ndim", 0) == 0:
     given = f"has shape {keys.shape}" if hasattr(keys, "shape") else f"is {keys!r}"
-    raise ValueError(f"key {given}, but must hold one key for each sample; pass randomness.sample_keys(key, batch_size).")
+    raise ValueError(
+      f"key {given}, but must hold one key for each sample; pass randomness.sample_keys(key, batch_size)."
+    )
   return keys
 
 

@@ -89,7 +89,7 @@ def check(config) -> None:
   """
   missing = [name for name in ("data", "model", "parallel", "train") if name not in config]
   if missing:
-    raise ValueError(f"the config has no {missing[0]!r}; start from from_config.configuration.default_config(), as in configs/digits.py.")
+    raise ValueError(f"the config has no {missing[0]!r}; start from its default_config(), as configs/digits.py does.")
   check_numbers(flat(config.to_dict()))
   lookup(LAYOUTS, "way to run in parallel", config.parallel)
   kind(config).check(config)

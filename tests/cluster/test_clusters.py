@@ -26,7 +26,7 @@ def defined(script):
   path = next(p for p in (ROOT / file, ROOT / f"{file}.py", ROOT / file / "__main__.py") if p.is_file())
   text = path.read_text()
   if path.suffix == ".py" and ("run_script" in text or "define_processes" in text):
-    text += (ROOT / "diffjax" / "command_line.py").read_text()
+    text += (ROOT / "diffjax" / "cluster" / "command_line.py").read_text()
   return set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', text)) | {"help"}
 
 

@@ -131,7 +131,6 @@ def test_overrides_are_never_evaluated(monkeypatch, tmp_path, key, value):
 
 def test_import_is_quick_and_quiet():
   """A script tells of a mistyped flag without waiting for what only a right one needs."""
-  script = (
-    "import sys, diffjax.cluster.command_line; assert not {'orbax', 'tensorflow_datasets', 'matplotlib'} & set(sys.modules)"
-  )
+  heavy = "{'orbax', 'tensorflow_datasets', 'matplotlib'}"
+  script = f"import sys, diffjax.cluster.command_line; assert not {heavy} & set(sys.modules)"
   assert subprocess.run([sys.executable, "-W", "error", "-c", script], check=False).returncode == 0

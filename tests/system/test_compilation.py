@@ -73,7 +73,7 @@ from jax._src import xla_bridge
 before = dict(os.environ)
 values = lambda: {k: v for k, v in jax.config.values.items()}
 config = values()
-from diffjax import compilation
+from diffjax.system import compilation
 f = compilation.jit(lambda x: x + 1)
 assert dict(os.environ) == before and values() == config and not xla_bridge.backends_are_initialized()
 folder = compilation.use_persistent_cache()

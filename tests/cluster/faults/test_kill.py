@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from outcomes import assert_same_run, seen
 
-RECORDED = "tests/faults/recorded_train.py"
+RECORDED = "tests/cluster/faults/recorded_train.py"
 TRAIN = dict(steps=2000, checkpoint_every=50, log_every=500, steps_per_call=10)
 
 

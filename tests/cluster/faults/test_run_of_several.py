@@ -14,7 +14,7 @@ from processes import finish
 
 ROOT = pathlib.Path(__file__).parents[3]
 TESTS = ROOT / "tests"
-HELD = TESTS / "faults" / "held_train.py"
+HELD = TESTS / "cluster" / "faults" / "held_train.py"
 TRAIN = dict(steps=24, checkpoint_every=6, sample_every=4, log_every=2, steps_per_call=2)
 SECONDS = 60
 """A tenth of which is enough on a quiet machine; what is held up is so for longer."""
@@ -188,7 +188,7 @@ def test_folders_that_are_not_one_are_refused(start, tiny, tmp_path):
 @pytest.mark.slow
 def test_a_checkpoint_that_one_cannot_read_is_not_passed_over(start, tmp_path):
   finish(start(tmp_path))
-  ended = finish(start(tmp_path, TESTS / "faults" / "half_blind_train.py"))
+  ended = finish(start(tmp_path, TESTS / "cluster" / "faults" / "half_blind_train.py"))
   for index, (code, _, err) in enumerate(ended):
     assert code == 1 and err.count("\n") == 1 and "1 of 2 processes cannot read checkpoint" in err, err
     assert ("here (the disk is on fire)" in err) == bool(index)

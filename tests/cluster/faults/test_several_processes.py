@@ -18,7 +18,7 @@ def several(script):
       free.bind(("127.0.0.1", 0))
       address = f"127.0.0.1:{free.getsockname()[1]}"
     for index in range(count):
-      started.append(script("tests/faults/one_of_several.py", address, count, index, timeout))
+      started.append(script("tests/cluster/faults/one_of_several.py", address, count, index, timeout))
     for process in started:
       while (line := process.stdout.readline()) != "running\n":  # gloo says something first
         assert line, process.stderr.read()

@@ -6,7 +6,7 @@ import time
 import pytest
 from outcomes import assert_same_run, newest
 
-HELD = "tests/faults/held_train.py"
+HELD = "tests/cluster/faults/held_train.py"
 TRAIN = dict(steps=12, checkpoint_every=6, sample_every=4, log_every=2, steps_per_call=2)
 SECONDS = 25  # what a cloud grants a machine, less a little
 
