@@ -22,10 +22,10 @@ from absl import flags
 from diffjax import plots
 from diffjax.cluster import parallel
 from diffjax.cluster.command_line import run as run_script
+from diffjax.conditioning import split_prompt
 from diffjax.data.pictures import load_picture
 from diffjax.from_config import SAMPLERS
 from diffjax.runs import Prompt, Run, load_clip, load_run, make_prompt
-from diffjax.runs.prompts import split
 from diffjax.samplers.methods import table
 from diffjax.system import compilation, paths, writing
 
@@ -129,7 +129,7 @@ def read_prompt(clip, prompt, image_prompt, guidance, scale) -> Prompt | None:
     raise ValueError(
       "a prompt needs a CLIP to read it; give the folder of one as --clip, as in --clip=runs/clip_digits."
     )
-  pictures = [] if image_prompt is None else split(image_prompt)
+  pictures = [] if image_prompt is None else split_prompt(image_prompt)
   read = [(load_picture(file, None, 3), weight) for file, weight in pictures]
   return make_prompt(load_clip(clip), prompt, image_prompts=read, config=guidance, scale=scale)
 

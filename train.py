@@ -24,9 +24,9 @@ from diffjax.cluster.command_line import run as run_script
 from diffjax.cluster.signals import StopRequest
 from diffjax.cluster.watchdog import Watchdog
 from diffjax.runs.checkpoints import Checkpoints
-from diffjax.runs.loop import calls, stack_batches
 from diffjax.runs.report import NoReport, Report
 from diffjax.system import compilation, memory, paths
+from diffjax.training.loop import calls, stack_batches
 from diffjax.training.step import TrainState, several_steps
 
 HELD_OUT, PART = 512, 64
@@ -196,13 +196,8 @@ def take(report: Report, step: int, num: int, fetch, max_skipped: int, checkpoin
 
 
 def memory_settings(config) -> dict:
-  """What of a config decides how much memory its training step needs."""
-  settings = {"train.batch_size": config.train.batch_size}
-  if parallel.device_count() > 1:
-    settings["parallel"] = config.parallel
-  if from_config.clip.is_clip(config):
-    return settings
-  return settings | {"train.accumulate": config.train.accumulate, "model.remat": config.model.get("remat", False)}
+  """What of a config decides how much memory its training step needs on these devices."""
+  return from_config.memory_settings(config) | ({"parallel": config.parallel} if parallel.device_count() > 1 else {})
 
 
 def dry_run(config, workdir: str | pathlib.Path) -> None:

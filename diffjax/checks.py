@@ -32,7 +32,7 @@ RANGE_OF = {name: interval for interval, names in RANGES.items() for name in nam
 def check_numbers(values: Mapping[str, Any]) -> None:
   """Raises ValueError unless each number, alone or in a list, lies in the range of its name, the last part of its key.
 
-  Arrays, which may be traced, are left alone; head_dim may be None.
+  Arrays, which may be traced, are left alone.
   """
   for key, value in values.items():
     interval = RANGE_OF.get(key) or RANGE_OF.get(key.rpartition(".")[2])
@@ -42,7 +42,7 @@ def check_numbers(values: Mapping[str, Any]) -> None:
       if isinstance(number, numbers.Real):
         right = _lies_in(number, interval or "(-inf, inf)")
       else:
-        right = interval is None or isinstance(number, jax.Array) or (number is None and key.endswith("head_dim"))
+        right = interval is None or isinstance(number, jax.Array)
       if not right:
         raise ValueError(f"{key} is {value!r:.200}, but must be {f'in {interval}' if interval else 'finite'}.")
 

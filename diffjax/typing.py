@@ -27,6 +27,43 @@ class Denoiser(Protocol):
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array: ...
 
 
+class Codec(Protocol):
+  """Between pictures float [B, H, W, C] in [-1, 1] and the x0 [B, ...] that a model is trained on; a frozen pytree."""
+
+  def encode(self, images: Array, key: Array | None = None) -> Array: ...
+
+  def decode(self, x0: Array) -> Array: ...
+
+
+class Conditioner(Protocol):
+  """From what a person asks for to what a network is conditioned on."""
+
+  @property
+  def null_cond(self) -> Cond:
+    """The cond of asking for nothing, of any batch; None where the network has none."""
+    ...
+
+  def cond(self, num: int, **asked: Any) -> Cond:
+    """The cond, with leading [num], of `num` pictures."""
+    ...
+
+  def training_cond(self, batch: PyTree, keys: Array) -> Cond:
+    """The cond of a training batch, from which each example's own key of keys [b] drops a part."""
+    ...
+
+
+class Objective(Protocol):
+  """What is trained: (params, batch, key) -> (losses [b], metrics: scalars or [b], which are averaged and reported).
+
+  `frozen` is what a step reads and does not change, such as a teacher; it is part of the training state. `axis_name` is
+  the mapped device axis, for a loss that looks at the whole batch.
+  """
+
+  def __call__(
+    self, params: PyTree, batch: PyTree, key: Array, *, frozen: PyTree = None, axis_name: str | None = None
+  ) -> tuple[Array, dict[str, Array]]: ...
+
+
 class Sampler(Protocol):
   """One numerical method: a frozen pytree whose leaves are its hyper-parameters."""
 

@@ -85,9 +85,11 @@ def nan_in_a_row(config, workdir):
   def poisoned(config):
     step = train_step(config)
     poison = lambda batch: jnp.where(batch["bad"] & (batch["index"] == 11), jnp.nan, 1.0)
-    objective = lambda params, batch, *args, **kwargs: (
-      step.objective(params, {name: batch[name] for name in batch if name != "bad"}, *args, **kwargs) * poison(batch)
-    )
+
+    def objective(params, batch, *args, **kwargs):
+      losses, metrics = step.objective(params, {name: batch[name] for name in batch if name != "bad"}, *args, **kwargs)
+      return losses * poison(batch), metrics
+
     return step.replace(objective=objective)
 
   from_config.train_step = poisoned

@@ -33,11 +33,12 @@ ROOT = pathlib.Path(diffjax.__file__).parent
 FLOORS = [
   {"typing", "struct", "checks"},
   {"randomness", "arrays", "system"},
-  {"cluster", "codecs", "networks", "data", "plots"},
+  {"cluster", "codecs", "networks", "data", "plots", "conditioning"},
   {"schedules"},
   {"grids", "noise_levels", "posterior", "denoisers"},
   {"losses", "sampling", "samplers", "guidance", "evaluation"},
   {"training", "editing", "likelihood"},
+  {"pipelines"},
   {"from_config"},
   {"pretrained", "configuration"},
   {"runs"},

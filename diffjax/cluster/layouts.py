@@ -163,6 +163,8 @@ class Sharded:
 
 
 Layout = Replicated | Sharded
+LAYOUTS: dict[str, type[Layout]] = {"pmap": Replicated, "fsdp": Sharded}
+"""By the names that `parallel` has in a config."""
 
 
 def spec(shape: tuple[int, ...], count: int) -> PartitionSpec:

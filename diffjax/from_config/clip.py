@@ -1,26 +1,23 @@
 """CLIPs from their configs: the towers, the captions, and what they are trained on."""
 
 import math
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from diffjax.data import Tokenizer, captions, train_tokenizer
-from diffjax.from_config.construction import construct, lookup
+from diffjax.from_config.construction import construct, lookup, set_fields
 from diffjax.from_config.diffusion import DTYPES, NOISE_LEVELS
 from diffjax.networks import CLIP, ImageEncoder, TextEncoder
 from diffjax.training.objectives.clip import ContrastiveObjective
 from diffjax.training.optimizers import at_most
 from diffjax.typing import Array, PyTree
 
+NETWORKS = {"clip": CLIP}
 LOSSES = ("softmax", "sigmoid")
 MAX_LOGIT_SCALE = 100.0
 """What the learned inverse temperature is kept below (Radford et al. 2021, section 2.5)."""
-
-
-def is_clip(config) -> bool:
-  """Whether a config is of a CLIP, not of a diffusion model."""
-  return config.model.get("name") == "clip"
 
 
 def num_classes(config) -> int:
@@ -49,7 +46,7 @@ def module(config) -> CLIP:
   spec = config.model
   both = dict(features=spec.features, dtype=lookup(DTYPES, "dtype", spec.dtype))
   towers = {"image": ImageEncoder, "text": TextEncoder}
-  make = lambda name, **fields: construct(towers, "tower", {"name": name, **spec[name]}, **both, **fields)
+  make = lambda name, **fields: construct(towers, "tower", {"name": name, **set_fields(spec[name])}, **both, **fields)
   vocab_size, context = tokenizer(config).vocab_size, config.captions.length
   # SigLIP's own (Zhai et al. 2023, section 3.2)
   start = {"log_scale": math.log(10), "bias": -10.0} if spec.loss == "sigmoid" else {}
@@ -91,3 +88,8 @@ def check(config) -> None:
     )
   held_out_captions(config)
   objective(config)
+
+
+def memory_settings(config) -> dict[str, Any]:
+  """What of a config decides how much memory its training step needs, besides the batch: nothing."""
+  return {}

@@ -1,13 +1,16 @@
 """A run's config as data: its keys with their defaults, its JSON, and in what two of them differ."""
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from typing import Any
 
+from diffjax.from_config.kinds import kind_of
+from diffjax.networks import ImageEncoder, TextEncoder, UNet
 from diffjax.system.files import parse_json, shown
 
-NEW_KEYS = {"sampler": ("guidance_interval", "guidance_rescale", "threshold"), "data": ("augment",)}
-"""Keys that the configs of older diffusion runs lack, and whose defaults mean what those runs did."""
+NEW_KEYS = {"diffusion": {"sampler": ("guidance_interval", "guidance_rescale", "threshold"), "data": ("augment",)}}
+"""By kind of model, keys that the configs of older runs lack, and whose defaults mean what those runs did."""
 
 FREE_KEYS = ("parallel",)
 """Keys that may change from one start of a run to the next: how it runs, and not what comes out."""
@@ -18,6 +21,7 @@ def default_config():
   from ml_collections import ConfigDict
 
   config = _common()
+  config.model = _fields(UNet)
   config.data.augment = 0.0
   config.schedule = ConfigDict()
   config.prediction = ConfigDict()
@@ -45,9 +49,14 @@ def default_clip_config():
 
   config = _common()
   config.data.shift = 0
-  config.model.update(name="clip", image=ConfigDict(), text=ConfigDict(), features=64, loss="softmax", dtype="float32")
+  config.model.update(name="clip", features=64, loss="softmax", dtype="float32")
+  config.model.update(image=_fields(ImageEncoder), text=_fields(TextEncoder))
   config.captions = ConfigDict(dict(names=ConfigDict(), templates=(), held_out=(), vocab_size=1024, length=32))
   return config
+
+
+DEFAULTS = {"diffusion": default_config, "clip": default_clip_config}
+"""By kind of model."""
 
 
 def default_guidance_config():
@@ -59,6 +68,28 @@ def default_guidance_config():
   config.views = ConfigDict(dict(name="small_views"))
   config.penalties = ConfigDict()
   return config
+
+
+IN_EVERY_MODULE = ("parent", "name")
+FROM_DATA = ("out_channels", "image_size", "channels", "vocab_size", "context")
+"""Fields that the data decides."""
+FROM_MODEL = {ImageEncoder: ("features", "dtype"), TextEncoder: ("features", "dtype")}
+"""Fields of both towers alike."""
+
+
+def _fields(network):
+  """A key for every field of a network, None until it is set: then the network's own default holds."""
+  from ml_collections import ConfigDict, config_dict
+
+  left_out = {*IN_EVERY_MODULE, *FROM_DATA, *FROM_MODEL.get(network, ())}
+  fields = [field for field in dataclasses.fields(network) if field.name not in left_out]
+  return ConfigDict({field.name: config_dict.placeholder(_type(field)) for field in fields})
+
+
+def _type(field):
+  if field.name == "dtype":
+    return str
+  return int if field.default in (None, dataclasses.MISSING) else type(field.default)
 
 
 def _common():
@@ -106,9 +137,9 @@ def from_json(text: str | bytes):
 
   tree = parse_json(text)
   parts = tree if isinstance(tree, dict) else {}
-  is_clip = isinstance(parts.get("model"), dict) and parts["model"].get("name") == "clip"
-  default = (default_clip_config() if is_clip else default_config()).to_dict()
-  for section, keys in ({} if is_clip else NEW_KEYS).items():
+  kind = kind_of(parts) if isinstance(parts.get("model"), dict) else "diffusion"
+  default = DEFAULTS[kind]().to_dict()
+  for section, keys in NEW_KEYS.get(kind, {}).items():
     if isinstance(parts.get(section), dict):
       tree[section] = {key: default[section][key] for key in keys} | tree[section]
   misfits = list(_misfits(tree, default))
@@ -124,11 +155,13 @@ def _misfits(value: Any, default: Any, key: str = "it") -> Iterator[str]:
   """What is wrong with a value where a config has `default`."""
   kinds = {float: int | float, tuple: list | tuple}
   kind = type(default)
+  if default is None:
+    return  # a network's own field, which the network checks
   if not isinstance(value, kinds.get(kind, kind)) or isinstance(value, bool) != (kind is bool):
     yield f"{key} is {shown(repr(value) if isinstance(value, str) else value)}, not of type {kind.__name__}"
   elif kind is dict:
     prefix = "" if key == "it" else f"{key}."
-    for name in sorted(default.keys() - value.keys()):
+    for name in sorted(name for name in default.keys() - value.keys() if default[name] is not None):
       yield f"it lacks {prefix}{name}"
     for name in sorted(default.keys() & value.keys()):
       yield from _misfits(value[name], default[name], prefix + name)
@@ -148,8 +181,8 @@ def tree_differences(tree: dict, other: dict) -> list[str]:
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-  """A tree of dicts as one dict, "a.b.c" its keys."""
+  """A tree of dicts as one dict, "a.b.c" its keys, without those that are None: they are not set."""
   leaves = {}
   for key, value in tree.items():
     leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-  return leaves
+  return {key: value for key, value in leaves.items() if value is not None}

@@ -40,3 +40,8 @@ def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any],
   check_numbers({f"{name}.{key}": value for key, value in fields.items()})
   fields = {key: value for key, value in context.items() if key in parameters} | fields
   return make(*args, **fields)
+
+
+def set_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
+  """The fields that a config sets; those that are None are left to the network's own defaults."""
+  return {key: value for key, value in spec.items() if value is not None}

@@ -1,18 +1,33 @@
 """Diffusion models from their configs: the tables of names, and what each part of a config becomes."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 
-from diffjax import denoisers, grids, guidance, losses, networks, noise_levels, randomness, samplers, schedules
+from diffjax import (
+  conditioning,
+  denoisers,
+  grids,
+  guidance,
+  losses,
+  networks,
+  noise_levels,
+  randomness,
+  samplers,
+  schedules,
+)
 from diffjax.checks import check_numbers
-from diffjax.from_config.construction import construct, lookup
+from diffjax.cluster.layouts import LAYOUTS
+from diffjax.from_config.construction import construct, lookup, set_fields
+from diffjax.networks import contract
+from diffjax.pipelines import Pipeline
 from diffjax.schedules import Schedule
 from diffjax.training.augmentation import AUGMENT_DIM
-from diffjax.training.objectives.denoising import Objective
-from diffjax.typing import Array, Denoiser, PyTree, Sampler
+from diffjax.training.objectives.denoising import DenoisingObjective
+from diffjax.typing import Array, Conditioner, Denoiser, PyTree, Sampler
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
   "linear": schedules.linear,
@@ -104,14 +119,15 @@ DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
 
 def module(config) -> Any:
   """The Linen network of a config."""
-  fields = dict(config.model, out_channels=config.data.channels)
-  dtype = lookup(DTYPES, "dtype", fields.get("dtype", "float32"))
-  return construct(NETWORKS, "network", fields | {"dtype": dtype})
+  fields = set_fields(config.model)
+  if "dtype" in fields:
+    fields["dtype"] = lookup(DTYPES, "dtype", fields["dtype"])
+  return construct(NETWORKS, "network", fields, out_channels=config.data.channels)
 
 
 def num_classes(config) -> int:
-  """How many labels the model knows; 0 for one without labels. `num_classes` itself is then its null label."""
-  return module(config).num_classes
+  """How many labels the model knows; 0 for one without labels."""
+  return contract(module(config)).num_classes
 
 
 def image_shape(config) -> tuple[int, int, int]:
@@ -137,37 +153,44 @@ def prediction(config) -> denoisers.Prediction:
   return construct(PREDICTIONS, "prediction", config.prediction)
 
 
+def conditioner(config) -> Conditioner:
+  """What a model can be asked for: classes, or nothing."""
+  can = contract(module(config))
+  if not can.num_classes:
+    return conditioning.Unconditional()
+  dropout = config.train.label_dropout
+  return conditioning.Labels(dropout, num_classes=can.num_classes, null_label=can.null_label)
+
+
 def denoiser(config, params: PyTree) -> denoisers.NetworkDenoiser:
   """A config's network, with its parameters, as a denoiser."""
-  network = denoisers.BoundNetwork(params, module(config))
-  return denoisers.NetworkDenoiser(network, prediction(config), schedule(config), config.time_scale)
+  return objective(config).denoiser(params)
 
 
 def guided(config, denoiser: Denoiser, scale: float | None = None) -> Denoiser:
   """A denoiser with what a config's `sampler` says: classifier-free guidance, where there is a scale; a threshold."""
   if scale is not None:
     check_numbers({"guidance_scale": scale})
-    null_cond = {"label": num_classes(config)}
+    null_cond = conditioner(config).null_cond
     interval = tuple(float(end) for end in config.sampler.guidance_interval)
     rescale = float(config.sampler.guidance_rescale)
     denoiser = guidance.ClassifierFree(denoiser, null_cond, float(scale), interval, rescale)
   return construct(THRESHOLDS, "threshold", config.sampler.threshold, denoiser)
 
 
-def objective(config) -> Objective:
+def objective(config) -> DenoisingObjective:
   """What a config trains."""
   parts = {"schedule": schedule(config), "prediction": prediction(config)}
-  return Objective(
+  return DenoisingObjective(
     **parts,
     noise_levels=construct(NOISE_LEVELS, "noise level distribution", config.noise_levels, **parts),
     weight=construct(LOSSES, "loss", config.loss, **parts),
+    conditioner=conditioner(config),
     time_scale=config.time_scale,
-    label_dropout=config.train.label_dropout,
     bound_weight=config.train.bound_weight,
     module=module(config),
     batch_size=config.train.batch_size,
     stratified=config.train.stratified,
-    num_classes=num_classes(config),
     flip=config.data.flip,
     augment=float(config.data.augment),
     hybrid=config.train.bound_weight > 0,
@@ -176,9 +199,8 @@ def objective(config) -> Objective:
 
 def initial_params(config, key: Array) -> PyTree:
   """The network's parameters before training."""
-  net = module(config)
-  labels = {"label": jnp.zeros((1,), jnp.int32)} if net.num_classes else None
-  return net.init(key, jnp.zeros((1, *image_shape(config))), jnp.zeros(()), labels)
+  cond = {"label": jnp.zeros((1,), jnp.int32)} if num_classes(config) else None
+  return module(config).init(key, jnp.zeros((1, *image_shape(config))), jnp.zeros(()), cond)
 
 
 def bounds(config) -> tuple:
@@ -224,7 +246,7 @@ def sampler(config, name: str | None = None, *, num_steps: int | None = None, **
   if name is None or name == config.sampler.name:
     name, given = config.sampler.name, dict(config.sampler.options) | given
   if name == "ddpm":
-    given = {"learned": module(config).learned_variance} | given
+    given = {"learned": contract(module(config)).learned_variance} | given
   made = schedule(config)
   own = {"scaling": made.scaling, "schedule": made, "noise": randomness.normal}
   if given.get("s_churn") is not None:
@@ -235,7 +257,7 @@ def sampler(config, name: str | None = None, *, num_steps: int | None = None, **
 def check(config) -> None:
   """Raises ValueError for the first mistake in what a config says of a diffusion model and how it draws."""
   train = config.train
-  if not config.model.get("multipliers", True):
+  if config.model.get("multipliers") == ():
     raise ValueError("model.multipliers is empty; give one for each level, such as (1, 2, 2).")
   made = schedule(config)
   low, high = made.sigma(made.t_min), made.sigma(made.t_max)
@@ -244,25 +266,26 @@ def check(config) -> None:
       f"schedule goes from sigma {low:.3g} to {high:.3g}, but must rise from above 0; check its numbers."
     )
   denoisers.check_prediction(prediction(config), made)
-  net = module(config)
-  if net.cross_attention:
+  can = contract(module(config))
+  if can.cross_attention:
     raise ValueError(
       "model.cross_attention=True cannot be trained from a config, which has no text or other context; leave it out, or"
       " train the network from Python with cond['context']."
     )
-  if train.label_dropout > 0 and net.num_classes and not net.null_label:
+  if train.label_dropout > 0 and can.num_classes and not can.null_label:
     raise ValueError("train.label_dropout needs a network with a null label; set model.null_label=True, or drop none.")
-  if config.data.augment > 0 and net.augment_dim != AUGMENT_DIM:
+  if config.data.augment > 0 and can.augment_dim != AUGMENT_DIM:
     raise ValueError(f"data.augment needs a network that is told of it; set model.augment_dim={AUGMENT_DIM}.")
-  if train.bound_weight > 0 and not (net.learned_variance and isinstance(made, schedules.Discrete)):
+  if train.bound_weight > 0 and not (can.learned_variance and isinstance(made, schedules.Discrete)):
     raise ValueError(
       "train.bound_weight needs model.learned_variance=True and a discrete schedule such as 'linear', without a shift."
     )
   in_time = not isinstance(prediction(config), denoisers.EDM | denoisers.Consistency)
-  if in_time and net.embedding != "fourier" and made.t_max * config.time_scale < 10:
+  largest = made.t_max * config.time_scale
+  if in_time and largest < can.largest_c_noise_at_least:
     raise ValueError(
-      f"the network is told a time of at most {made.t_max * config.time_scale:.3g}, in which its embedding"
-      f" {net.embedding!r} tells no two apart; set time_scale=1000."
+      f"c_noise is at most {largest:.3g}, too small for the network's embedding to tell noise levels apart; set"
+      " time_scale=1000."
     )
   interval = tuple(config.sampler.guidance_interval)
   if len(interval) != 2 or not interval[0] < interval[1]:
@@ -275,3 +298,43 @@ def check(config) -> None:
   if isinstance(method, samplers.Restart):
     method.check_grid(sigmas)
   guided(config, None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Defaults:
+  """What a run's config recommends to draw with; `pipelines.Defaults`."""
+
+  config: Any
+
+  @property
+  def steps(self) -> int:
+    return self.config.sampler.steps
+
+  @property
+  def guidance_scale(self) -> float:
+    return self.config.sampler.guidance_scale
+
+  def grid(self, num_steps: int, name: str | None = None) -> Array:
+    return grid(self.config, num_steps, name)
+
+  def sampler(self, name: str | None = None, *, num_steps: int, **options: Any) -> Sampler:
+    return sampler(self.config, name, num_steps=num_steps, **options)
+
+  def guided(self, denoiser: Denoiser, scale: float | None = None) -> Denoiser:
+    return guided(self.config, denoiser, scale)
+
+
+def pipeline(config, params: PyTree) -> Pipeline:
+  """A config's model with these parameters, and all that is needed to draw with it."""
+  return Pipeline(
+    denoiser=denoiser(config, params),
+    image_shape=image_shape(config),
+    defaults=Defaults(config),
+    conditioner=conditioner(config),
+    layout=LAYOUTS[config.parallel],
+  )
+
+
+def memory_settings(config) -> dict[str, Any]:
+  """What of a config decides how much memory its training step needs, besides the batch."""
+  return {"train.accumulate": config.train.accumulate, "model.remat": bool(config.model.get("remat"))}

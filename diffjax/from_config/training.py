@@ -1,16 +1,16 @@
 """From a config to a training run, of whatever kind the model is."""
 
 from collections.abc import Callable
-from types import ModuleType
+from typing import Any
 
 import jax
 import optax
 
 from diffjax.checks import check_numbers
-from diffjax.cluster.layouts import Replicated, Sharded
-from diffjax.from_config import clip, diffusion
+from diffjax.cluster.layouts import LAYOUTS, Layout
 from diffjax.from_config.configuration import flat
 from diffjax.from_config.construction import lookup
+from diffjax.from_config.kinds import kind
 from diffjax.training.optimizers import adam, muon
 from diffjax.training.step import TrainState, TrainStep, init_state
 from diffjax.typing import Array
@@ -19,12 +19,6 @@ OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": ad
 DECAYS = ("constant", "cosine")
 NO_STEP = 2**32 - 1
 """A number that no step has: steps fold theirs into the same key."""
-LAYOUTS = {"pmap": Replicated, "fsdp": Sharded}
-
-
-def kind(config) -> ModuleType:
-  """The module with this kind of model's `objective`, `initial_params`, `num_classes` and `check`."""
-  return clip if clip.is_clip(config) else diffusion
 
 
 def num_classes(config) -> int:
@@ -66,10 +60,16 @@ def held_out_objective(config, batch_size: int) -> Callable[..., Array]:
   """What checkpoints are compared by: the objective, without dropout and augmentation, on batches of another size."""
   config = config.copy_and_resolve_references()
   config.train.batch_size = batch_size
-  return kind(config).objective(config).replace(train=False)
+  objective = kind(config).objective(config).replace(train=False)
+  return lambda *args: objective(*args)[0]
 
 
-def layout(config) -> Replicated | Sharded:
+def memory_settings(config) -> dict[str, Any]:
+  """What of a config decides how much memory its training step needs."""
+  return {"train.batch_size": config.train.batch_size} | kind(config).memory_settings(config)
+
+
+def layout(config) -> Layout:
   """Where the run's arrays live: `parallel` in the config."""
   return lookup(LAYOUTS, "way to run in parallel", config.parallel)(jax.eval_shape(lambda: initial_state(config)))
 

@@ -1,6 +1,7 @@
 """Networks: functions of arrays and parameters that know nothing of diffusion."""
 
 from diffjax.networks.clip import CLIP, Encoded, ImageEncoder, TextEncoder, unit
+from diffjax.networks.contract import Contract, contract
 from diffjax.networks.image_features import ImageFeatures
 from diffjax.networks.preprocess import preprocess
 from diffjax.networks.published import PUBLISHED
@@ -11,11 +12,13 @@ __all__ = [
   "CLIP",
   "PUBLISHED",
   "PUBLISHED_CLIP",
+  "Contract",
   "Encoded",
   "ImageEncoder",
   "ImageFeatures",
   "TextEncoder",
   "UNet",
+  "contract",
   "preprocess",
   "unit",
 ]

@@ -130,6 +130,11 @@ class UNet(nn.Module):
   dtype: jnp.dtype = jnp.float32
   remat: bool = False
 
+  @property
+  def largest_c_noise_at_least(self) -> float:
+    """What c_noise must reach for the embedding to tell noise levels apart."""
+    return 0.0 if self.embedding == "fourier" else 10.0
+
   @nn.compact
   def __call__(self, x: Array, c_noise: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
     """Runs the network.

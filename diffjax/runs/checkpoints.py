@@ -1,6 +1,7 @@
 """Checkpoints of a run: written in the background, verified when read."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import json
@@ -96,7 +97,7 @@ class Checkpoints:
       return
     args = self._ocp.args
     contents = {"config": config, "data": data, "leaves": _describe(state)}
-    items = args.Composite(state=args.StandardSave(state), run=args.JsonSave(contents))
+    items = args.Composite(state=args.StandardSave(_full_fields(state)), run=args.JsonSave(contents))
     with self._writing():
       self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
     if room < 2:  # the newest and the best must not be written at once
@@ -164,7 +165,8 @@ class Checkpoints:
     _compare(contents, _describe(target), config, path)
     shared = lambda a: getattr(a, "sharding", None) is not None
     buffers = jax.tree.map(lambda a: a if shared(a) else np.empty(a.shape, a.dtype), target)
-    state = self._read(path, state=args.StandardRestore(buffers)).state
+    read = self._read(path, state=args.StandardRestore(_full_fields(buffers))).state
+    state = dataclasses.replace(buffers, **read) if dataclasses.is_dataclass(buffers) else read
     return jax.tree.map(lambda a, leaf: a if shared(leaf) else np.asarray(a), state, target), contents
 
   def restore_newest(self, target: PyTree, config: Any = None) -> tuple[PyTree, dict] | None:
@@ -344,6 +346,14 @@ def _checked(contents: Any, path: pathlib.Path) -> dict:
 
 def _first_line(error: Exception) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _full_fields(state: PyTree) -> PyTree:
+  """A dataclass as the dict of its fields that hold anything: orbax tells apart what lacks a field and has it empty."""
+  if not dataclasses.is_dataclass(state):
+    return state
+  fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+  return {name: value for name, value in fields.items() if jax.tree.leaves(value)}
 
 
 def _describe(tree: PyTree) -> dict[str, list]:

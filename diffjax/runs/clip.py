@@ -93,7 +93,7 @@ def load_clip(folder: str | pathlib.Path) -> ClipRun:
       raise ValueError(f"{folder} is no run, and published weights are read from this machine alone; copy them here.")
     return _published(folder)
   config = read_config(folder)
-  if not from_config.clip.is_clip(config):
+  if from_config.kind_of(config) != "clip":
     raise ValueError(f"{folder} is the run of a diffusion model; give a CLIP's as --clip.")
   state = restore(folder, config)
   return ClipRun(from_config.clip.module(config), state.averaged, from_config.clip.tokenizer(config), config)

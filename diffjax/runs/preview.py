@@ -19,16 +19,24 @@ def preview(config, params: PyTree, step: int, path: pathlib.Path) -> None:
 
   All processes draw, and the first writes. `params` as a layout's snapshot holds them.
   """
-  if from_config.clip.is_clip(config):
-    params = parallel.whole(params)
-    if parallel.is_first():
-      similarity(ClipRun(from_config.clip.module(config), params, from_config.clip.tokenizer(config), config), path)
-    return
+  PREVIEWS[from_config.kind_of(config)](config, params, step, path)
+
+
+def _preview_clip(config, params, step, path):
+  params = parallel.whole(params)
+  if parallel.is_first():
+    similarity(ClipRun(from_config.clip.module(config), params, from_config.clip.tokenizer(config), config), path)
+
+
+def _preview_drawn(config, params, step, path):
   run = Run(config, params, step)
   labels = np.arange(DRAWN) % run.num_classes if run.num_classes else None
   drawn = run.draw(DRAWN, labels=labels, batch_size=DRAWN)
   if parallel.is_first():
     plots.save(plots.grid(drawn), path)
+
+
+PREVIEWS = {"diffusion": _preview_drawn, "clip": _preview_clip}
 
 
 def similarity(clip: ClipRun, path: pathlib.Path) -> None:

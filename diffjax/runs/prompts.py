@@ -8,6 +8,7 @@ import numpy as np
 
 from diffjax import from_config, guidance
 from diffjax.codecs import to_float
+from diffjax.conditioning import ClipPrompts
 from diffjax.from_config.configuration import default_guidance_config
 from diffjax.runs.clip import ClipRun
 from diffjax.system import compilation
@@ -69,36 +70,9 @@ def make_prompt(
   Raises:
     ValueError: no prompt at all, an empty one, a weight that is no number, all weights 0, or a config that cannot work.
   """
-  texts = split(prompt or "") if prompt is not None or not image_prompts else []
   config = default_guidance_config() if config is None else config
-  vectors = [clip.encode_texts([text for text, _ in texts])] if texts else []
-  vectors += [clip.encode_pictures(image[None]) for image, _ in image_prompts]
-  weights = [weight for _, weight in (*texts, *image_prompts)]
+  cond = ClipPrompts(clip).cond(prompt, image_prompts)
   energy = from_config.guidance.clip_energy(
-    config, clip.image_features, np.concatenate(vectors), weights, clip.logit_scale
+    config, clip.image_features, cond["targets"], cond["weights"], clip.logit_scale
   )
   return Prompt(energy, config, scale)
-
-
-def split(prompt: str) -> list[tuple[str, float]]:
-  """The texts and weights of a prompt.
-
-  >>> split("a handwritten three|a four::-0.5")
-  [('a handwritten three', 1.0), ('a four', -0.5)]
-
-  Raises:
-    ValueError: an empty text, or a weight that is no finite number.
-  """
-  parts = []
-  for part in prompt.split("|"):
-    text, mark, weight = part.partition("::")
-    if not text.strip():
-      raise ValueError(f"the prompt {prompt!r} has an empty part; write what to draw, such as 'a three'.")
-    try:
-      value = float(weight) if mark else 1.0
-    except ValueError:
-      value = float("nan")
-    if not np.isfinite(value):
-      raise ValueError(f"the weight {weight!r} of the prompt {text!r} is no number; write one after ::, such as ::0.5.")
-    parts.append((text.strip(), value))
-  return parts

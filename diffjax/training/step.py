@@ -1,7 +1,5 @@
 """One optimiser step, as a pure function."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -9,14 +7,15 @@ import optax
 from diffjax import struct
 from diffjax.cluster import parallel
 from diffjax.training import ema
-from diffjax.typing import Array, PyTree
-
-METRICS = {"loss": jnp.float32, "grad_norm": jnp.float32, "skipped": jnp.int32, "skipped_in_row": jnp.int32}
+from diffjax.typing import Array, Objective, PyTree
 
 
 @struct.dataclass
 class TrainState:
-  """All that a run changes. `skipped` counts updates that were not finite, `skipped_in_row` the latest run of them."""
+  """All of a run's numbers. `skipped` counts updates that were not finite, `skipped_in_row` the latest run of them.
+
+  `frozen` is what steps read and do not change, such as a teacher; None for most.
+  """
 
   step: Array
   params: PyTree
@@ -24,6 +23,7 @@ class TrainState:
   ema: tuple[PyTree, ...]
   skipped: Array
   skipped_in_row: Array
+  frozen: PyTree = None
 
   @property
   def averaged(self) -> PyTree:
@@ -31,10 +31,12 @@ class TrainState:
     return self.ema[0] if self.ema else self.params
 
 
-def init_state(params: PyTree, optimizer: optax.GradientTransformation, num_ema: int) -> TrainState:
+def init_state(
+  params: PyTree, optimizer: optax.GradientTransformation, num_ema: int, frozen: PyTree = None
+) -> TrainState:
   """The state before the first step."""
   zero = lambda: jnp.zeros((), jnp.int32)
-  return TrainState(zero(), params, optimizer.init(params), ema.init(params, num_ema), zero(), zero())
+  return TrainState(zero(), params, optimizer.init(params), ema.init(params, num_ema), zero(), zero(), frozen)
 
 
 @struct.dataclass
@@ -42,13 +44,13 @@ class TrainStep:
   """(state, batch, key) -> (state, metrics): one update from one batch.
 
   Attributes:
-    objective: (params, batch, key, *, axis_name) -> losses [b]; one that looks at the whole batch gathers it there.
+    objective: what is trained; one that looks at the whole batch gathers it over `axis_name`.
     optimizer: an optax transformation.
     ema_decays: one for each average in the state.
     accumulate: how many parts the batch is worked through in, their gradients averaged.
   """
 
-  objective: Callable[..., Array]
+  objective: Objective
   ema_decays: tuple[float, ...]
   optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
   accumulate: int = struct.field(pytree_node=False, default=1)
@@ -65,11 +67,11 @@ class TrainStep:
       axis_name: of the mapped device axis to average over, if any.
 
     Returns:
-      The next state, and the numbers that METRICS names. An update whose loss or gradient is not finite changes nothing
-      but the counters, on every device alike.
+      The next state, and "loss", "grad_norm", "skipped", "skipped_in_row" and the objective's own metrics. An update
+      whose loss or gradient is not finite changes nothing but the counters, on every device alike.
     """
     key = jax.random.fold_in(key, state.step)
-    loss, grads = parallel.mean(self._loss_and_grads(state.params, batch, key, axis_name), axis_name)
+    (loss, told), grads = parallel.mean(self._loss_and_grads(state, batch, key, axis_name), axis_name)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
@@ -86,22 +88,27 @@ class TrainStep:
       ema=averages,
       skipped=state.skipped + ~finite,
       skipped_in_row=jnp.where(finite, 0, state.skipped_in_row + 1),
+      frozen=state.frozen,
     )
-    metrics = {"loss": loss, "grad_norm": grad_norm, "skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
-    return state, metrics
+    counters = {"skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
+    return state, {"loss": loss, "grad_norm": grad_norm, **told, **counters}
 
-  def _loss_and_grads(self, params, batch, key, axis_name):
-    mean_loss = lambda params, part: self.objective(params, part, key, axis_name=axis_name).mean()
-    value_and_grad = jax.value_and_grad(mean_loss)
+  def _loss_and_grads(self, state, batch, key, axis_name):
+    def mean_loss(params, part):
+      losses, told = self.objective(params, part, key, frozen=state.frozen, axis_name=axis_name)
+      return losses.mean(), jax.tree.map(jnp.mean, told)
+
+    value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
     if self.accumulate == 1:
-      return value_and_grad(params, batch)
+      return value_and_grad(state.params, batch)
     # strided, so that each part is spread over the devices as the batch is
     parts = jax.tree.map(lambda a: a.reshape(-1, self.accumulate, *a.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total, part):
-      return jax.tree.map(jnp.add, total, value_and_grad(params, part)), None
+      return jax.tree.map(jnp.add, total, value_and_grad(state.params, part)), None
 
-    zeros = jax.tree.map(jnp.zeros_like, (jnp.zeros(()), params))
+    first = jax.tree.map(lambda a: a[0], parts)
+    zeros = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(value_and_grad, state.params, first))
     total, _ = jax.lax.scan(add, zeros, parts)
     return jax.tree.map(lambda a: a / self.accumulate, total)
 
@@ -132,5 +139,6 @@ def several_steps(step: TrainStep, state, data, batches, num, key, *, axis_name=
     return state, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
 
   slots = batches["index"].shape[0]
-  history = {name: jnp.zeros(slots, dtype) for name, dtype in METRICS.items()}
+  _, metrics = jax.eval_shape(lambda: step(state, fetch(0), key, axis_name=axis_name))
+  history = {name: jnp.zeros(slots, metric.dtype) for name, metric in metrics.items()}
   return jax.lax.fori_loop(0, num, body, (state, history))

@@ -69,8 +69,8 @@ def test_flags():
   ("argument", "says"),
   [
     (
-      "model.num_classes=3",
-      "error: the config has no key 'num_classes', which --config.model.num_classes names. The config's",
+      "model.zzz=3",
+      "error: the config has no key 'zzz', which --config.model.zzz names. The config's",
     ),
     (
       "model.widht=3",

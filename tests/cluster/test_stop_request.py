@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffjax.cluster.signals import StopRequest
-from diffjax.runs.loop import calls, stack_batches
+from diffjax.training.loop import calls, stack_batches
 
 
 @pytest.mark.parametrize(

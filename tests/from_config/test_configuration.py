@@ -1,12 +1,19 @@
 """Configs to JSON and back, and in what two of them differ."""
 
+import dataclasses
 import json
+import pathlib
+import sys
 
 import jax
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
-from diffjax import from_config
+from diffjax import from_config, networks
 from diffjax.from_config import configuration
+
+CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
 
 def test_config_survives_json(tiny):
@@ -50,3 +57,46 @@ def test_text_that_is_no_config(tiny, change, says):
   for text in ("[1, 2]", "3", "null"):
     with pytest.raises(ValueError, match="not of type dict"):
       configuration.from_json(text)
+
+
+@pytest.fixture
+def parsed(monkeypatch):
+  """configs/digits.py, or another, as the command line changes it."""
+
+  def parse(*overrides, config="digits"):
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", flag_values=values)
+    arguments = [f"--config={CONFIGS / config}.py", *(f"--config.{override}" for override in overrides)]
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    values(sys.argv)
+    return values.config
+
+  return parse
+
+
+def test_every_field_of_the_network_can_be_set(parsed):
+  config = parsed("model.remat=True", "model.skip_scale=0.5", "model.perturbed_blocks=('middle_block_0',)")
+  fields = {field.name for field in dataclasses.fields(networks.UNet)}
+  assert fields - {"parent", "out_channels"} == set(config.model)  # the data says the channels
+  net = from_config.module(config)
+  assert (net.remat, net.skip_scale, net.norm_eps, net.width) == (True, 0.5, networks.UNet.norm_eps, 16)
+  towers = parsed("model.text.pooling=last", "model.image.norm_eps=1e-6", config="clip_digits")
+  assert from_config.clip.module(towers).image.norm_eps == 1e-6
+
+
+def test_the_advice_on_memory_can_be_followed(parsed):
+  config = parsed()
+  advised = from_config.memory_settings(config)
+  assert set(advised) == {"train.batch_size", "train.accumulate", "model.remat"}
+  other = {"train.batch_size": 32, "train.accumulate": 2, "model.remat": True}
+  assert from_config.memory_settings(parsed(*(f"{key}={value}" for key, value in other.items()))) == other
+
+
+def test_what_is_not_set_is_no_difference(parsed):
+  """Runs written before a network had a field, or a config a key for it, go on."""
+  config = parsed()
+  tree = json.loads(config.to_json())
+  tree["model"] = {key: value for key, value in tree["model"].items() if value is not None}
+  old = configuration.from_json(json.dumps(tree))
+  assert not configuration.differences(old, config) and "remat" not in old.model
+  assert from_config.module(old) == from_config.module(config)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from diffjax import from_config, guidance, runs, samplers
+from diffjax.conditioning import split_prompt
 from diffjax.from_config import configuration
-from diffjax.runs.prompts import split
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def model(tiny):
 )
 def test_texts_and_weights(prompt, parts):
   if parts is not None:
-    assert split(prompt) == parts
+    assert split_prompt(prompt) == parts
     return
   with pytest.raises(ValueError, match=r"empty part|is no number"):
-    split(prompt)
+    split_prompt(prompt)
 
 
 def test_texts_and_pictures_become_one_energy(clip):
@@ -96,7 +96,7 @@ def test_the_program_of_a_prompt_can_be_kept_on_disk(clip, model):
   denoiser, _ = runs.make_prompt(clip, "a three").guide(
     from_config.denoiser(model.config, model.params), samplers.Euler()
   )
-  x, keys = np.zeros((2, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 2)
+  x, keys = np.zeros((2, 8, 8, 1), np.float32), jax.random.split_prompt(jax.random.key(0), 2)
   lower = jax.jit(lambda denoiser, x, keys: denoiser(x, 1.0, key=keys)).lower
   assert "callback" not in lower(denoiser, x, keys).as_text()
   assert "callback" in lower(denoiser.replace(report=guidance.energy.warn_of_nonfinite), x, keys).as_text()

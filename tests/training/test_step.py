@@ -13,14 +13,17 @@ from diffjax.training.step import TrainStep, init_state, several_steps
 DECAYS = (0.5, 0.99)
 
 
-def objective(params, batch, key, axis_name=None):
+def objective(params, batch, key, frozen=None, axis_name=None):
   noise = randomness.normal(randomness.fold_in_each(key, batch["index"]), batch["x"].shape)
-  return jnp.square(params["w"][None] - batch["x"] - 0.1 * noise).sum(1)
+  return jnp.square(params["w"][None] - batch["x"] - 0.1 * noise).sum(1), {
+    "distance": jnp.abs(params["w"][None] - batch["x"]).sum(1)
+  }
 
 
-def rooted(params, batch, key, axis_name=None):
+def rooted(params, batch, key, frozen=None, axis_name=None):
   """Finite everywhere, but its gradient is not finite at the solution."""
-  return jnp.sqrt(objective(params, batch, key) * 0)
+  losses, metrics = objective(params, batch, key)
+  return jnp.sqrt(losses * 0), metrics
 
 
 def a_batch(seed, size=8):
@@ -44,7 +47,7 @@ def test_equals_optax_by_hand():
   key = jax.random.key(3)
   for i in range(5):
     state, metrics = jax.jit(step)(state, a_batch(i), key)
-    mean = lambda p, i=i: objective(p, a_batch(i), jax.random.fold_in(key, i)).mean()
+    mean = lambda p, i=i: objective(p, a_batch(i), jax.random.fold_in(key, i))[0].mean()
     loss, grads = jax.value_and_grad(mean)(params)
     updates, opt_state = optax.adam(0.1).update(grads, opt_state)
     params = optax.apply_updates(params, updates)

@@ -17,7 +17,7 @@ from diffjax.typing import Array, PyTree
 
 @struct.dataclass
 class ContrastiveObjective:
-  """Contrastive loss over the global batch: (params, batch, key) -> [b].
+  """Contrastive loss over the global batch: (params, batch, key) -> (losses [b], {}).
 
   Each picture is paired with a caption of its class in a template at random; every pair of one class is a right one.
   The random numbers of an example come from `key` and its "index" in the global batch.
@@ -41,7 +41,10 @@ class ContrastiveObjective:
   sigmoid: bool = struct.field(pytree_node=False, default=False)
   train: bool = struct.field(pytree_node=False, default=True)
 
-  def __call__(self, params: PyTree, batch: PyTree, key: Array, *, axis_name: str | None = None) -> Array:
+  def __call__(
+    self, params: PyTree, batch: PyTree, key: Array, *, frozen: PyTree = None, axis_name: str | None = None
+  ) -> tuple[Array, dict[str, Array]]:
+    del frozen  # nothing is read that does not change
     key_template, key_picture = randomness.split(randomness.fold_in_each(key, batch["index"]))
     draw = lambda key: jax.random.randint(key, (), 0, self.tokens.shape[0])
     template = jax.vmap(alone(draw))(key_template)
@@ -53,9 +56,9 @@ class ContrastiveObjective:
     all_pictures, all_texts, labels = parallel.gather((pictures, texts, batch["label"]), axis_name)
     pairs = batch["label"][:, None] == labels[None]
     if self.sigmoid:
-      return sigmoid_losses(apply("similarity", pictures, all_texts), pairs)
+      return sigmoid_losses(apply("similarity", pictures, all_texts), pairs), {}
     to_texts, to_pictures = apply("similarity", pictures, all_texts), apply("similarity", texts, all_pictures)
-    return (softmax_losses(to_texts, pairs) + softmax_losses(to_pictures, pairs)) / 2
+    return (softmax_losses(to_texts, pairs) + softmax_losses(to_pictures, pairs)) / 2, {}
 
   def _augment(self, images, keys, axis_name=None):
     x0 = to_float(images)

@@ -30,7 +30,7 @@ def test_equals_the_loss_written_out(tiny_clip):
   logits = objective.module.apply(params, preprocess(to_float(batch["image"]), 8), tokens)
   pairs = batch["label"][:, None] == batch["label"][None]
   assert pairs.sum() > 12  # several right pairs
-  losses = objective(params, batch, jax.random.key(1))
+  losses, _ = objective(params, batch, jax.random.key(1))
   assert losses.shape == (12,)
   np.testing.assert_allclose(losses.mean(), contrastive.clip_loss(logits, pairs), rtol=1e-5)
 
@@ -45,7 +45,7 @@ def test_sigmoid_is_siglips_loss(tiny_clip):
   )
   logits = objective.module.apply(params, preprocess(to_float(batch["image"]), 8), tokens)
   pairs = batch["label"][:, None] == batch["label"][None]
-  losses = objective(params, batch, jax.random.key(1))
+  losses, _ = objective(params, batch, jax.random.key(1))
   np.testing.assert_allclose(losses.mean(), contrastive.siglip_loss(logits, pairs), rtol=1e-5)
   starts = np.exp(params["params"]["logit_scale"]), params["params"]["logit_bias"]
   np.testing.assert_allclose(starts, (10, -10), rtol=1e-5)  # Zhai et al. 2023, section 3.2
@@ -61,10 +61,10 @@ def test_gradient_over_devices_is_that_of_the_whole_batch(tiny_clip, loss):
   config.model.loss = loss
   objective = from_config.clip.objective(config)
   params, batch, key = from_config.clip.initial_params(config, jax.random.key(0)), a_batch(8), jax.random.key(2)
-  whole = jax.value_and_grad(lambda p: objective(p, batch, key).mean())(params)
+  whole = jax.value_and_grad(lambda p: objective(p, batch, key)[0].mean())(params)
 
   def on_device(params, part):
-    mean = lambda p: objective(p, part, key, axis_name="devices").mean()
+    mean = lambda p: objective(p, part, key, axis_name="devices")[0].mean()
     return parallel.mean(jax.value_and_grad(mean)(params), "devices")
 
   parts = jax.tree.map(lambda a: a.reshape(4, 2, *a.shape[1:]), batch)

@@ -9,7 +9,8 @@ import pytest
 
 from diffjax import denoisers, from_config, losses, noise_levels, randomness, schedules
 from diffjax.codecs import to_float, to_uint8
-from diffjax.training.objectives.denoising import Objective
+from diffjax.conditioning import Labels
+from diffjax.training.objectives.denoising import DenoisingObjective
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +32,7 @@ def show(batch_size=256, sigma=1e-6, std=0.0, **fields):
   recorder, schedule, prediction = Recorder([]), schedules.EDM(), denoisers.X0()
   levels = noise_levels.LogNormal(mean=float(np.log(sigma)), std=std)
   weight = losses.Simple(prediction, schedule)
-  objective = Objective(prediction, schedule, levels, weight, module=recorder, batch_size=batch_size, **fields)
+  objective = DenoisingObjective(prediction, schedule, levels, weight, module=recorder, batch_size=batch_size, **fields)
   images = np.full((batch_size, 4, 4, 1), 51, np.uint8)
   images[:, :, 2:] = 255
   batch = {
@@ -39,7 +40,8 @@ def show(batch_size=256, sigma=1e-6, std=0.0, **fields):
     "label": jnp.arange(batch_size) % 10,
     "index": jnp.arange(batch_size, dtype=jnp.int32),
   }
-  loss = objective(None, batch, jax.random.key(0))
+  loss, metrics = objective(None, batch, jax.random.key(0))
+  assert metrics == {}
   return recorder.seen[0], loss
 
 
@@ -77,13 +79,13 @@ def test_half_of_the_pictures_are_mirrored():
 
 
 def test_share_of_labels_is_dropped():
-  seen, _ = show(batch_size=2000, num_classes=10, label_dropout=0.2)
+  seen, _ = show(batch_size=2000, conditioner=Labels(0.2, num_classes=10))
   label = np.asarray(seen["cond"]["label"])
   dropped = label == 10
   assert abs(dropped.mean() - 0.2) < 0.03
   np.testing.assert_array_equal(label[~dropped], (np.arange(2000) % 10)[~dropped])
   for share, expected in ((0.0, np.arange(256) % 10), (1.0, np.full(256, 10))):
-    seen, _ = show(num_classes=10, label_dropout=share)
+    seen, _ = show(conditioner=Labels(share, num_classes=10))
     np.testing.assert_array_equal(seen["cond"]["label"], expected)
 
 
@@ -111,10 +113,10 @@ def test_dropout_is_each_examples_own(tiny):
   params = moved(from_config.initial_state(config).params)
   images = jax.random.randint(jax.random.key(2), (16, 8, 8, 1), 0, 256).astype(jnp.uint8)
   batch = {"image": images, "label": jnp.arange(16) % 10, "index": jnp.arange(16)}
-  whole = objective(params, batch, jax.random.key(0))
-  part = objective(params, jax.tree.map(lambda a: a[5:9], batch), jax.random.key(0))
+  whole, _ = objective(params, batch, jax.random.key(0))
+  part, _ = objective(params, jax.tree.map(lambda a: a[5:9], batch), jax.random.key(0))
   np.testing.assert_allclose(part, whole[5:9], rtol=2e-5)
-  off = objective.replace(train=False)(params, batch, jax.random.key(0))
+  off, _ = objective.replace(train=False)(params, batch, jax.random.key(0))
   assert not np.allclose(off, whole, rtol=1e-2)
 
 
@@ -130,7 +132,7 @@ def test_every_loss_gives_finite_gradients(tiny, loss):
   config.loss.name = loss
   batch = {"image": jnp.zeros((4, 8, 8, 1), jnp.uint8), "index": jnp.arange(4)}
   state = from_config.initial_state(config)
-  mean = lambda params: from_config.objective(config)(params, batch, jax.random.key(0)).mean()
+  mean = lambda params: from_config.objective(config)(params, batch, jax.random.key(0))[0].mean()
   value, grads = jax.value_and_grad(mean)(state.params)
   assert np.isfinite(value) and all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
@@ -148,7 +150,7 @@ def test_hybrid_teaches_the_variance(tiny):
   grads = {}
   for weight in (0.0, 1.0):
     config.train.bound_weight = weight
-    mean = lambda p: from_config.objective(config)(p, batch, jax.random.key(0)).mean()
+    mean = lambda p: from_config.objective(config)(p, batch, jax.random.key(0))[0].mean()
     grads[weight] = jax.grad(mean)(params)["params"]["conv_out"]
   for before, after in zip(jax.tree.leaves(grads[0.0]), jax.tree.leaves(grads[1.0])):
     np.testing.assert_array_equal(before[..., 1:], 0)
@@ -164,7 +166,7 @@ def test_bfloat16_computes_but_parameters_and_loss_stay_float32(tiny):
   values = {}
   for dtype in ("float32", "bfloat16"):
     config.model.dtype = dtype
-    value, grads = jax.value_and_grad(lambda p: from_config.objective(config)(p, batch, jax.random.key(0)).mean())(
+    value, grads = jax.value_and_grad(lambda p: from_config.objective(config)(p, batch, jax.random.key(0))[0].mean())(
       params
     )
     assert value.dtype == jnp.float32 and {g.dtype for g in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
@@ -180,5 +182,5 @@ def test_the_network_is_told_of_the_augmentation_it_sees():
   told = np.asarray(seen["cond"]["augment"])
   assert np.abs(told).max(1).min() > 0 and not np.allclose(seen["x"], plain["x"], atol=0.1)
   assert show(augment=1.0, train=False)[0]["cond"] is None
-  labelled, _ = show(augment=0.5, num_classes=10)
+  labelled, _ = show(augment=0.5, conditioner=Labels(num_classes=10))
   assert set(labelled["cond"]) == {"augment", "label"}

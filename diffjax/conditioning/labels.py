@@ -1,0 +1,45 @@
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import randomness, struct
+from diffjax.typing import Array, Cond, PyTree
+
+
+@struct.dataclass
+class Labels:
+  """Classes 0..num_classes-1 as cond["label"], int32 [B].
+
+  Attributes:
+    dropout: the share of labels that training replaces by the null label (Ho & Salimans 2022, algorithm 1).
+    num_classes: how many classes there are; `num_classes` itself is the null label.
+    null_label: whether the network knows the null label.
+  """
+
+  dropout: float = 0.0
+  num_classes: int = struct.field(pytree_node=False, kw_only=True)
+  null_label: bool = struct.field(pytree_node=False, default=True)
+
+  @property
+  def null_cond(self) -> Cond:
+    """The cond of classifier-free guidance's unconditional half; None if the network has no null label."""
+    return {"label": self.num_classes} if self.null_label else None
+
+  def cond(self, num: int, labels: np.ndarray | None = None) -> Cond:
+    """The cond of `num` pictures of these classes, int [num]; None if no class is asked for.
+
+    Raises:
+      ValueError: if there is not one label for each picture, or one is out of range.
+    """
+    if labels is None:
+      return None
+    labels = np.asarray(labels)
+    if labels.shape != (num,):
+      raise ValueError(f"labels have shape {labels.shape}, but there must be one for each of the {num} pictures.")
+    if labels.min() < 0 or labels.max() >= self.num_classes:
+      raise ValueError(f"labels {labels.min()}..{labels.max()} do not fit; each must lie in 0..{self.num_classes - 1}.")
+    return {"label": labels.astype(np.int32)}
+
+  def training_cond(self, batch: PyTree, keys: Array) -> Cond:
+    """The labels of a batch, each dropped by its own key of keys [b]."""
+    dropped = randomness.uniform(keys) < self.dropout
+    return {"label": jnp.where(dropped, self.num_classes, batch["label"])}

@@ -1,0 +1,148 @@
+"""The trajectory from noise to pictures as one compiled program, batch by batch over all devices."""
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import editing, randomness, samplers
+from diffjax.cluster import parallel
+from diffjax.cluster.layouts import LAYOUTS, Layout
+from diffjax.codecs import to_uint8
+from diffjax.guidance.energy import warn_of_nonfinite
+from diffjax.samplers.adaptive import Progress
+from diffjax.sampling import sample
+from diffjax.system import memory
+from diffjax.typing import Array, Cond, Denoiser, PyTree
+
+
+class Drawn(NamedTuple):
+  """Pictures, and what else is known of them.
+
+  Attributes:
+    images: uint8 [num, H, W, C], or float32 in about [-1, 1] if asked for.
+    path: if asked for, of the same kind [steps + 1, num, H, W, C]: from noise to picture, scaled to unit variance.
+    noise: with floats, the standard normal noise [num, ...] that the pictures started from.
+    calls: int [num], network calls for each picture, of a sampler that counts them.
+  """
+
+  images: np.ndarray
+  path: np.ndarray | None = None
+  noise: np.ndarray | None = None
+  calls: np.ndarray | None = None
+
+
+@functools.cache
+def compiled_draw(layout: type[Layout], shape: tuple[int, ...], floats: bool, trajectory: bool) -> Callable:
+  """(denoiser, sampler, codec, sigmas, key, start, numbers [b], (cond, noise)) -> `Drawn`'s fields and finite [b]."""
+
+  def draw(denoiser, sampler, codec, sigmas, key: Array, start: Array, numbers: Array, asked: tuple[Cond, Any]):
+    cond, noise = asked
+    key_start, key_path = randomness.split(randomness.fold_in_each(key, numbers))
+    noise = randomness.normal(key_start, (numbers.shape[0], *shape)) if noise is None else noise
+    x = start + sigmas[0] * noise
+    x0, *path, carry = sample(denoiser, sampler, x, sigmas, key=key_path, cond=cond, trajectory=trajectory, carry=True)
+    images = codec.decode(x0)
+    drawn = {"images": show(images), "finite": jnp.isfinite(images).all(range(1, images.ndim))}
+    if floats:
+      drawn["noise"] = noise
+    if isinstance(carry, Progress) and not isinstance(sampler, samplers.Recurrent):
+      drawn["calls"] = carry.calls + 1  # of time travel each turn starts from the same count
+    if trajectory:
+      scale = jax.lax.rsqrt(1 + sigmas**2).reshape(-1, *([1] * x.ndim))
+      drawn["path"] = show(jax.lax.map(codec.decode, path[0] * scale))
+    return drawn
+
+  show = (lambda images: images.astype(jnp.float32)) if floats else to_uint8
+  return layout.map(draw)
+
+
+def draw_batches(
+  program: Callable,
+  layout: type[Layout],
+  assemble: Callable[..., tuple],
+  asked: PyTree,
+  num: int,
+  batch_size: int,
+  progress: Callable[[Sequence[int]], Iterable[int]],
+  *,
+  again: bool,
+) -> Drawn:
+  """Draws `num` pictures by a `compiled_draw`, each process its share of every batch.
+
+  Args:
+    program: the compiled function.
+    layout: how arrays lie on the devices.
+    assemble: gives what all pictures share; with a report of non-finite gradients, the same with that report.
+    asked: what each picture has of its own, arrays [num, ...].
+    num: how many pictures.
+    batch_size: how many at a time.
+    progress: wraps the list of batches.
+    again: whether a batch that is not finite is drawn once more, by a program that takes gradients that are not finite
+      for zero and reports them. Host callbacks keep that one out of the cache on disk.
+
+  Raises:
+    FloatingPointError: a picture is NaN or infinite.
+    MemoryError: a device's memory does not suffice.
+  """
+  count = parallel.device_count()
+  batch_size = -(-min(batch_size, num) // count) * count
+  settings = {"batch_size": batch_size}
+  if count > 1:
+    settings["parallel"] = next(name for name, known in LAYOUTS.items() if known is layout)
+  batches = []
+  with memory.explaining(program, settings) as program:
+    shared = layout.spread(assemble())
+    for first in progress(range(0, num, batch_size)):
+      numbers = np.arange(first, first + batch_size)[parallel.own_part(batch_size)]
+      rows = np.minimum(numbers, num - 1)
+      own = layout.split((numbers, jax.tree.map(lambda a, rows=rows: a[rows], asked)))
+      drawn = program(*shared, *own)
+      if again and not layout.join(drawn["finite"]).all():
+        drawn = program(*layout.spread(assemble(warn_of_nonfinite)), *own)
+      batches.append({name: layout.join(a, axis=int(name == "path")) for name, a in drawn.items()})
+  whole = {name: np.concatenate([batch[name] for batch in batches], axis=int(name == "path")) for name in batches[0]}
+  whole = {name: a[:, :num] if name == "path" else a[:num] for name, a in whole.items()}
+  failed = num - whole.pop("finite").sum()
+  if failed:
+    raise FloatingPointError(
+      f"{failed} of {num} pictures are not finite numbers; take a smaller guidance scale, another sampler or grid, or"
+      " an earlier checkpoint."
+    )
+  return Drawn(**whole)
+
+
+def edit(
+  denoiser: Denoiser,
+  sigmas: Array,
+  known: np.ndarray | None,
+  mask: np.ndarray | None,
+  strength: float | None,
+  shape: tuple[int, ...],
+) -> tuple[Denoiser, Array, np.ndarray]:
+  """(denoiser, sigmas, start) of pictures that start at start + sigmas[0] * noise.
+
+  Args:
+    denoiser: the model's.
+    sigmas: the whole grid.
+    known: [1, ...], the x0 of a picture to start from, or None.
+    mask: [1, h, w, 1], 1 where it is drawn anew, or None.
+    strength: the share of the steps that are done, or None.
+    shape: of x0.
+
+  Raises:
+    ValueError: a mask or a strength without a picture, or a strength out of range.
+  """
+  if known is None:
+    if mask is not None or strength is not None:
+      given = "a mask marks" if mask is not None else "strength says"
+      raise ValueError(f"{given} what to draw anew of an init image, and there is none; give one, or leave it out.")
+    return denoiser, sigmas, np.zeros((1, *shape), np.float32)
+  if mask is None:
+    return denoiser, editing.shorten(sigmas, 0.5 if strength is None else strength), known
+  sigmas = editing.shorten(sigmas, 1.0 if strength is None else strength)
+  start = known if strength is not None and strength < 1 else editing.hole(known, mask)
+  return editing.Inpaint(denoiser, known, mask), sigmas, start

@@ -1,0 +1,79 @@
+"""Training on arrays in memory, in one call."""
+
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+import optax
+import tqdm
+
+from diffjax.checks import check_whole
+from diffjax.cluster import parallel
+from diffjax.cluster.layouts import Replicated
+from diffjax.data import id_batches
+from diffjax.training.loop import calls, stack_batches
+from diffjax.training.step import TrainState, TrainStep, init_state, several_steps
+from diffjax.typing import Array, Objective, PyTree
+
+
+def fit(
+  objective: Objective,
+  params: PyTree,
+  data: Mapping[str, Array],
+  *,
+  steps: int,
+  batch_size: int = 64,
+  optimizer: optax.GradientTransformation | None = None,
+  ema_decay: float = 0.999,
+  seed: int = 0,
+  steps_per_call: int = 50,
+  frozen: PyTree = None,
+  report: Callable[[int, dict[str, float]], None] | None = None,
+) -> TrainState:
+  """Trains parameters on arrays in memory, on all devices; train.py adds a folder, checkpoints and configs to this.
+
+  Args:
+    objective: (params, batch, key, frozen=..., axis_name=...) -> (losses [b], metrics), `DenoisingObjective` for
+      example. A batch has the arrays of `data` and "index" int32 [b], each example's place in the batch.
+    params: what to start from, as the network's `init` gives it.
+    data: arrays with leading [N], such as {"image": uint8 [N, H, W, C], "label": int32 [N]}.
+    steps: how many.
+    batch_size: examples in a step, on all devices together.
+    optimizer: of optax; default: Adam with a learning rate of 1e-3.
+    ema_decay: of the average that `averaged` gives.
+    seed: of the order of the data and of all randomness in the objective.
+    steps_per_call: how many steps each call of the compiled program takes.
+    frozen: what the objective reads and training does not change, such as a teacher.
+    report: (steps done, means of the metrics since the last report), each call; default: a progress bar.
+
+  Returns:
+    The last state, as NumPy arrays: `state.averaged` to draw with, `state.params`.
+
+  Raises:
+    ValueError: arrays of different lengths, or numbers out of range.
+  """
+  check_whole(1, steps=steps, batch_size=batch_size, steps_per_call=steps_per_call)
+  parallel.check_batch_size(batch_size, 1)
+  lengths = {name: len(values) for name, values in data.items()}
+  if len(set(lengths.values())) != 1:
+    raise ValueError(f"data has arrays of lengths {lengths}; give at least one array, and all of one length.")
+  optimizer = optax.adam(1e-3) if optimizer is None else optimizer
+  step = TrainStep(objective, (ema_decay,), optimizer)
+  state = init_state(params, optimizer, 1, frozen)
+  layout = Replicated(state)
+  multi_step = layout.compile(functools.partial(several_steps, step))
+  resident, key = layout.replicate(dict(data)), layout.replicate(jax.random.key(seed))
+  batches = id_batches(*set(lengths.values()), batch_size, seed, **parallel.process())
+  state, done = layout.place(state), 0
+  with tqdm.tqdm(total=steps, disable=None if report is None and parallel.is_first() else True) as bar:
+    for num in calls(0, steps, steps_per_call, ()):
+      stacked = layout.share(stack_batches(batches, num, steps_per_call))
+      state, metrics = multi_step(state, resident, stacked, layout.replicate(np.int32(num)), key)
+      done += num
+      means = {name: float(values[:num].mean()) for name, values in layout.fetch(metrics).items()}
+      if report is not None:
+        report(done, means)
+      bar.update(num)
+      bar.set_postfix_str(f"loss {means['loss']:.4f}")
+  return layout.snapshot(state)

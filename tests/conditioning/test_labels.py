@@ -1,0 +1,28 @@
+"""Labels as conditions, and what is said of labels that do not fit."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax import randomness
+from diffjax.conditioning import Labels, Unconditional
+
+
+def test_labels_become_cond():
+  labels = Labels(num_classes=10)
+  np.testing.assert_array_equal(labels.cond(2, labels=np.array([3, 9]))["label"], [3, 9])
+  assert labels.null_cond == {"label": 10} and Labels(num_classes=10, null_label=False).null_cond is None
+  assert labels.cond(2) is None and Unconditional().cond(2) is Unconditional().null_cond is None
+  for given, says in (([3], "one for each of the 2"), ([3, 10], r"3\.\.10 do not fit"), ([-1, 3], r"-1\.\.3")):
+    with pytest.raises(ValueError, match=says):
+      labels.cond(2, labels=np.array(given))
+
+
+def test_each_label_is_dropped_by_its_own_key():
+  batch = {"label": jnp.arange(1000) % 10}
+  keys = randomness.sample_keys(jnp.array([0, 0], jnp.uint32), 1000)
+  whole = Labels(0.3, num_classes=10).training_cond(batch, keys)["label"]
+  part = Labels(0.3, num_classes=10).training_cond({"label": batch["label"][10:20]}, keys[10:20])["label"]
+  np.testing.assert_array_equal(whole[10:20], part)
+  assert 0.25 < np.mean(whole == 10) < 0.35
+  np.testing.assert_array_equal(whole[whole != 10], batch["label"][whole != 10])
