@@ -2,8 +2,11 @@
 
 Picture files are looked for in all sub-folders, hidden ones left out; of an animation the first frame is read. Where
 every picture lies in a sub-folder, and sub-folders hold pictures directly, the names of the first-level sub-folders are
-the classes, in sorted order; otherwise there are no labels. A hash of its relative path decides for each picture,
-whatever else the folder holds, whether it is held out: about 5 %.
+the classes, in sorted order; otherwise there are no labels.
+
+Where the folder holds a train/ and a test/ (or a val/, valid/ or validation/) and nothing else, that is the split, and
+classes are folders within those. Else a hash of its relative path decides for each picture, whatever else the folder
+holds, whether it is held out: about 5 %.
 """
 
 import functools
@@ -23,6 +26,13 @@ SUFFIXES = frozenset(
   ".apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .qoi .tga .tif .tiff"
   " .webp".split()
 )
+PHOTOGRAPHS = frozenset(
+  ".3fr .arw .cr2 .cr3 .dng .erf .heic .heif .hif .jxl .kdc .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .sr2 .srw"
+  " .x3f".split()
+)
+"""Suffixes of what cameras and telephones write and PIL alone cannot read; such files are counted and named."""
+TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "val", "valid", "validation")
+"""Names of folders that are a split, in lower case; of several held-out ones the first here is taken."""
 KEEP_BYTES = 2**30
 HELD_OUT = 0.05
 
@@ -49,12 +59,16 @@ def open_folder(
   paths = _find(folder)
   if not paths:
     raise ValueError(f"picture folder {folder} holds no pictures; expected files such as .jpg, .png or .webp in it")
-  classes, labels = _label(paths)
+  heads = _split_folders(paths)
+  classes, labels = _label([path.partition("/")[2] for path in paths] if heads else paths)
   stamps = tuple(_stamp(folder, path) for path in paths)
   images, reasons = _decode_all(folder, stamps, image_size, channels)
   _report(folder, dict(zip(paths, reasons)), max_unreadable)
   readable = [i for i, reason in enumerate(reasons) if reason is None]
-  chosen = _choose([paths[i] for i in readable], split)
+  names = [paths[i] for i in readable]
+  chosen = _in_folder(names, heads[split]) if len(heads or ()) > 1 else _choose(names, split)
+  if not chosen and heads:
+    raise ValueError(f"{folder / heads[split]} holds no picture that can be read; add some, or move it away")
   if not chosen:
     raise ValueError(f"picture folder {folder} holds a single picture, so none is held out; add pictures")
 
@@ -79,9 +93,43 @@ def _find(folder: Path) -> list[str]:
     folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
     if real not in seen:
       files = [Path(root, name) for name in files if not name.startswith(".")]
-      found += [file for file in files if file.suffix.lower() in SUFFIXES]
+      found += [file for file in files if file.suffix.lower() in SUFFIXES | PHOTOGRAPHS or _is_unnamed_picture(file)]
     seen.add(real)
   return sorted(file.relative_to(folder).as_posix() for file in found)
+
+
+def _is_unnamed_picture(file: Path) -> bool:
+  """Whether a file without a suffix begins as pictures do."""
+  if file.suffix or not os.path.isfile(file):
+    return False
+  try:
+    with open(file, "rb") as opened:
+      start = opened.read(12)
+  except OSError:
+    return False
+  return start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")) or start[4:8] == b"ftyp" or start[8:] == b"WEBP"
+
+
+def _split_folders(paths: list[str]) -> dict[str, str] | None:
+  """{"train": its folder, "test": its folder} where first-level folders are a split and nothing else; None if not.
+
+  Of a train/ alone only that.
+  """
+  heads = {head.lower(): head for head, slash, _ in (path.partition("/") for path in paths) if slash}
+  if any("/" not in path for path in paths) or not set(heads) <= {*TRAIN_FOLDERS, *TEST_FOLDERS}:
+    return None
+  train, test = ([heads[name] for name in names if name in heads] for names in (TRAIN_FOLDERS, TEST_FOLDERS))
+  if len(train) != 1:
+    return None
+  if len(test) > 1:
+    warnings.warn(
+      f"{test[0]}/ is held out, and {', '.join(test[1:])} left alone; rename it to change that", stacklevel=4
+    )
+  return {"train": train[0]} | ({"test": test[0]} if test else {})
+
+
+def _in_folder(paths: list[str], head: str) -> list[int]:
+  return [i for i, path in enumerate(paths) if path.startswith(f"{head}/")]
 
 
 def _refuse(error: OSError) -> None:
@@ -135,7 +183,9 @@ def _decode_all(
     try:
       image = fit(read_picture(folder / path), image_size, channels)
     except Exception as error:  # decoders report damage in many ways: OSError, SyntaxError, struct.error, ...
-      return why_unreadable(error)
+      if Path(path).suffix.lower() in PHOTOGRAPHS - {".heic", ".heif", ".hif"}:
+        return f"{Path(path).suffix} is not read; convert it to .jpg or .png"
+      return why_unreadable(error, folder / path)
     if images is not None:
       images[i] = image
 

@@ -1,5 +1,6 @@
 """From a picture file of any mode and size to uint8 [H, W, C]."""
 
+import functools
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -9,8 +10,17 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from diffjax.system.files import shown
 
-FORMATS = "AVIF BMP DIB GIF JPEG JPEG2000 PCX PNG PPM QOI TGA TIFF WEBP".split()
+FORMATS = "AVIF BMP DIB GIF HEIF JPEG JPEG2000 PCX PNG PPM QOI TGA TIFF WEBP".split()
 """What is read, whatever the file's name says. PIL knows more: for EPS, it runs Ghostscript on the file."""
+BRANDS = {
+  **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
+  **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+}
+"""Bytes 8 to 12 of files in the container of HEIF (ISO 23008-12), after b"ftyp"."""
+MISSING = {
+  "HEIC": 'HEIC needs pillow-heif: pip install -e ".[heic]"',
+  "AVIF": "AVIF needs a newer Pillow: pip install --upgrade pillow",
+}
 
 
 def read_picture(file: str | Path | BinaryIO) -> Image.Image:
@@ -23,7 +33,7 @@ def read_picture(file: str | Path | BinaryIO) -> Image.Image:
     Whatever PIL raises for a file that is of none of FORMATS or damaged; `PIL.Image.DecompressionBombError` for one of
     more than `PIL.Image.MAX_IMAGE_PIXELS`.
   """
-  Image.init()
+  _init()
   known = [name for name in FORMATS if name in Image.OPEN]  # PIL may be built without some
   with Image.open(file, formats=known) as opened:
     if Image.MAX_IMAGE_PIXELS and opened.width * opened.height > Image.MAX_IMAGE_PIXELS:  # PIL raises at twice that
@@ -90,11 +100,29 @@ def load_picture(file: str | Path, size: int | None, channels: int, *, like: str
   return fit(image, size, channels)
 
 
-def why_unreadable(error: Exception) -> str:
-  """What `read_picture` raised, in a few words."""
+@functools.cache
+def _init() -> None:
+  """Lets PIL know its own formats, and HEIC where pillow-heif is installed."""
+  Image.init()
+  try:
+    import pillow_heif
+  except ImportError:
+    return
+  pillow_heif.register_heif_opener()
+
+
+def why_unreadable(error: Exception, file: str | Path) -> str:
+  """What `read_picture` raised for a file, in a few words, with what to install where that is the reason."""
   if isinstance(error, UnidentifiedImageError):
-    return "no picture, or damaged"
+    with open(file, "rb") as opened:
+      start = opened.read(12)
+    kind = BRANDS.get(start[8:]) if start[4:8] == b"ftyp" else None
+    return MISSING[kind] if kind and not _reads(kind) else "no picture, or damaged"
   return shown(str(error).strip() or type(error).__name__, 200)
+
+
+def _reads(kind: str) -> bool:
+  return {"HEIC": "HEIF"}.get(kind, kind) in Image.OPEN
 
 
 def _open(file):
@@ -103,5 +131,5 @@ def _open(file):
   try:
     return read_picture(file)
   except Exception as error:  # decoders report damage in many ways: OSError, SyntaxError, struct.error, ...
-    reason = why_unreadable(error)
+    reason = why_unreadable(error, file)
     raise ValueError(f"{file} cannot be read ({reason}); give a picture file such as .png or .jpg.") from error

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from diffjax import data
-from diffjax.data import image_folder
+from diffjax.data import image_folder, pictures
 
 
 def load(folder, split="train", image_size=4, channels=None):
@@ -195,3 +195,74 @@ def test_a_folder_that_cannot_be_listed_is_not_left_out(save, monkeypatch):
   monkeypatch.setattr(os, "scandir", refusing)
   with pytest.raises(ValueError, match=r"b cannot be listed \(Permission denied\); make it readable"):
     load(folder)
+
+
+def heic(path, brand=b"heic"):
+  path.write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(12))
+
+
+def test_photographs_that_cannot_be_read_are_named_with_what_to_install(save, monkeypatch):
+  monkeypatch.setattr(pictures, "_init", Image.init)
+  for name in [name for name in ("HEIF", "AVIF") if name in Image.OPEN]:
+    monkeypatch.delitem(Image.OPEN, name)
+  for i in range(40):
+    folder = save(f"{i}.png", i)
+  heic(folder / "IMG_1.HEIC")
+  heic(folder / "renamed.jpg", b"mif1")
+  heic(folder / "IMG_2", b"avif")
+  (folder / "raw.NEF").write_bytes(b"MM\0*")
+  with pytest.warns(UserWarning, match="^4 of 44 picture files") as caught:
+    assert len(load(folder)) + len(load(folder, "test")) == 40
+  said = str(caught[0].message)
+  for part in (
+    r'IMG_1.HEIC (HEIC needs pillow-heif: pip install -e ".[heic]")',
+    "renamed.jpg (HEIC",
+    "IMG_2 (AVIF needs",
+  ):
+    assert part in said
+  assert "raw.NEF (.NEF is not read; convert it" in said
+  for i in range(100):
+    heic(folder / f"{i}.heic")
+  with pytest.raises(ValueError, match=r"^104 of 144 picture files .* more than the 10% allowed.*\.\[heic\]"):
+    load(folder)
+
+
+def test_photographs_are_read_with_pillow_heif(save):
+  pillow_heif = pytest.importorskip("pillow_heif")
+  folder = save("a.png", 7)
+  pillow_heif.from_pillow(Image.new("RGB", (64, 64), (90, 90, 90))).save(folder / "b.HEIC")
+  assert greys(load(folder), load(folder, "test"))[0] == 7
+  assert abs(greys(load(folder), load(folder, "test"))[1] - 90) < 4
+
+
+def test_a_picture_without_a_suffix_is_found_by_its_content(save):
+  folder = save("a.png", 7)
+  (folder / "a.png").rename(folder / "a")
+  (folder / "notes").write_text("not a picture")
+  assert greys(load(folder)) == [7]
+
+
+@pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "val"), ("train", "validation")])
+def test_folders_that_are_a_split_are_that_split(save, train, test):
+  for i in range(6):
+    save(f"{train}/{'ab'[i % 2]}/{i}.png", i)
+  for i in range(3):
+    folder = save(f"{test}/{'bc'[i % 2]}/{i}.png", 100 + i)
+  assert greys(load(folder)) == list(range(6)) and greys(load(folder, "test")) == [100, 101, 102]
+  assert load(folder).num_classes == load(folder, "test").num_classes == 3
+  assert {int(e["image"][0, 0, 0]): int(e["label"]) for e in load(folder, "test")} == {100: 1, 101: 2, 102: 1}
+
+
+def test_of_two_held_out_folders_one_is_left_alone(save):
+  for name, grey in (("train/a", 1), ("val/b", 2), ("test/c", 3)):
+    folder = save(f"{name}.png", grey)
+  with pytest.warns(UserWarning, match=r"^test/ is held out, and val left alone"):
+    assert (greys(load(folder)), greys(load(folder, "test"))) == ([1], [3])
+  assert load(folder).num_classes == 0
+
+
+def test_folders_of_these_names_among_others_are_labels(save):
+  for i, name in enumerate(["test", "train", "exam"]):
+    folder = save(f"{name}/0.png", i)
+  assert load(folder).num_classes == 3
+  assert load(save("../alone/train/0.png", 1).parent / "alone").num_classes == 0
