@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from diffjax import struct
 from diffjax.arrays import expand
 from diffjax.checks import check_call
+from diffjax.denoised import Denoised, Predictor
 from diffjax.schedules import MAX_SIGMA, Schedule
 from diffjax.typing import Array, Cond, Network, PyTree
 
@@ -151,7 +152,7 @@ class BoundNetwork:
 
 
 @struct.dataclass
-class NetworkDenoiser:
+class NetworkDenoiser(Predictor):
   """A network as a denoiser: (x [B, ...], sigma [] or [B], cond, key=[B] keys) -> x0 [B, ...].
 
   `time_scale` multiplies c_noise, for networks that count time otherwise than the schedule (1000 * t, for example).
@@ -177,15 +178,10 @@ class NetworkDenoiser:
     key = key if self.train else None
     return self.network(expand(c_in, x) * x, c_noise, cond, key=key)
 
-  def x0_and_variance(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
-    """(x0, fraction): with the learned variance's place between posterior (0) and larger (1), or None.
-
-    The extra channels lie in [-1, 1] (Nichol & Dhariwal 2021, eq. 15).
-    """
+  def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
+    """x0, and the learned variance where there is one: extra channels in [-1, 1] (Nichol & Dhariwal 2021, eq. 15)."""
     x, sigma = _at_least_float32(x, sigma)
     output = self.output(x, sigma, cond, key=key).astype(x.dtype)
     output, extra = output[..., : x.shape[-1]], output[..., x.shape[-1] :]
-    return self.prediction.to_x0(output, x, sigma, self.schedule), (extra + 1) / 2 if extra.shape[-1] else None
-
-  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    return self.x0_and_variance(x, sigma, cond, key=key)[0]
+    x0 = self.prediction.to_x0(output, x, sigma, self.schedule)
+    return Denoised(x0, variance=(extra + 1) / 2 if extra.shape[-1] else None)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import losses, posterior, randomness, struct
+from diffjax.denoised import predict
 from diffjax.randomness import alone
 from diffjax.schedules import Schedule
 from diffjax.typing import Array, Cond, Denoiser, NoiseFn
@@ -190,20 +191,19 @@ def variational_bound(
   keys = randomness.sample_keys(key, x0.shape[0])
   sigmas = schedule.sigma(jnp.arange(schedule.num_steps, dtype=x0.dtype)).astype(x0.dtype)
 
-  def predict(step):
+  def predicted_at(step):
     sigma = sigmas[step]
     x = x0 + sigma * noise(randomness.fold_in(keys, step), x0.shape).astype(x0.dtype)
-    if hasattr(denoiser, "x0_and_variance"):
-      return x, *denoiser.x0_and_variance(x, sigma, cond)
-    return x, denoiser(x, sigma, cond), None
+    known = predict(denoiser, x, sigma, cond)
+    return x, known.x0, known.variance
 
   def term(step):
-    x, predicted, learned = predict(step)
+    x, predicted, learned = predicted_at(step)
     share = fraction if learned is None else learned
     return losses.variational_bound(x0, x, predicted, share, sigmas[step], sigmas[step - 1], schedule)
 
   def reconstruction():
-    x, predicted, learned = predict(0)
+    x, predicted, learned = predicted_at(0)
     share = 0.0 if learned is None else learned
     return losses.variational_bound(x0, x, predicted, share, sigmas[0], jnp.zeros_like(sigmas[0]), schedule)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from diffjax import arrays, randomness
 from diffjax.checks import check_call, check_sampler
+from diffjax.denoised import Predicting, predict
 from diffjax.grids import check_grid
 from diffjax.typing import Array, Cond, Denoiser, PyTree, Sampler
 
@@ -68,19 +69,14 @@ def sample(
   x, sigmas = jnp.asarray(x, dtype), jnp.asarray(sigmas, dtype)
   num_steps = sigmas.shape[0] - 1
 
-  def conditioned(x, sigma, *, key=None):
-    x0 = denoiser(x, sigma, cond, key=key)
-    shape = getattr(x0, "shape", type(x0).__name__)
+  def predicted(x, sigma, _, key, **more):
+    denoised = denoiser.predict(x, sigma, cond, key=key, **more) if more else predict(denoiser, x, sigma, cond, key=key)
+    shape = getattr(denoised.x0, "shape", type(denoised.x0).__name__)
     if shape != x.shape:
       raise ValueError(f"the denoiser gives x0 {shape} for x {x.shape}, but must give an array of x's shape.")
-    return x0.astype(dtype)
+    return denoised.replace(x0=denoised.x0.astype(dtype))
 
-  def also(predict):
-    return lambda x, sigma, *past, key=None: predict(x, sigma, cond, *past, key=key)
-
-  for name in ("x0_and_variance", "x0_and_shift", "x0_and_difference"):
-    if hasattr(denoiser, name):
-      setattr(conditioned, name, also(getattr(denoiser, name)))
+  conditioned = Predicting(predicted)
 
   def body(state, levels):
     x, past = state

@@ -168,11 +168,11 @@ def test_learned_variance_comes_behind_the_channels():
   network = lambda x, c_noise, cond, key: jnp.concatenate([x, jnp.full_like(x, 0.5)], -1)
   x, _ = draw()
   denoiser = denoisers.NetworkDenoiser(network, denoisers.X0(), VE)
-  x0, fraction = denoiser.x0_and_variance(x, jnp.asarray(1.0))
-  np.testing.assert_array_equal(x0, x)
-  np.testing.assert_array_equal(fraction, jnp.full_like(x, 0.75))
+  denoised = denoiser.predict(x, jnp.asarray(1.0))
+  np.testing.assert_array_equal(denoised.x0, x)
+  np.testing.assert_array_equal(denoised.variance, jnp.full_like(x, 0.75))
   plain = denoisers.NetworkDenoiser(lambda x, c_noise, cond, key: x, denoisers.X0(), VE)
-  assert plain.x0_and_variance(x, jnp.asarray(1.0))[1] is None
+  assert plain.predict(x, jnp.asarray(1.0)).variance is None
 
 
 def test_only_training_hands_over_keys():

@@ -32,7 +32,7 @@ ROOT = pathlib.Path(diffjax.__file__).parent
 # A room of a new file goes on the lowest floor that is above all it needs.
 FLOORS = [
   {"typing", "struct", "checks"},
-  {"randomness", "arrays", "system"},
+  {"randomness", "arrays", "denoised", "system"},
   {"cluster", "codecs", "networks", "data", "plots", "conditioning"},
   {"schedules"},
   {"grids", "noise_levels", "posterior", "denoisers"},

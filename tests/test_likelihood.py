@@ -9,6 +9,7 @@ from oracles import Gaussian, Mixture
 from tiny_runs import a_run
 
 from diffjax import from_config, grids, guidance, likelihood, schedules
+from diffjax.denoised import Denoised
 
 pytestmark = pytest.mark.slow
 
@@ -188,11 +189,8 @@ def test_bound_is_the_published_one(learned, fraction, x64):
   denoiser = Gaussian(0.1, 0.4)
 
   class Learned:
-    def __call__(self, x, sigma, cond=None, *, key=None):
-      return denoiser(x, sigma)
-
-    def x0_and_variance(self, x, sigma, cond=None, *, key=None):
-      return denoiser(x, sigma), jnp.full_like(x, learned)
+    def predict(self, x, sigma, cond=None, *, key=None):
+      return Denoised(denoiser(x, sigma), variance=jnp.full_like(x, learned))
 
   noises = np.random.default_rng(0).normal(size=(30, *PIXELS.shape))
   drawn = lambda keys, shape: jnp.asarray(noises)[jax.random.key_data(keys)[0, 1]]
@@ -202,7 +200,7 @@ def test_bound_is_the_published_one(learned, fraction, x64):
     return jax.random.wrap_key_data(jax.random.key_data(keys).at[:, 1].set(jnp.uint32(number)))
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(likelihood.batching, "fold_in", numbered)
+    patch.setattr(likelihood.randomness, "fold_in", numbered)
     bound = likelihood.variational_bound(
       denoiser if learned is None else Learned(),
       schedules.from_betas(BETAS),

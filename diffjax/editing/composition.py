@@ -1,10 +1,11 @@
 from diffjax import struct
 from diffjax.arrays import expand
+from diffjax.denoised import Denoised, Predictor, predict
 from diffjax.typing import Array, Cond, Denoiser
 
 
 @struct.dataclass
-class Compose:
+class Compose(Predictor):
   """Several models as one: x0 = first + sum of weights_i * (others_i - first), in one coordinate whatever they predict.
 
   Two models with weight 1/2 give the geometric mean of their noised densities. With an unconditional model first, this
@@ -21,20 +22,10 @@ class Compose:
   others: tuple[Denoiser, ...]
   weights: tuple[float, ...]
 
-  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    """x0 [B, ...] at x [B, ...], sigma [] or [B]; raises ValueError unless each of `others` has a weight."""
-    return self._add(self.denoiser(x, sigma, cond, key=key), x, sigma, cond, key)
-
-  @property
-  def x0_and_variance(self):
-    """As `__call__`, with the variance's place of the first denoiser, if it has one."""
-    predict = self.denoiser.x0_and_variance
-
-    def composed(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
-      first, fraction = predict(x, sigma, cond, key=key)
-      return self._add(first, x, sigma, cond, key), fraction
-
-    return composed
+  def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
+    """x0 of all; the variance of the first; raises ValueError unless each of `others` has a weight."""
+    first = predict(self.denoiser, x, sigma, cond, key=key)
+    return Denoised(self._add(first.x0, x, sigma, cond, key), variance=first.variance)
 
   def _add(self, first, x, sigma, cond, key):
     if len(self.others) != len(self.weights):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import arrays, randomness, struct
+from diffjax.denoised import Denoised, Predictor, predict
 from diffjax.typing import Array, Cond, Denoiser, NoiseFn, Sampler
 
 
@@ -11,7 +12,7 @@ def hole(known: Array, mask: Array) -> Array:
 
 
 @struct.dataclass
-class Inpaint:
+class Inpaint(Predictor):
   """A denoiser that knows a part of the picture: x0 = mask * x0 + (1 - mask) * known.
 
   Started from `hole(known, mask) + sigmas[0] * noise`, every sampler keeps the known part at known + sigma * noise: the
@@ -29,30 +30,11 @@ class Inpaint:
   known: Array
   mask: Array
 
-  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    return self._replace(self.denoiser(x, sigma, cond, key=key))
-
-  @property
-  def x0_and_variance(self):
-    """The denoiser's own, with x0 replaced; only there if the denoiser has it."""
-    predict = self.denoiser.x0_and_variance
-
-    def replaced(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
-      x0, fraction = predict(x, sigma, cond, key=key)
-      return self._replace(x0), fraction
-
-    return replaced
-
-  @property
-  def x0_and_shift(self):
-    """The denoiser's own, x0 replaced and no shift where the mask is 0; only there if the denoiser has it."""
-    predict = self.denoiser.x0_and_shift
-
-    def replaced(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
-      x0, shift = predict(x, sigma, cond, key=key)
-      return self._replace(x0), self.mask * shift
-
-    return replaced
+  def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
+    """The denoiser's own prediction, with what is known in its place, guided or not."""
+    own = predict(self.denoiser, x, sigma, cond, key=key)
+    unguided = None if own.unguided is None else self._replace(own.unguided)
+    return own.replace(x0=self._replace(own.x0), unguided=unguided)
 
   def _replace(self, x0):
     return self.mask * x0 + (1 - self.mask) * self.known

@@ -3,12 +3,13 @@ import jax.numpy as jnp
 from diffjax import struct
 from diffjax.arrays import expand, shortening, squared_norm, wide
 from diffjax.checks import check_in
-from diffjax.guidance.stacking import like, stacked
+from diffjax.denoised import Denoised, Predictor
+from diffjax.guidance.stacking import like, of_first, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
 
 
 @struct.dataclass
-class AdaptiveProjected:
+class AdaptiveProjected(Predictor):
   """Adaptive projected guidance (Sadat et al. 2024): classifier-free guidance that does not oversaturate.
 
   The difference of the two predictions is shortened to a norm of at most `radius`, then its part along the conditional
@@ -33,36 +34,19 @@ class AdaptiveProjected:
     check_in("(-inf, inf)", scale=self.scale, eta=self.eta)
     check_in("(0, inf]", radius=self.radius)
 
-  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    """x0 [B, ...] at x [B, ...], sigma [] or [B]; raises ValueError if cond and null_cond differ in structure."""
-    return self.x0_and_difference(x, sigma, cond, key=key)[0]
+  def predict(
+    self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None, past: Array | float = 0.0
+  ) -> Denoised:
+    """x0 guided along the difference of both predictions plus `past` [B, ...], which sum it returns too.
 
-  def x0_and_difference(
-    self, x: Array, sigma: Array, cond: Cond = None, past: Array | float = 0.0, *, key: Array | None = None
-  ) -> tuple[Array, Array]:
-    """The guided x0 with `past` [B, ...] added to the difference of the predictions, and that sum."""
-    return self._guide(*self._both(self.denoiser, x, sigma, cond, key), past)
+    Raises ValueError if cond and null_cond differ in structure.
+    """
+    both = stacked(self.denoiser, x, sigma, [cond, like(self.null_cond, cond)], key)
+    conditional, null = both.x0
+    guided, difference = self._guide(conditional, null, past)
+    return Denoised(guided, null, of_first(both.variance), difference)
 
-  def x0_and_shift(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> tuple[Array, Array]:
-    """The unconditional x0, and what guidance adds to it."""
-    conditional, null = self._both(self.denoiser, x, sigma, cond, key)
-    return null, self._guide(conditional, null)[0] - null
-
-  @property
-  def x0_and_variance(self):
-    """As `__call__`, with the conditional variance's place beside x0; only there if the denoiser has it."""
-    predict = self.denoiser.x0_and_variance
-
-    def guided(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
-      both, fraction = self._both(predict, x, sigma, cond, key)
-      return self._guide(*both)[0], None if fraction is None else fraction[0]
-
-    return guided
-
-  def _both(self, predict, x, sigma, cond, key):
-    return stacked(predict, x, sigma, [cond, like(self.null_cond, cond)], key)
-
-  def _guide(self, conditional, null, past=0.0):
+  def _guide(self, conditional, null, past):
     dtype = conditional.dtype
     conditional, null = wide(conditional), wide(null)
     total = conditional - null + past

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 from diffjax import struct
 from diffjax.arrays import expand
 from diffjax.checks import check_in
+from diffjax.denoised import Denoised, Predictor, predict
 from diffjax.typing import Array, Cond, Denoiser
 
 
 @struct.dataclass
-class Classifier:
+class Classifier(Predictor):
   """Guidance by a classifier of noisy pictures (Dhariwal & Nichol 2021, algorithm 2).
 
   Adding scale * grad log p(label | x) to score = (x0 - x) / sigma^2 moves x0 by scale * sigma^2 times that gradient.
@@ -32,21 +33,10 @@ class Classifier:
   def __post_init__(self):
     check_in("(-inf, inf)", scale=self.scale)
 
-  def __call__(self, x: Array, sigma: Array, cond: Cond, *, key: Array | None = None) -> Array:
-    """x0 [B, ...] at x [B, ...], sigma [] or [B], for cond["label"] int [B]."""
-    x0 = self.denoiser(x, sigma, cond if self.conditional else None, key=key)
-    return x0 + self._shift(x, sigma, cond)
-
-  @property
-  def x0_and_variance(self):
-    """As `__call__`, with the variance's place beside x0; only there if the denoiser has it."""
-    predict = self.denoiser.x0_and_variance
-
-    def guided(x: Array, sigma: Array, cond: Cond, *, key: Array | None = None):
-      x0, fraction = predict(x, sigma, cond if self.conditional else None, key=key)
-      return x0 + self._shift(x, sigma, cond), fraction
-
-    return guided
+  def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
+    """x0 guided to cond["label"] int [B]; unguided, and with a variance, by the denoiser itself."""
+    own = predict(self.denoiser, x, sigma, cond if self.conditional else None, key=key)
+    return Denoised(own.x0 + self._shift(x, sigma, cond), own.x0, own.variance)
 
   def _shift(self, x, sigma, cond):
     def log_prob(x):

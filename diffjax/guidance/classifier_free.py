@@ -3,12 +3,13 @@ import jax.numpy as jnp
 from diffjax import struct
 from diffjax.arrays import expand, wide, within
 from diffjax.checks import check_in
-from diffjax.guidance.stacking import like, stacked
+from diffjax.denoised import Denoised, Predictor
+from diffjax.guidance.stacking import like, of_first, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
 
 
 @struct.dataclass
-class ClassifierFree:
+class ClassifierFree(Predictor):
   """Classifier-free guidance (Ho & Salimans 2022, eq. 6): x0 = null + scale * (conditional - null).
 
   Scale 1 is the conditional model, 0 the unconditional one. Both come from one network call on the doubled batch. A
@@ -34,29 +35,15 @@ class ClassifierFree:
     check_in("(-inf, inf)", scale=self.scale)
     check_in("[0, 1]", rescale=self.rescale)
 
-  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    """x0 [B, ...] at x [B, ...], sigma [] or [B]; raises ValueError if cond and null_cond differ in structure."""
-    return self._guide(*self._both(self.denoiser, x, sigma, cond, key), sigma)
+  def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
+    """x0 guided; unguided by the null condition, or outside the interval the conditional one; the conditional variance.
 
-  def x0_and_shift(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> tuple[Array, Array]:
-    """The unconditional x0, and what guidance adds to it; outside the interval the conditional one, and nothing."""
-    conditional, null = self._both(self.denoiser, x, sigma, cond, key)
-    base = jnp.where(expand(within(sigma, self.interval), null), null, conditional)
-    return base, self._guide(conditional, null, sigma) - base
-
-  @property
-  def x0_and_variance(self):
-    """As `__call__`, with the variance's place beside x0; only there if the denoiser has it."""
-    predict = self.denoiser.x0_and_variance
-
-    def guided(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
-      (conditional, null), fraction = self._both(predict, x, sigma, cond, key)
-      return self._guide(conditional, null, sigma), None if fraction is None else fraction[0]
-
-    return guided
-
-  def _both(self, predict, x, sigma, cond, key):
-    return stacked(predict, x, sigma, [cond, like(self.null_cond, cond)], key)
+    Raises ValueError if cond and null_cond differ in structure.
+    """
+    both = stacked(self.denoiser, x, sigma, [cond, like(self.null_cond, cond)], key)
+    conditional, null = both.x0
+    unguided = jnp.where(expand(within(sigma, self.interval), null), null, conditional)
+    return Denoised(self._guide(conditional, null, sigma), unguided, of_first(both.variance))
 
   def _guide(self, conditional, null, sigma):
     scale = jnp.where(within(sigma, self.interval), self.scale, 1.0).astype(conditional.dtype)

@@ -2,12 +2,13 @@ from collections.abc import Sequence
 
 from diffjax import struct
 from diffjax.arrays import expand
+from diffjax.denoised import Denoised, Predictor
 from diffjax.guidance.stacking import like, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
 
 
 @struct.dataclass
-class Composed:
+class Composed(Predictor):
   """Several conditions at once: x0 = null + sum_i scale_i * (conditional_i - null) (Liu et al. 2022, composable
   diffusion). A condition with a negative scale is avoided. One network call on K + 1 stacked batches.
 
@@ -21,33 +22,19 @@ class Composed:
   null_cond: PyTree
   scales: Sequence[float]
 
-  def __call__(self, x: Array, sigma: Array, cond: Sequence[Cond], *, key: Array | None = None) -> Array:
-    """x0 [B, ...] for a sequence of K conds; raises ValueError if there is not one for each scale."""
-    return sum(self.x0_and_shift(x, sigma, cond, key=key))
+  def predict(self, x: Array, sigma: Array, cond: Sequence[Cond] = (), *, key: Array | None = None) -> Denoised:
+    """x0 guided by a sequence of K conds; unguided by the null condition; the first condition's variance.
 
-  def x0_and_shift(
-    self, x: Array, sigma: Array, cond: Sequence[Cond], *, key: Array | None = None
-  ) -> tuple[Array, Array]:
-    """The unconditional x0, and what the conditions add to it."""
-    return self._add(stacked(self.denoiser, x, sigma, self._all(cond), key))
-
-  @property
-  def x0_and_variance(self):
-    """As `__call__`, with the variance's place beside x0, the first condition's; only there if the denoiser has it."""
-    predict = self.denoiser.x0_and_variance
-
-    def guided(x: Array, sigma: Array, cond: Sequence[Cond], *, key: Array | None = None):
-      x0s, fraction = stacked(predict, x, sigma, self._all(cond), key)
-      return sum(self._add(x0s)), None if fraction is None else fraction[1]
-
-    return guided
+    Raises ValueError if there is not one cond for each scale.
+    """
+    all_of_them = stacked(self.denoiser, x, sigma, self._all(cond), key)
+    null, *conditional = all_of_them.x0
+    shift = sum(expand(scale, null) * (x0 - null) for scale, x0 in zip(self.scales, conditional))
+    variance = None if all_of_them.variance is None else all_of_them.variance[1]
+    return Denoised(null + shift, null, variance)
 
   def _all(self, cond):
     if not isinstance(cond, Sequence) or len(cond) != len(self.scales):
       given = f"{len(cond)} of them" if isinstance(cond, Sequence) else type(cond).__name__
       raise ValueError(f"cond must be a sequence of {len(self.scales)} conditions, one for each scale, got {given}.")
     return [like(self.null_cond, cond[0]), *cond]
-
-  def _add(self, x0s):
-    null, *conditional = x0s
-    return null, sum(expand(scale, null) * (x0 - null) for scale, x0 in zip(self.scales, conditional))

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from diffjax import arrays, randomness, struct
 from diffjax.arrays import expand
 from diffjax.checks import check_in, check_whole
+from diffjax.denoised import Denoised, Predictor, predict
 from diffjax.typing import Array, Cond, Denoiser
 
 Energy = Callable[[Array, Array | None], Array]
@@ -34,7 +35,7 @@ def warn_of_nonfinite(count: int, sigma: float) -> None:
 
 
 @struct.dataclass
-class EnergyGuidance:
+class EnergyGuidance(Predictor):
   """Guides a denoiser down an energy; its settings are DPS, LGD, MPGD, FreeDoM, universal and training-free guidance.
 
   Per call one network call, one gradient of the energy (and inner_steps more), and, unless position is "x0", one
@@ -86,48 +87,33 @@ class EnergyGuidance:
     check_in("[0, inf]", clamp=self.clamp)
     check_whole(0, num_samples=self.num_samples, inner_steps=self.inner_steps)
 
-  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    """x0 [B, ...] at x [B, ...], sigma [] or [B]; key [B] is needed where the energy or num_samples draw noise."""
-    return sum(self.x0_and_shift(x, sigma, cond, key=key))
+  def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
+    """x0 guided; unguided, and with a variance, by the denoiser; key [B] where the energy or num_samples draw noise."""
+    own, shift = self._guide(lambda x, key: predict(self.denoiser, x, sigma, cond, key=key), x, sigma, key)
+    return Denoised(own.x0 + shift, own.x0, own.variance)
 
-  def x0_and_shift(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> tuple[Array, Array]:
-    """The unguided x0, and what guidance adds to it."""
-    x0, _, shift = self._guide(lambda x, key: (self.denoiser(x, sigma, cond, key=key), None), x, sigma, key)
-    return x0, shift
-
-  @property
-  def x0_and_variance(self):
-    """As `__call__`, with the variance's place beside x0; only there if the denoiser has it."""
-    predict = self.denoiser.x0_and_variance
-
-    def guided(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
-      x0, fraction, shift = self._guide(lambda x, key: predict(x, sigma, cond, key=key), x, sigma, key)
-      return x0 + shift, fraction
-
-    return guided
-
-  def _guide(self, predict, x, sigma, key):
+  def _guide(self, predicted, x, sigma, key):
     key_model, key_energy = (None, None) if key is None else randomness.split(key)
     slope = jax.grad(lambda x0: self._energy(x0, sigma, key_energy).sum())
     if self.position == "x0":
-      x0, fraction = predict(x, key_model)
-      gradient = slope(x0)
+      own = predicted(x, key_model)
+      gradient = slope(own.x0)
     else:
 
       def judged(x):
-        x0, fraction = predict(x, key_model)
-        return self._blend(x0, x, sigma), (x0, fraction)
+        own = predicted(x, key_model)
+        return self._blend(own.x0, x, sigma), own
 
-      picture, pullback, (x0, fraction) = jax.vjp(judged, x, has_aux=True)
+      picture, pullback, own = jax.vjp(judged, x, has_aux=True)
       (gradient,) = pullback(slope(picture))
     scale = value(self.scale, sigma) * (jnp.square(sigma) if self.position == "score" else 1)
     shift = -expand(scale, x) * self._tame(gradient, sigma)
     if self.inner_steps:
       rate = expand(value(self.inner_scale, sigma), x)
-      down = lambda _, delta: delta - (rate * self._tame(slope(x0 + delta), sigma)).astype(delta.dtype)
-      shift += jax.lax.fori_loop(0, self.inner_steps, down, jnp.zeros_like(x0))
+      down = lambda _, delta: delta - (rate * self._tame(slope(own.x0 + delta), sigma)).astype(delta.dtype)
+      shift += jax.lax.fori_loop(0, self.inner_steps, down, jnp.zeros_like(own.x0))
     shift *= arrays.shortening(_rms(shift), expand(value(self.clamp, sigma), x))
-    return x0, fraction, jnp.where(expand(arrays.within(sigma, self.interval), x), shift, 0)
+    return own, jnp.where(expand(arrays.within(sigma, self.interval), x), shift, 0)
 
   def _blend(self, x0, x, sigma):
     if not self.blend:

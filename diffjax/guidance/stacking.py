@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from diffjax.typing import Array, Cond, PyTree
+from diffjax.denoised import Denoised, predict
+from diffjax.typing import Array, Cond, Denoiser, PyTree
 
 
-def stacked(predict, x: Array, sigma: Array, conds: list[Cond], key: Array | None) -> PyTree:
-  """What `predict(x, sigma, cond, key=key)` gives for each of K conds, by one call: every leaf is [K, B, ...].
+def stacked(denoiser: Denoiser, x: Array, sigma: Array, conds: list[Cond], key: Array | None) -> Denoised:
+  """What a denoiser predicts for each of K conds, by one call: every leaf is [K, B, ...].
 
   Raises:
     ValueError: if an entry of a cond does not have one row for each sample.
@@ -19,8 +20,13 @@ def stacked(predict, x: Array, sigma: Array, conds: list[Cond], key: Array | Non
       )
   many = lambda a: None if a is None else jnp.concatenate([a] * len(conds))
   cond = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conds)
-  out = predict(many(x), sigma if jnp.ndim(sigma) == 0 else many(sigma), cond, key=many(key))
+  out = predict(denoiser, many(x), sigma if jnp.ndim(sigma) == 0 else many(sigma), cond, key=many(key))
   return jax.tree.map(lambda a: a.reshape(len(conds), x.shape[0], *a.shape[1:]), out)
+
+
+def of_first(stack: Array | None) -> Array | None:
+  """What the first cond has of a leaf, where there is one."""
+  return None if stack is None else stack[0]
 
 
 def like(null_cond: PyTree, cond: Cond) -> Cond:

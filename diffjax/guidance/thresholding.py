@@ -2,11 +2,12 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.checks import check_in
+from diffjax.denoised import Denoised, Predictor, predict
 from diffjax.typing import Array, Cond, Denoiser
 
 
 @struct.dataclass
-class StaticThreshold:
+class StaticThreshold(Predictor):
   """Clips x0 to [-bound, bound], the range of the data (Ho et al. 2020's implementation; Saharia et al. 2022, 2.3)."""
 
   denoiser: Denoiser
@@ -15,25 +16,16 @@ class StaticThreshold:
   def __post_init__(self):
     check_in("(0, inf]", bound=self.bound)
 
-  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    return self._threshold(self.denoiser(x, sigma, cond, key=key))
-
-  @property
-  def x0_and_variance(self):
-    """The denoiser's own, its x0 clipped; only there if the denoiser has it."""
-    return _first_through(self._threshold, self.denoiser.x0_and_variance)
-
-  @property
-  def x0_and_shift(self):
-    """The unguided x0, and what guidance adds to it before their sum is clipped; only there if the denoiser has it."""
-    return _sum_through(self._threshold, self.denoiser.x0_and_shift)
+  def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
+    """The denoiser's own prediction, its x0 clipped."""
+    return _through(self._threshold, predict(self.denoiser, x, sigma, cond, key=key))
 
   def _threshold(self, x0):
     return jnp.clip(x0, -self.bound, self.bound)
 
 
 @struct.dataclass
-class DynamicThreshold:
+class DynamicThreshold(Predictor):
   """Clips x0 to a quantile of its own absolute values, then scales it into [-bound, bound] (Saharia et al. 2022, 2.3).
 
   The quantile is taken per sample and is never below `bound`, so pictures within range stay as they are, nor above
@@ -49,18 +41,9 @@ class DynamicThreshold:
     check_in("[0, 1]", quantile=self.quantile)
     check_in("(0, inf]", bound=self.bound, cap=self.cap)
 
-  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    return self._threshold(self.denoiser(x, sigma, cond, key=key))
-
-  @property
-  def x0_and_variance(self):
-    """The denoiser's own, its x0 scaled; only there if the denoiser has it."""
-    return _first_through(self._threshold, self.denoiser.x0_and_variance)
-
-  @property
-  def x0_and_shift(self):
-    """The unguided x0, and what guidance adds to it before their sum is scaled; only there if the denoiser has it."""
-    return _sum_through(self._threshold, self.denoiser.x0_and_shift)
+  def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
+    """The denoiser's own prediction, its x0 clipped."""
+    return _through(self._threshold, predict(self.denoiser, x, sigma, cond, key=key))
 
   def _threshold(self, x0):
     limit = jnp.quantile(jnp.abs(x0), self.quantile, axis=tuple(range(1, x0.ndim)), keepdims=True)
@@ -68,17 +51,5 @@ class DynamicThreshold:
     return jnp.clip(x0, -limit, limit) * (self.bound / limit)
 
 
-def _first_through(function, predict):
-  def predicted(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
-    x0, fraction = predict(x, sigma, cond, key=key)
-    return function(x0), fraction
-
-  return predicted
-
-
-def _sum_through(function, predict):
-  def predicted(x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None):
-    x0, shift = predict(x, sigma, cond, key=key)
-    return x0, function(x0 + shift) - x0
-
-  return predicted
+def _through(function, denoised):
+  return denoised.replace(x0=function(denoised.x0))

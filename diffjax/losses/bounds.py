@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from diffjax import posterior
 from diffjax.arrays import expand, wide
+from diffjax.denoised import predict
 from diffjax.denoisers import NetworkDenoiser
 from diffjax.losses.squared_error import mean_flat
 from diffjax.losses.weights import Weight
@@ -77,7 +78,8 @@ def hybrid(
     ValueError: if the network has no channels for the variance.
   """
   x = x0 + expand(sigma, x0) * noise
-  x0_predicted, fraction = denoiser.x0_and_variance(x, sigma, cond, key=key)
+  predicted = predict(denoiser, x, sigma, cond, key=key)
+  x0_predicted, fraction = predicted.x0, predicted.variance
   if fraction is None:
     raise ValueError(f"the network outputs {x0.shape[-1]} channels; a learned variance needs twice as many.")
   frozen = jax.lax.stop_gradient(x0_predicted)

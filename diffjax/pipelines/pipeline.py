@@ -133,7 +133,7 @@ class Pipeline:
     cond, scale = self._cond(num, labels, guidance_scale)
     denoiser = self.defaults.guided(self.denoiser, scale)
     if cfgpp:
-      check_cfgpp(denoiser, scale, prompt)
+      check_cfgpp(scale, prompt)
     known, mask = self._encoded(init_image), self._reduced(mask, init_image, shape)
 
     def assemble(report=None):
@@ -195,9 +195,9 @@ class Pipeline:
     return einops.reduce(mask, "(h a) (w b) -> 1 h w 1", "max", h=shape[0], w=shape[1]).astype(np.float32)
 
 
-def check_cfgpp(denoiser: Denoiser, scale: float | None, prompt: Guide | None) -> None:
+def check_cfgpp(scale: float | None, prompt: Guide | None) -> None:
   """Raises ValueError unless there is guidance by a label alone, with a scale in [0, 1]."""
-  if prompt is not None or not hasattr(denoiser, "x0_and_shift"):
+  if prompt is not None or scale is None:
     raise ValueError(
       "cfgpp acts on guidance by a label alone; ask for one, of a model with a null label and without a prompt, or"
       " leave it out."

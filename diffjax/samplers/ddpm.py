@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from diffjax import posterior, randomness, struct
 from diffjax.checks import check_in
+from diffjax.denoised import predict
 from diffjax.schedules import variance_preserving
 from diffjax.typing import NoiseFn
 
@@ -38,13 +39,9 @@ class DDPM:
   def _predict(self, denoiser, x, sigma, key):
     if not self.learned:
       return denoiser(x, sigma, key=key), self.fraction
-    if not hasattr(denoiser, "x0_and_variance"):
+    denoised = predict(denoiser, x, sigma, key=key)
+    if denoised.variance is None:
       raise ValueError(
-        "this denoiser predicts no variance; use DDPM(fraction=...), or a denoiser with x0_and_variance."
+        "this denoiser predicts no variance; train the network with model.learned_variance, or use DDPM(fraction=...)."
       )
-    x0, fraction = denoiser.x0_and_variance(x, sigma, key=key)
-    if fraction is None:
-      raise ValueError(
-        "the network has no channels for a variance; train it with model.learned_variance, or set fraction."
-      )
-    return x0, fraction
+    return denoised.x0, denoised.variance

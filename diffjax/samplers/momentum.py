@@ -2,8 +2,8 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.checks import check_in
+from diffjax.denoised import Predicting
 from diffjax.samplers import recurrent
-from diffjax.samplers.mean_guided import with_variance
 from diffjax.typing import Sampler
 
 
@@ -18,8 +18,7 @@ class Momentum:
   the sampler has.
 
   Raises:
-    ValueError: around `Recurrent`, which belongs around this; on stepping, if the denoiser does not tell its difference
-      by `x0_and_difference`.
+    ValueError: around `Recurrent`, which belongs around this; on stepping, if the denoiser is no such guidance.
   """
 
   sampler: Sampler
@@ -33,15 +32,22 @@ class Momentum:
     return self.sampler.init(x), jnp.zeros_like(x)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
-    if not hasattr(denoiser, "x0_and_difference"):
-      raise ValueError("momentum needs guidance that has one; make the denoiser a guidance.AdaptiveProjected itself.")
     carry, past = carry
     differences = []
 
-    def guided(x, sigma, *, key=None):
-      x0, difference = denoiser.x0_and_difference(x, sigma, self.momentum * past, key=key)
-      differences.append(difference)
-      return x0.astype(x.dtype)
+    def guided(x, sigma, cond, key):
+      denoised = _with_past(denoiser, x, sigma, cond, key, self.momentum * past)
+      differences.append(denoised.difference)
+      return denoised.replace(x0=denoised.x0.astype(x.dtype))
 
-    x, carry = self.sampler.step(with_variance(guided, denoiser), x, sigma, sigma_next, carry, key)
+    x, carry = self.sampler.step(Predicting(guided), x, sigma, sigma_next, carry, key)
     return x, (carry, differences[0].astype(past.dtype))
+
+
+def _with_past(denoiser, x, sigma, cond, key, past):
+  try:
+    return denoiser.predict(x, sigma, cond, key=key, past=past)
+  except (AttributeError, TypeError) as error:
+    raise ValueError(
+      "momentum needs guidance that has one; make the denoiser a guidance.AdaptiveProjected itself."
+    ) from error

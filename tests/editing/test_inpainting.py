@@ -123,11 +123,12 @@ def test_learned_variance_passes_through():
 
   denoiser = denoisers.NetworkDenoiser(Network(), denoisers.Eps(), schedules.linear())
   wrapped = editing.Inpaint(denoiser, jnp.full((1, 4, 1), 0.5), jnp.array([[1.0, 0, 0, 1]])[..., None])
-  x0, fraction = wrapped.x0_and_variance(jnp.ones((2, 4, 1)), jnp.asarray(1.0))
+  denoised = wrapped.predict(jnp.ones((2, 4, 1)), jnp.asarray(1.0))
+  x0, fraction = denoised.x0, denoised.variance
   np.testing.assert_array_equal(x0, wrapped(jnp.ones((2, 4, 1)), jnp.asarray(1.0)))
   np.testing.assert_array_equal(x0[:, 1:3], 0.5)
   np.testing.assert_allclose(fraction, 0.6, rtol=1e-6)
-  assert not hasattr(editing.Inpaint(pair, 0.0, 0.0), "x0_and_variance")
+  assert editing.Inpaint(pair, 0.0, 0.0).predict(jnp.ones((2, 2)), jnp.asarray(1.0)).variance is None
 
 
 def test_the_shift_of_guidance_passes_through_where_the_mask_is_one():
@@ -135,10 +136,10 @@ def test_the_shift_of_guidance_passes_through_where_the_mask_is_one():
   guided = guidance.ClassifierFree(by_label, {"label": 0}, 2.0)
   wrapped, known = editing.Inpaint(guided, jnp.array([[0.7, 0.0]]), MASK), jnp.float32(0.7)
   x, cond, sigma = jnp.ones((3, 2)), {"label": jnp.array([1.0, 2.0, 3.0])}, jnp.asarray(1.0)
-  x0, shift = wrapped.x0_and_shift(x, sigma, cond)
-  np.testing.assert_allclose(x0 + shift, wrapped(x, sigma, cond), rtol=1e-6)
-  np.testing.assert_allclose(shift, jnp.array([[0, 2.0], [0, 4.0], [0, 6.0]]), rtol=1e-6)
-  assert not hasattr(editing.Inpaint(pair, 0.0, 0.0), "x0_and_shift")
+  denoised = wrapped.predict(x, sigma, cond)
+  np.testing.assert_array_equal(denoised.x0, wrapped(x, sigma, cond))
+  np.testing.assert_allclose(denoised.x0 - denoised.unguided, jnp.array([[0, 2.0], [0, 4.0], [0, 6.0]]), rtol=1e-6)
+  assert editing.Inpaint(pair, 0.0, 0.0).predict(x, sigma).unguided is None
   sampler, sigmas = samplers.MeanGuided(samplers.Euler()), grids.karras(5)
   drawn = diffjax.sample(wrapped, sampler, x, sigmas, key=KEY, cond=cond)
   np.testing.assert_array_equal(drawn[:, 0], known)

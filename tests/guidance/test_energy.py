@@ -12,6 +12,7 @@ from traced import traced
 import diffjax
 from diffjax import grids, guidance, samplers
 from diffjax.arrays import expand
+from diffjax.denoised import Denoised
 from diffjax.randomness import normal
 
 pytestmark = pytest.mark.slow
@@ -183,7 +184,11 @@ def rms(a):
 def test_normalize_clamp_and_interval_are_per_sample():
   x = jnp.array([0.01, 1.0, 100.0]).reshape(3, 1, 1, 1) * jax.random.normal(jax.random.key(3), (3, 4, 4, 1))
   sigma = jnp.array([0.2, 1.0, 5.0])
-  shift = lambda **options: guidance.EnergyGuidance(DATA, quadratic, 2.0, **options).x0_and_shift(x, sigma)[1]
+
+  def shift(**options):
+    denoised = guidance.EnergyGuidance(DATA, quadratic, 2.0, **options).predict(x, sigma)
+    return denoised.x0 - denoised.unguided
+
   np.testing.assert_allclose(rms(shift(position="x0", normalize=True)), 2, rtol=1e-5)
   free, clamped = shift(), shift(clamp=0.5)
   assert rms(free)[0] < 0.5 < rms(free)[2]
@@ -220,14 +225,14 @@ def test_hyper_parameters_do_not_compile_again_and_all_transformations_work():
 
 def test_a_learned_variance_passes_through():
   class Learned:
-    def x0_and_variance(self, x, sigma, cond=None, *, key=None):
-      return DATA(x, sigma), jnp.full_like(x, 0.25)
+    def predict(self, x, sigma, cond=None, *, key=None):
+      return Denoised(DATA(x, sigma), variance=jnp.full_like(x, 0.25))
 
   guided = guidance.EnergyGuidance(Learned(), linear)
-  x0, fraction = guided.x0_and_variance(start(), jnp.asarray(0.7))
-  np.testing.assert_allclose(x0, guidance.EnergyGuidance(DATA, linear)(start(), jnp.asarray(0.7)), rtol=1e-6)
-  assert jnp.all(fraction == 0.25)
-  assert not hasattr(guidance.EnergyGuidance(DATA, linear), "x0_and_variance")
+  denoised = guided.predict(start(), jnp.asarray(0.7))
+  np.testing.assert_allclose(denoised.x0, guidance.EnergyGuidance(DATA, linear)(start(), jnp.asarray(0.7)), rtol=1e-6)
+  assert jnp.all(denoised.variance == 0.25)
+  assert guidance.EnergyGuidance(DATA, linear).predict(start(), jnp.asarray(0.7)).variance is None
 
 
 def test_bad_input():

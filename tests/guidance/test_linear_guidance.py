@@ -8,6 +8,7 @@ from traced import traced
 
 from diffjax import denoisers, editing, guidance, schedules
 from diffjax.arrays import expand
+from diffjax.denoised import Denoised
 from diffjax.networks import UNet
 from diffjax.networks.attention import SelfAttention
 from diffjax.networks.layers import Dense, GroupNorm
@@ -196,8 +197,8 @@ class Learned:
   def __call__(self, x, sigma, cond=None, *, key=None):
     return by_class(x, sigma, cond)
 
-  def x0_and_variance(self, x, sigma, cond=None, *, key=None):
-    return by_class(x, sigma, cond), expand(0.25 * cond["label"], jnp.ones_like(x))
+  def predict(self, x, sigma, cond=None, *, key=None):
+    return Denoised(by_class(x, sigma, cond), variance=expand(0.25 * cond["label"], jnp.ones_like(x)))
 
 
 @pytest.mark.parametrize(
@@ -211,9 +212,9 @@ class Learned:
   ],
 )
 def test_a_learned_variance_passes_through(guided, cond):
-  x0, fraction = guided.x0_and_variance(x(), SIGMA, cond)
-  np.testing.assert_allclose(x0, guided(x(), SIGMA, cond), rtol=1e-5, atol=1e-5)
-  np.testing.assert_allclose(fraction, expand(0.25 * LABELS[0]["label"], jnp.ones_like(x())))
+  denoised = guided.predict(x(), SIGMA, cond)
+  np.testing.assert_array_equal(denoised.x0, guided(x(), SIGMA, cond))
+  np.testing.assert_allclose(denoised.variance, expand(0.25 * LABELS[0]["label"], jnp.ones_like(x())))
 
 
 def test_guidance_nests_and_compiles_once_for_all_scales():

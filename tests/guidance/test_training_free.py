@@ -175,10 +175,9 @@ def test_every_constructor_has_defaults():
 def test_cfgpp_outside_its_interval_is_the_conditional_model():
   by_label = lambda x, sigma, cond, key: Mixture()(x, sigma) + 0.3 * cond["label"][:, None, None, None]
   x, sigma, cond = jnp.asarray(START), jnp.asarray(SIGMA), {"label": jnp.ones(2, int)}
-  base, shift = guidance.ClassifierFree(by_label, {"label": 0}, 0.8, (0.0, SIGMA / 2)).x0_and_shift(x, sigma, cond)
-  assert_equal((base, shift), (by_label(x, sigma, cond, None), 0 * x))
-  base, shift = guidance.ClassifierFree(by_label, {"label": 0}, 0.8, (0.0, SIGMA)).x0_and_shift(x, sigma, cond)
-  assert_equal((base, shift), (Mixture()(x, sigma), 0.24 + 0 * x))
+  for highest, base, shift in ((SIGMA / 2, by_label(x, sigma, cond, None), 0.0), (SIGMA, Mixture()(x, sigma), 0.24)):
+    denoised = guidance.ClassifierFree(by_label, {"label": 0}, 0.8, (0.0, highest)).predict(x, sigma, cond)
+    assert_equal((denoised.unguided, denoised.x0), (base, base + shift))
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.6])
@@ -193,6 +192,6 @@ def test_cfgpp(eta):
   free = guidance.ClassifierFree(by_label, {"label": 0}, 0.8)
 
   class Conditioned:
-    x0_and_shift = staticmethod(lambda x, sigma, key: free.x0_and_shift(x, sigma, {"label": jnp.ones(2, int)}, key=key))
+    predict = staticmethod(lambda x, sigma, cond, key: free.predict(x, sigma, {"label": jnp.ones(2, int)}, key=key))
 
   assert_equal(ours(samplers.MeanGuided(samplers.Euler(eta, noise=constant(NOISE))), Conditioned()), expected)

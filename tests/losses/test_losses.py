@@ -7,6 +7,7 @@ from oracles import Gaussian
 
 from diffjax import denoisers, likelihood, losses, schedules
 from diffjax.arrays import expand
+from diffjax.denoised import Denoised
 
 VP = schedules.VP()
 SIGMA = jnp.array([0.01, 0.3, 1.0, 4.0])
@@ -202,15 +203,16 @@ def test_hybrid_is_the_sum_of_its_parts():
 @pytest.mark.parametrize("fraction", [0.0, 0.3, 1.0])
 def test_the_last_step_is_that_of_the_whole_bound(fraction, x64):
   class Learned:
-    def x0_and_variance(self, x, sigma, cond=None, *, key=None):
-      return Gaussian(0.1, 0.4)(x, sigma), jnp.full_like(x, fraction)
+    def predict(self, x, sigma, cond=None, *, key=None):
+      return Denoised(Gaussian(0.1, 0.4)(x, sigma), variance=jnp.full_like(x, fraction))
 
   x0, noise = (jnp.asarray(a) for a in bound_inputs()[:2])
   draws = lambda keys, shape: noise
   whole = likelihood.variational_bound(Learned(), DISCRETE, x0, key=jax.random.key(0), noise=draws)
   sigma = DISCRETE.sigma(jnp.zeros(T))
   x = x0 + sigma[0] * noise
-  one = losses.variational_bound(x0, x, *Learned().x0_and_variance(x, sigma), sigma, 0 * sigma, DISCRETE)
+  own = Learned().predict(x, sigma)
+  one = losses.variational_bound(x0, x, own.x0, own.variance, sigma, 0 * sigma, DISCRETE)
   np.testing.assert_allclose(one, whole.reconstruction, rtol=1e-6)
 
 

@@ -59,7 +59,7 @@ def test_learned_variance_under_classifier_free_guidance():
   [
     (Gaussian(), "predicts no variance"),
     (guidance.StaticThreshold(Gaussian()), "predicts no variance"),
-    (denoisers.NetworkDenoiser(lambda x, c_noise, cond, key: x, denoisers.X0(), VE), "no channels for a variance"),
+    (denoisers.NetworkDenoiser(lambda x, c_noise, cond, key: x, denoisers.X0(), VE), "predicts no variance"),
   ],
 )
 def test_a_variance_that_is_not_there_is_refused(denoiser, message):

@@ -11,6 +11,7 @@ from oracles import Gaussian, Mixture
 import diffjax
 from diffjax import grids, guidance, samplers
 from diffjax.arrays import expand
+from diffjax.denoised import Denoised
 
 KEYS = jax.random.split(jax.random.key(0), 3)
 LABEL = {"label": jnp.array([1, 2, 2])}
@@ -45,9 +46,9 @@ def test_time_travel_goes_around_it(wrap):
 def test_a_threshold_acts_on_the_guided_x0():
   free = guidance.ClassifierFree(by_label, {"label": 0}, 5.0)
   clipped = guidance.StaticThreshold(free, 0.5)
-  null, shift = clipped.x0_and_shift(start(), jnp.asarray(1.0), LABEL)
-  np.testing.assert_allclose(null, free.x0_and_shift(start(), jnp.asarray(1.0), LABEL)[0], rtol=1e-6)
-  np.testing.assert_allclose(null + shift, clipped(start(), jnp.asarray(1.0), LABEL), atol=1e-6)
+  denoised, before = (guided.predict(start(), jnp.asarray(1.0), LABEL) for guided in (clipped, free))
+  np.testing.assert_array_equal(denoised.unguided, before.unguided)
+  np.testing.assert_array_equal(denoised.x0, jnp.clip(before.x0, -0.5, 0.5))
 
 
 def test_a_denoiser_without_guidance_is_refused():
@@ -59,11 +60,8 @@ def test_a_denoiser_without_guidance_is_refused():
 class Learned:
   """Says a variance of its own for each label."""
 
-  def __call__(self, x, sigma, cond=None, *, key=None):
-    return by_label(x, sigma, cond)
-
-  def x0_and_variance(self, x, sigma, cond=None, *, key=None):
-    return by_label(x, sigma, cond), expand(0.3 * cond["label"], jnp.ones_like(x))
+  def predict(self, x, sigma, cond=None, *, key=None):
+    return Denoised(by_label(x, sigma, cond), variance=expand(0.3 * cond["label"], jnp.ones_like(x)))
 
 
 @pytest.mark.parametrize(
@@ -83,31 +81,11 @@ def test_a_learned_variance_reaches_the_sampler(guided, wrap):
   assert np.abs(learned - draw(wrap(samplers.DDPM()))).max() > 0.01
 
 
-def test_the_second_call_for_a_variance_is_merged_with_the_first():
-  """The compiled step multiplies the network's weights as often as without the wrapper."""
-  weights = jax.random.normal(jax.random.key(0), (200, 200)) / 20
-  network = lambda x: jnp.tanh(x.reshape(x.shape[0], -1) @ weights).reshape(*x.shape[:-1], -1)
-
-  class Guided:
-    def x0_and_shift(self, x, sigma, key):
-      return network(x), jnp.ones_like(x)
-
-    def x0_and_variance(self, x, sigma, key):
-      return network(x) + 1, jax.nn.sigmoid(network(x))
-
-  def flops(sampler):
-    step = lambda x: sampler.step(Guided(), x, jnp.asarray(2.0), jnp.asarray(1.0), (), KEYS)[0]
-    return jax.jit(step).lower(jnp.ones((3, 200))).compile().cost_analysis()["flops"]
-
-  once = 2 * 3 * 200 * 200
-  assert once < flops(samplers.MeanGuided(samplers.DDPM(learned=True))) < 1.5 * once
-
-
 def test_projected_guidance_at_the_mean():
   guided = guidance.AdaptiveProjected(by_label, {"label": 0}, 3.0, radius=1.0)
-  null, shift = guided.x0_and_shift(start(), jnp.asarray(1.0), LABEL)
-  np.testing.assert_allclose(null, by_label(start(), 1.0, {"label": jnp.zeros(3)}), rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(null + shift, guided(start(), jnp.asarray(1.0), LABEL), rtol=1e-5, atol=1e-5)
+  denoised = guided.predict(start(), jnp.asarray(1.0), LABEL)
+  np.testing.assert_allclose(denoised.unguided, by_label(start(), 1.0, {"label": jnp.zeros(3)}), rtol=1e-5, atol=1e-6)
+  np.testing.assert_array_equal(denoised.x0, guided(start(), jnp.asarray(1.0), LABEL))
 
 
 def test_one_repeat_is_the_sampler_itself():

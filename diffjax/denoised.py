@@ -1,0 +1,54 @@
+"""What a denoiser knows of the clean data besides x0."""
+
+import abc
+from collections.abc import Callable
+
+from diffjax import struct
+from diffjax.typing import Array, Cond, Denoiser
+
+
+@struct.dataclass
+class Denoised:
+  """A prediction.
+
+  Attributes:
+    x0: the clean data, [B, ...].
+    unguided: x0 [B, ...] without what guidance adds; None: there is no guidance.
+    variance: the learned variance's place between the posterior's (0) and the larger one (1), [B, ...]; None: none was
+      learned.
+    difference: of guidance that can have a momentum, what it goes along, [B, ...].
+  """
+
+  x0: Array
+  unguided: Array | None = None
+  variance: Array | None = None
+  difference: Array | None = None
+
+
+class Predictor(abc.ABC):
+  """Abstract: a denoiser that knows more than x0."""
+
+  @abc.abstractmethod
+  def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
+    """All that is known at x [B, ...], sigma [] or [B]."""
+
+  def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
+    """x0 [B, ...] at x [B, ...], sigma [] or [B]; raises as `predict`."""
+    return self.predict(x, sigma, cond, key=key).x0
+
+
+class Predicting(Predictor):
+  """A function (x, sigma, cond, key, ...) -> Denoised as a denoiser."""
+
+  def __init__(self, function: Callable[..., Denoised]):
+    self._function = function
+
+  def predict(self, x, sigma, cond=None, *, key=None, **more):
+    return self._function(x, sigma, cond, key, **more)
+
+
+def predict(denoiser: Denoiser, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
+  """All that any denoiser knows at x [B, ...], sigma [] or [B]; of a plain function that is x0."""
+  if hasattr(denoiser, "predict"):
+    return denoiser.predict(x, sigma, cond, key=key)
+  return Denoised(denoiser(x, sigma, cond, key=key))
