@@ -100,7 +100,7 @@ def main():
   parser.add_argument("--steps", type=int, default=25)
   parser.add_argument("--repeats", type=int, default=9)
   options = parser.parse_args()
-  model = a_model(networks.UNet(out_channels=1, **DIGITS), 8, denoisers.EDM(0.75), schedules.EDM())
+  model = a_model(networks.UNet(out_channels=1, **DIGITS), 8, denoisers.EDM(0.75), schedules.SigmaAsTime())
   energy = an_energy(networks.ImageEncoder(**TOWER), guidance.small_views(8, options.views))
   measure("digits", model, energy, (options.batch, 8, 8, 1), options.steps, options.repeats)
   if jax.default_backend() == "gpu":

@@ -27,8 +27,8 @@ ALIGN_YOUR_STEPS = {
 """The levels between which Sabour et al. 2024 take ten steps of three published models."""
 
 
-def check_grid(sigmas: Array, dtype: jnp.dtype | None = None) -> None:
-  """Raises ValueError unless sigmas are one list that descends to zero; its values are known only outside of jit.
+def check_grid(sigmas: Array, dtype: jnp.dtype | None = None, final_sigma: float = 0.0) -> None:
+  """Raises ValueError unless sigmas are one list that descends to `final_sigma`; values are known only outside of jit.
 
   They are checked in the precision in which they will be used: `dtype`, or by default the one that JAX gives them.
   """
@@ -37,11 +37,26 @@ def check_grid(sigmas: Array, dtype: jnp.dtype | None = None) -> None:
   if isinstance(sigmas, jax.core.Tracer):
     return
   values = np.asarray(sigmas).astype(jax.dtypes.canonicalize_dtype(dtype or np.asarray(sigmas).dtype))
-  if not np.all(np.isfinite(values)) or not np.all(np.diff(values) < 0) or values[-1] != 0:
+  ends = values[-1] == np.asarray(final_sigma, values.dtype)
+  if not (ends and np.all(np.isfinite(values)) and np.all(np.diff(values) < 0)):
     raise ValueError(
-      f"sigmas must be finite, descend strictly and end in 0, got {values} in {values.dtype}; give 0 < sigma_min < "
-      "sigma_max, levels that do not round to one number, and schedules.MAX_SIGMA for an infinite one."
+      f"sigmas must be finite, descend strictly and end in {final_sigma:g}, got {values} in {values.dtype}; give"
+      " 0 < sigma_min < sigma_max, levels that do not round to one number, and schedules.MAX_SIGMA for an infinite one."
     )
+
+
+def stop_at(sigmas: Array, final_sigma: float) -> Array:
+  """The levels of a grid above `final_sigma`, and that one; a grid under jit, or one that ends there, as it is.
+
+  Raises:
+    ValueError: if final_sigma does not lie between the grid's first level and zero.
+  """
+  if isinstance(sigmas, jax.core.Tracer):
+    return sigmas
+  values = np.asarray(sigmas)
+  if not 0 < final_sigma < values[0]:
+    raise ValueError(f"final_sigma is {final_sigma}, but must lie between 0 and the grid's first level, {values[0]:g}.")
+  return jnp.append(jnp.asarray(values[values > final_sigma]), final_sigma)
 
 
 def end_in_zero(sigmas: Array) -> Array:

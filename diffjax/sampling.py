@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from diffjax import arrays, randomness
 from diffjax.checks import check_call, check_sampler
 from diffjax.denoised import Predicting, predict
-from diffjax.grids import check_grid
+from diffjax.grids import check_grid, stop_at
 from diffjax.typing import Array, Cond, Denoiser, PyTree, Sampler
 
 
@@ -20,6 +20,7 @@ def sample(
   *,
   key: Array,
   cond: Cond = None,
+  final_sigma: float = 0.0,
   trajectory: bool = False,
   carry: bool = False,
   callback: Callable[[int], None] | None = None,
@@ -37,6 +38,8 @@ def sample(
     sigmas: [N + 1], descending, ending in 0, as the functions in `diffjax.grids` give them.
     key: one key, from which each sample gets its own, or one key per sample, [B].
     cond: handed to the denoiser at each call.
+    final_sigma: the level to stop at, a Python number; above zero x at that level is returned, x0 + final_sigma *
+      noise, all steps are the sampler's, and under jit sigmas must end there.
     trajectory: also return x after each step.
     carry: also return what the sampler carries at last, such as the network calls that `samplers.Adaptive` counts.
     callback: called on the host with the number of steps done, for progress.
@@ -65,7 +68,9 @@ def sample(
   check_call("denoiser", denoiser, "x, sigma, cond, key=keys")
   keys = randomness.sample_keys(key, x.shape[0])
   dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
-  check_grid(sigmas, dtype)
+  if final_sigma:
+    sigmas = stop_at(sigmas, final_sigma)
+  check_grid(sigmas, dtype, final_sigma)
   x, sigmas = jnp.asarray(x, dtype), jnp.asarray(sigmas, dtype)
   num_steps = sigmas.shape[0] - 1
 
@@ -88,10 +93,14 @@ def sample(
     return (x, past), x if trajectory else None
 
   start: tuple[Array, PyTree] = (x, sampler.init(x))
-  (noisy, past), path = jax.lax.scan(body, start, (jnp.arange(num_steps - 1), sigmas[:-2], sigmas[1:-1]))
-  x0 = conditioned(noisy, sigmas[-2], key=randomness.fold_in(keys, num_steps - 1))
-  if callback is not None:
-    jax.debug.callback(callback, num_steps)
-  others = [jnp.concatenate([x[None], path, x0[None]])] if trajectory else []
+  steps = num_steps if final_sigma else num_steps - 1
+  (last, past), path = jax.lax.scan(body, start, (jnp.arange(steps), sigmas[:steps], sigmas[1 : steps + 1]))
+  path = [x[None], path]
+  if not final_sigma:
+    last = conditioned(last, sigmas[-2], key=randomness.fold_in(keys, num_steps - 1))
+    path.append(last[None])
+    if callback is not None:
+      jax.debug.callback(callback, num_steps)
+  others = [jnp.concatenate(path)] if trajectory else []
   others += [past] if carry else []
-  return (x0, *others) if others else x0
+  return (last, *others) if others else last

@@ -313,7 +313,7 @@ class VE(Schedule):
 
 
 @struct.dataclass
-class EDM(Schedule):
+class SigmaAsTime(Schedule):
   """sigma(t) = t, t in [0.002, 80] (Karras et al. 2022, table 1)."""
 
   scaling: Callable = _static(variance_exploding)

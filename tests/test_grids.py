@@ -56,7 +56,7 @@ def test_polyexponential_is_exponential_at_rho_one_and_a_power_of_it_elsewhere()
 
 def test_beta_quantiles_are_those_of_the_distribution():
   """Beta(1/2, 1/2) is the arcsine distribution, whose quantiles are sin(pi u / 2)^2; Beta(1, 1) is uniform."""
-  schedule = schedules.EDM(t_min=1e-9, t_max=1.0)
+  schedule = schedules.SigmaAsTime(t_min=1e-9, t_max=1.0)
   u = np.linspace(1, 0, 9)[:-1]
   np.testing.assert_allclose(grids.beta_quantiles(9, schedule, 0.5, 0.5)[:-2], np.sin(np.pi * u / 2) ** 2, rtol=1e-5)
   flow = schedules.RectifiedFlow()

@@ -373,3 +373,22 @@ def test_the_gradient_by_the_grid_is_that_of_finite_differences(name, x64):
   for i, change in enumerate(1e-4 * sigmas[:-1]):
     difference = (value(sigmas.at[i].add(change)) - value(sigmas.at[i].add(-change))) / (2 * change)
     np.testing.assert_allclose(gradient[i], difference, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m"])
+def test_stopping_above_zero(name):
+  """x at final_sigma is where the whole trajectory passes, and follows the data's law at that level."""
+  sampler, sigmas = SAMPLERS[name], grids.karras(40, 0.01, 20.0)
+  x = sigmas[0] * jax.random.normal(jax.random.key(2), (4000, 1))
+  stop = float(sigmas[20])
+  _, path = diffjax.sample(Gaussian(0.3, 0.5), sampler, x, sigmas, key=KEY, trajectory=True)
+  early, part = diffjax.sample(Gaussian(0.3, 0.5), sampler, x, sigmas, key=KEY, final_sigma=stop, trajectory=True)
+  np.testing.assert_array_equal(early, path[20])
+  np.testing.assert_array_equal(part, path[:21])
+  between = diffjax.sample(Gaussian(0.3, 0.5), sampler, x, sigmas, key=KEY, final_sigma=0.7)
+  np.testing.assert_allclose([between.mean(), between.std()], [0.3, np.hypot(0.5, 0.7)], atol=0.05)
+  cut = grids.stop_at(sigmas, 0.7)
+  jitted = jax.jit(lambda x, cut: diffjax.sample(Gaussian(0.3, 0.5), sampler, x, cut, key=KEY, final_sigma=0.7))
+  np.testing.assert_allclose(jitted(x, cut), between, rtol=1e-4, atol=1e-5)
+  with pytest.raises(ValueError, match=r"final_sigma is 30\.0, but must lie between 0 and"):
+    diffjax.sample(Gaussian(0.3, 0.5), sampler, x, sigmas, key=KEY, final_sigma=30.0)

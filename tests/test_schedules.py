@@ -12,7 +12,7 @@ CONTINUOUS = {
   "sigmoid_steep": schedules.Sigmoid(0.0, 3.0, 0.3),
   "vp": schedules.VP(),
   "ve": schedules.VE(),
-  "edm": schedules.EDM(),
+  "edm": schedules.SigmaAsTime(),
   "flow": schedules.RectifiedFlow(),
   "flow_shifted": schedules.Shifted(schedules.RectifiedFlow(), 3.0),
   "cosine_shifted": schedules.Shifted(schedules.Cosine(), 4.0),

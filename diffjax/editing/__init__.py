@@ -1,9 +1,9 @@
 """Editing: what starts from a picture instead of noise, with any denoiser."""
 
-from diffjax.editing.composition import Compose
+from diffjax.editing.ensemble import Ensemble
 from diffjax.editing.inpainting import Inpaint, RePaint, hole
 from diffjax.editing.interpolation import slerp
 from diffjax.editing.inversion import ddim_invert, invert
 from diffjax.editing.sdedit import img2img, shorten
 
-__all__ = ["Compose", "Inpaint", "RePaint", "ddim_invert", "hole", "img2img", "invert", "shorten", "slerp"]
+__all__ = ["Ensemble", "Inpaint", "RePaint", "ddim_invert", "hole", "img2img", "invert", "shorten", "slerp"]

@@ -38,7 +38,7 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
   "sigmoid_betas": schedules.sigmoid_betas,
   "vp": schedules.VP,
   "ve": schedules.VE,
-  "edm": schedules.EDM,
+  "edm": schedules.SigmaAsTime,
   "rectified_flow": schedules.RectifiedFlow,
 }
 GRIDS: dict[str, Callable[..., Array]] = {
@@ -101,7 +101,7 @@ LOSSES: dict[str, Callable[..., Any]] = {
   "simple": losses.Simple,
   "snr": losses.SNR,
   "min_snr": losses.MinSNR,
-  "edm": losses.EDM,
+  "edm": losses.Preconditioned,
   "p2": losses.P2,
   "sigmoid": losses.Sigmoid,
 }

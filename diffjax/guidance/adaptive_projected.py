@@ -4,6 +4,7 @@ from diffjax import struct
 from diffjax.arrays import expand, shortening, squared_norm, wide
 from diffjax.checks import check_in
 from diffjax.denoised import Denoised, Predictor
+from diffjax.guidance.scales import Scale, at_level
 from diffjax.guidance.stacking import like, of_first, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
 
@@ -19,14 +20,14 @@ class AdaptiveProjected(Predictor):
   Attributes:
     denoiser: the conditional denoiser.
     null_cond: what stands for "no condition", with or without the leading [B].
-    scale: as in `ClassifierFree`; [] or [B].
+    scale: as in `ClassifierFree`; [] or [B], or a function of sigma.
     radius: longest norm of the difference, over all of a sample; it depends on the size of the data.
     eta: weight of the parallel part; 0 drops it, and 1 with an infinite radius is classifier-free guidance.
   """
 
   denoiser: Denoiser
   null_cond: PyTree
-  scale: float = 1.0
+  scale: Scale = 1.0
   radius: float = float("inf")
   eta: float = 0.0
 
@@ -43,10 +44,10 @@ class AdaptiveProjected(Predictor):
     """
     both = stacked(self.denoiser, x, sigma, [cond, like(self.null_cond, cond)], key)
     conditional, null = both.x0
-    guided, difference = self._guide(conditional, null, past)
+    guided, difference = self._guide(conditional, null, at_level(self.scale, sigma), past)
     return Denoised(guided, null, of_first(both.variance), difference)
 
-  def _guide(self, conditional, null, past):
+  def _guide(self, conditional, null, scale, past):
     dtype = conditional.dtype
     conditional, null = wide(conditional), wide(null)
     total = conditional - null + past
@@ -56,7 +57,7 @@ class AdaptiveProjected(Predictor):
       / _square(conditional)
       * conditional
     )
-    guided = conditional + expand(self.scale - 1, conditional) * (difference + (self.eta - 1) * parallel)
+    guided = conditional + expand(scale - 1, conditional) * (difference + (self.eta - 1) * parallel)
     return guided.astype(dtype), total
 
 

@@ -4,6 +4,7 @@ from diffjax import struct
 from diffjax.arrays import expand, within
 from diffjax.checks import check_in
 from diffjax.denoised import Denoised, Predictor, predict
+from diffjax.guidance.scales import Scale, at_level
 from diffjax.typing import Array, Cond, Denoiser
 
 
@@ -16,13 +17,13 @@ class AutoGuidance(Predictor):
 
   Attributes:
     denoiser, weak: the two denoisers.
-    scale: [] or [B].
+    scale: [] or [B], or a function of sigma.
     interval: (lowest, highest) sigma at which guidance acts.
   """
 
   denoiser: Denoiser
   weak: Denoiser
-  scale: float = 1.0
+  scale: Scale = 1.0
   interval: tuple[float, float] = (0.0, float("inf"))
 
   def __post_init__(self):
@@ -31,5 +32,5 @@ class AutoGuidance(Predictor):
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
     """x0 guided; unguided, and with a variance, by the denoiser itself."""
     own, weak = predict(self.denoiser, x, sigma, cond, key=key), self.weak(x, sigma, cond, key=key)
-    scale = jnp.where(within(sigma, self.interval), self.scale, 1.0).astype(own.x0.dtype)
+    scale = jnp.where(within(sigma, self.interval), at_level(self.scale, sigma), 1.0).astype(own.x0.dtype)
     return Denoised(weak + expand(scale, x) * (own.x0 - weak), own.x0, own.variance)

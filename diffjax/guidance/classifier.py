@@ -7,6 +7,7 @@ from diffjax import struct
 from diffjax.arrays import expand
 from diffjax.checks import check_in
 from diffjax.denoised import Denoised, Predictor, predict
+from diffjax.guidance.scales import Scale, at_level
 from diffjax.typing import Array, Cond, Denoiser
 
 
@@ -21,13 +22,13 @@ class Classifier(Predictor):
   Attributes:
     denoiser: the model, unconditional or not.
     classifier: (x [B, ...], sigma) -> logits [B, K]; x = x0 + sigma * noise, not scaled by alpha.
-    scale: 1 is Bayes' rule; [] or [B].
+    scale: 1 is Bayes' rule; [] or [B], or a function of sigma.
     conditional: whether the denoiser is given the condition too.
   """
 
   denoiser: Denoiser
   classifier: Callable[[Array, Array], Array]
-  scale: float = 1.0
+  scale: Scale = 1.0
   conditional: bool = struct.field(pytree_node=False, default=False)
 
   def __post_init__(self):
@@ -43,4 +44,4 @@ class Classifier(Predictor):
       log_probs = jax.nn.log_softmax(self.classifier(x, sigma))
       return jnp.take_along_axis(log_probs, cond["label"][:, None], axis=1).sum()
 
-    return expand(self.scale * jnp.square(sigma), x) * jax.grad(log_prob)(x)
+    return expand(at_level(self.scale, sigma) * jnp.square(sigma), x) * jax.grad(log_prob)(x)

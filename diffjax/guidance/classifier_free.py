@@ -4,6 +4,7 @@ from diffjax import struct
 from diffjax.arrays import expand, wide, within
 from diffjax.checks import check_in
 from diffjax.denoised import Denoised, Predictor
+from diffjax.guidance.scales import Scale, at_level
 from diffjax.guidance.stacking import like, of_first, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
 
@@ -19,7 +20,7 @@ class ClassifierFree(Predictor):
   Attributes:
     denoiser: the conditional denoiser.
     null_cond: what stands for "no condition": the same dict as cond, with or without the leading [B].
-    scale: how far to go; [] or [B].
+    scale: how far to go; [] or [B], or a function of sigma.
     interval: (lowest, highest) sigma at which guidance acts; outside, scale is 1 (Kynkaanniemi et al. 2024).
     rescale: 0..1, pulls the guided x0 back to the conditional one's standard deviation, per sample (Lin et al. 2023,
       eq. 15-16).
@@ -27,7 +28,7 @@ class ClassifierFree(Predictor):
 
   denoiser: Denoiser
   null_cond: PyTree
-  scale: float = 1.0
+  scale: Scale = 1.0
   interval: tuple[float, float] = (0.0, float("inf"))
   rescale: float = 0.0
 
@@ -46,7 +47,7 @@ class ClassifierFree(Predictor):
     return Denoised(self._guide(conditional, null, sigma), unguided, of_first(both.variance))
 
   def _guide(self, conditional, null, sigma):
-    scale = jnp.where(within(sigma, self.interval), self.scale, 1.0).astype(conditional.dtype)
+    scale = jnp.where(within(sigma, self.interval), at_level(self.scale, sigma), 1.0).astype(conditional.dtype)
     guided = null + expand(scale, null) * (conditional - null)
     return guided * (1 + self.rescale * (_std(conditional) / _std(guided) - 1)).astype(guided.dtype)
 

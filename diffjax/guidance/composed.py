@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from diffjax import struct
 from diffjax.arrays import expand
 from diffjax.denoised import Denoised, Predictor
+from diffjax.guidance.scales import Scale, at_level
 from diffjax.guidance.stacking import like, stacked
 from diffjax.typing import Array, Cond, Denoiser, PyTree
 
@@ -15,12 +16,12 @@ class Composed(Predictor):
   Attributes:
     denoiser: the conditional denoiser.
     null_cond: what stands for "no condition", with or without the leading [B].
-    scales: one for each of the K conditions; each [] or [B].
+    scales: one for each of the K conditions; each [] or [B], or a function of sigma.
   """
 
   denoiser: Denoiser
   null_cond: PyTree
-  scales: Sequence[float]
+  scales: Sequence[Scale]
 
   def predict(self, x: Array, sigma: Array, cond: Sequence[Cond] = (), *, key: Array | None = None) -> Denoised:
     """x0 guided by a sequence of K conds; unguided by the null condition; the first condition's variance.
@@ -29,7 +30,7 @@ class Composed(Predictor):
     """
     all_of_them = stacked(self.denoiser, x, sigma, self._all(cond), key)
     null, *conditional = all_of_them.x0
-    shift = sum(expand(scale, null) * (x0 - null) for scale, x0 in zip(self.scales, conditional))
+    shift = sum(expand(at_level(scale, sigma), null) * (x0 - null) for scale, x0 in zip(self.scales, conditional))
     variance = None if all_of_them.variance is None else all_of_them.variance[1]
     return Denoised(null + shift, null, variance)
 

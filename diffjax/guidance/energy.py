@@ -19,6 +19,7 @@ from diffjax import arrays, randomness, struct
 from diffjax.arrays import expand
 from diffjax.checks import check_in, check_whole
 from diffjax.denoised import Denoised, Predictor, predict
+from diffjax.guidance.scales import Scale, at_level
 from diffjax.typing import Array, Cond, Denoiser
 
 Energy = Callable[[Array, Array | None], Array]
@@ -67,15 +68,15 @@ class EnergyGuidance(Predictor):
 
   denoiser: Denoiser
   energy: Energy
-  scale: float | Callable[[Array], Array] = 1.0
+  scale: Scale = 1.0
   position: str = struct.field(pytree_node=False, default="score")
   normalize: bool = struct.field(pytree_node=False, default=False)
-  clamp: float | Callable[[Array], Array] = float("inf")
+  clamp: Scale = float("inf")
   interval: tuple[float, float] = (0.0, float("inf"))
   num_samples: int = struct.field(pytree_node=False, default=0)
   spread: float = 1.0
   inner_steps: int = struct.field(pytree_node=False, default=0)
-  inner_scale: float | Callable[[Array], Array] = 0.0
+  inner_scale: Scale = 0.0
   blend: bool = struct.field(pytree_node=False, default=False)
   report: Callable[[int, float], None] | None = struct.field(pytree_node=False, default=warn_of_nonfinite)
 
@@ -106,13 +107,13 @@ class EnergyGuidance(Predictor):
 
       picture, pullback, own = jax.vjp(judged, x, has_aux=True)
       (gradient,) = pullback(slope(picture))
-    scale = value(self.scale, sigma) * (jnp.square(sigma) if self.position == "score" else 1)
+    scale = at_level(self.scale, sigma) * (jnp.square(sigma) if self.position == "score" else 1)
     shift = -expand(scale, x) * self._tame(gradient, sigma)
     if self.inner_steps:
-      rate = expand(value(self.inner_scale, sigma), x)
+      rate = expand(at_level(self.inner_scale, sigma), x)
       down = lambda _, delta: delta - (rate * self._tame(slope(own.x0 + delta), sigma)).astype(delta.dtype)
       shift += jax.lax.fori_loop(0, self.inner_steps, down, jnp.zeros_like(own.x0))
-    shift *= arrays.shortening(_rms(shift), expand(value(self.clamp, sigma), x))
+    shift *= arrays.shortening(_rms(shift), expand(at_level(self.clamp, sigma), x))
     return own, jnp.where(expand(arrays.within(sigma, self.interval), x), shift, 0)
 
   def _blend(self, x0, x, sigma):
@@ -180,11 +181,6 @@ def energies(*terms: Energy, weights: Sequence[float] | None = None) -> Energies
 def at(energy: Energy, sigma: Array) -> Energy:
   """The energy at a noise level: itself, unless it depends on it."""
   return energy.at(sigma) if hasattr(energy, "at") else energy
-
-
-def value(scale: float | Callable[[Array], Array], sigma: Array) -> Array | float:
-  """A scale, a number or a function of sigma, at a noise level."""
-  return scale(sigma) if callable(scale) else scale
 
 
 def _rms(x):

@@ -4,6 +4,7 @@ from diffjax import struct
 from diffjax.arrays import expand
 from diffjax.checks import check_in
 from diffjax.denoised import Denoised, Predictor
+from diffjax.guidance.scales import Scale, at_level
 from diffjax.guidance.stacking import of_first, stacked
 from diffjax.typing import Array, Cond, Denoiser
 
@@ -14,14 +15,14 @@ class PerturbedAttention(Predictor):
 
   The perturbed prediction is that of the same network with the identity for self-attention maps, which it uses for the
   samples whose cond["perturb"] is True; `networks.UNet` does so in the blocks of its field `perturbed_blocks`. One
-  network call on the doubled batch. Scale 0 is the unguided model; [] or [B].
+  network call on the doubled batch. Scale 0 is the unguided model; [] or [B], or a function of sigma.
 
   Around `ClassifierFree(denoiser, null_cond, w)`, which perturbs the conditional prediction alone, this is
   null + w * (x0 - null) + scale * w * (x0 - perturbed).
   """
 
   denoiser: Denoiser
-  scale: float = 0.0
+  scale: Scale = 0.0
 
   def __post_init__(self):
     check_in("(-inf, inf)", scale=self.scale)
@@ -31,4 +32,4 @@ class PerturbedAttention(Predictor):
     conds = [(cond or {}) | {"perturb": jnp.full(x.shape[0], flag)} for flag in (False, True)]
     both = stacked(self.denoiser, x, sigma, conds, key)
     x0, perturbed = both.x0
-    return Denoised(x0 + expand(self.scale, x0) * (x0 - perturbed), x0, of_first(both.variance))
+    return Denoised(x0 + expand(at_level(self.scale, sigma), x0) * (x0 - perturbed), x0, of_first(both.variance))

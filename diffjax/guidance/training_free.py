@@ -5,28 +5,25 @@ the parts of these methods that belong to the sampler. Their scales the papers c
 other, the default is 1.
 """
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
-from diffjax.guidance.energy import Energy, EnergyGuidance, value
+from diffjax.guidance.energy import Energy, EnergyGuidance
+from diffjax.guidance.scales import Scale, at_level
 from diffjax.typing import Array, Denoiser
 
 
-def over_alpha(scale: float | Callable[[Array], Array], sigma: Array) -> Array:
+def over_alpha(scale: Scale, sigma: Array) -> Array:
   """scale / alpha, for a number or a function of sigma."""
-  return value(scale, sigma) * jnp.sqrt(1 + jnp.square(sigma))
+  return at_level(scale, sigma) * jnp.sqrt(1 + jnp.square(sigma))
 
 
-def over_alpha_squared(scale: float | Callable[[Array], Array], sigma: Array) -> Array:
+def over_alpha_squared(scale: Scale, sigma: Array) -> Array:
   """scale / alpha^2, for a number or a function of sigma."""
-  return value(scale, sigma) * (1 + jnp.square(sigma))
+  return at_level(scale, sigma) * (1 + jnp.square(sigma))
 
 
-def posterior_sampling(
-  denoiser: Denoiser, energy: Energy, scale: float | Callable[[Array], Array] = 1.0
-) -> EnergyGuidance:
+def posterior_sampling(denoiser: Denoiser, energy: Energy, scale: Scale = 1.0) -> EnergyGuidance:
   """Diffusion posterior sampling (Chung et al. 2022, algorithm 1) for any energy: x_t moves by -scale * grad_{x_t}.
 
   With `samplers.MeanGuided(samplers.DDPM(), variance_preserving)`.
@@ -41,7 +38,7 @@ def lgd(
   return EnergyGuidance(denoiser, energy, scale, num_samples=num_samples, spread=spread)
 
 
-def mpgd(denoiser: Denoiser, energy: Energy, scale: float | Callable[[Array], Array] = 1.0) -> EnergyGuidance:
+def mpgd(denoiser: Denoiser, energy: Energy, scale: Scale = 1.0) -> EnergyGuidance:
   """Manifold-preserving guided diffusion without an autoencoder (He et al. 2023): x0 moves by the gradient there.
 
   With `samplers.MeanGuided(samplers.Euler(eta))`: the noise stays the unguided model's. `scale` is the paper's c_t.
@@ -49,7 +46,7 @@ def mpgd(denoiser: Denoiser, energy: Energy, scale: float | Callable[[Array], Ar
   return EnergyGuidance(denoiser, energy, scale, position="x0")
 
 
-def freedom(denoiser: Denoiser, energy: Energy, scale: float | Callable[[Array], Array] = 1.0) -> EnergyGuidance:
+def freedom(denoiser: Denoiser, energy: Energy, scale: Scale = 1.0) -> EnergyGuidance:
   """FreeDoM (Yu et al. 2023): x_t moves after each step by rho_t times the gradient, rho_t = scale * alpha.
 
   With `samplers.MeanGuided(sampler, variance_preserving)`, and `samplers.Recurrent` around it for its time travel.
@@ -60,9 +57,9 @@ def freedom(denoiser: Denoiser, energy: Energy, scale: float | Callable[[Array],
 def universal(
   denoiser: Denoiser,
   energy: Energy,
-  scale: float | Callable[[Array], Array] = 2.0,
+  scale: Scale = 2.0,
   inner_steps: int = 0,
-  inner_scale: float | Callable[[Array], Array] = 0.0,
+  inner_scale: Scale = 0.0,
 ) -> EnergyGuidance:
   """Universal guidance (Bansal et al. 2023), "forward" with s(t) = scale * sqrt(1 - alpha^2).
 
@@ -75,8 +72,8 @@ def universal(
 def training_free(
   denoiser: Denoiser,
   energy: Energy,
-  rho: float | Callable[[Array], Array] = 1.0,
-  mu: float | Callable[[Array], Array] = 1.0,
+  rho: Scale = 1.0,
+  mu: Scale = 1.0,
   spread: float = 0.0,
   inner_steps: int = 4,
   num_samples: int = 1,

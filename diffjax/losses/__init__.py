@@ -3,13 +3,13 @@
 from diffjax.losses import contrastive
 from diffjax.losses.bounds import hybrid, variational_bound
 from diffjax.losses.squared_error import denoising, mean_flat
-from diffjax.losses.weights import EDM, P2, SNR, MinSNR, Sigmoid, Simple, Weight
+from diffjax.losses.weights import P2, SNR, MinSNR, Preconditioned, Sigmoid, Simple, Weight
 
 __all__ = [
-  "EDM",
   "P2",
   "SNR",
   "MinSNR",
+  "Preconditioned",
   "Sigmoid",
   "Simple",
   "Weight",

@@ -47,7 +47,7 @@ class MinSNR:
 
 
 @struct.dataclass
-class EDM:
+class Preconditioned:
   """Unit weight on the output of an EDM-preconditioned network at every sigma (Karras et al. 2022, table 1)."""
 
   sigma_data: float = 0.5

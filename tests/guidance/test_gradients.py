@@ -55,7 +55,7 @@ GUIDANCE = {
   "static": guidance.StaticThreshold,
   "dynamic": guidance.DynamicThreshold,
   "inpaint": lambda d: editing.Inpaint(d, jnp.zeros_like(X[:1]), jnp.ones((1, 4, 4, 1)).at[:, :2].set(0)),
-  "compose": lambda d: editing.Compose(d, (Mixture(),), (0.5,)),
+  "compose": lambda d: editing.Ensemble(d, (Mixture(),), (0.5,)),
 }
 
 

@@ -171,7 +171,7 @@ def test_perturbed_attention_guidance_takes_one_call(network):
     calls.append(x.shape[0])
     return net.apply(params, x, c_noise, cond, key=key)
 
-  denoiser = denoisers.NetworkDenoiser(bound, denoisers.X0(), schedules.EDM())
+  denoiser = denoisers.NetworkDenoiser(bound, denoisers.X0(), schedules.SigmaAsTime())
   guided = guidance.PerturbedAttention(denoiser, 2.0)(x(), SIGMA)
   assert calls == [6]
   perturbed = denoiser(x(), SIGMA, {"perturb": jnp.ones(3, bool)})
@@ -208,7 +208,7 @@ class Learned:
     (guidance.AutoGuidance(Learned(), lambda x, sigma, cond, key: x, 2.0), LABELS[0]),
     (guidance.Composed(Learned(), NULL, (1.5, 0.5)), LABELS),
     (guidance.PerturbedAttention(Learned(), 2.0), LABELS[0]),
-    (editing.Compose(Learned(), (Learned(),), (0.5,)), LABELS[0]),
+    (editing.Ensemble(Learned(), (Learned(),), (0.5,)), LABELS[0]),
   ],
 )
 def test_a_learned_variance_passes_through(guided, cond):
@@ -235,3 +235,21 @@ def by_class(x, sigma, cond=None, *, key=None):
 
 def squares(shrink, x0, key=None):
   return shrink * jnp.square(x0).sum((1, 2, 3))
+
+
+@pytest.mark.parametrize(
+  "guide",
+  [
+    lambda scale: guidance.ClassifierFree(by_class, NULL, scale),
+    lambda scale: guidance.AdaptiveProjected(by_class, NULL, scale),
+    lambda scale: guidance.AutoGuidance(by_class, lambda x, sigma, cond, key: 0.5 * x, scale),
+    lambda scale: guidance.PerturbedAttention(by_class, scale),
+    lambda scale: guidance.Composed(by_class, NULL, (scale,)),
+  ],
+)
+def test_a_scale_may_be_a_function_of_sigma(guide):
+  """At each level it is the guidance of that number; a number is a leaf, so that others compile nothing anew."""
+  falling = jax.tree_util.Partial(lambda sigma: 4 / (1 + sigma))
+  cond = [LABELS[0]] if isinstance(guide(1.0), guidance.Composed) else LABELS[0]
+  for sigma in (jnp.asarray(1.0), jnp.array([0.0, 1.0, 3.0])):
+    np.testing.assert_allclose(guide(falling)(x(), sigma, cond), guide(4 / (1 + sigma))(x(), sigma, cond), rtol=1e-6)

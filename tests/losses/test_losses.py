@@ -48,7 +48,7 @@ WEIGHTS = [
   ("V", losses.MinSNR(5.0), np.minimum(SNR, 5) / (SNR + 1)),
   ("Eps", losses.P2(1.0, 0.5), 1 / (1 + SNR) ** 0.5),
   ("Eps", losses.P2(2.0, 1.0), 1 / (2 + SNR)),
-  ("EDM", losses.EDM(0.5), np.ones(4)),
+  ("EDM", losses.Preconditioned(0.5), np.ones(4)),
   ("Eps", losses.Sigmoid(-1.0), 1 / (1 + np.exp(np.log(SNR) + 1))),
   ("Flow", losses.Simple(denoisers.Flow(), VP), np.ones(4)),
 ]
@@ -62,13 +62,13 @@ def test_weights_of_the_papers(name, weight, expected):
 
 def test_weights_are_finite_at_both_ends():
   ends = jnp.array([1e-3, schedules.MAX_SIGMA])
-  for weight in (losses.SNR(), losses.MinSNR(), losses.EDM(), losses.P2(), losses.Sigmoid()):
+  for weight in (losses.SNR(), losses.MinSNR(), losses.Preconditioned(), losses.P2(), losses.Sigmoid()):
     assert np.all(np.isfinite(weight(ends))) and np.all(weight(ends) >= 0)
 
 
 def test_x64_does_not_widen_float32(x64):
   sigma = SIGMA.astype(jnp.float32)
-  for weight in (losses.SNR(), losses.MinSNR(), losses.EDM(), losses.P2(), losses.Sigmoid()):
+  for weight in (losses.SNR(), losses.MinSNR(), losses.Preconditioned(), losses.P2(), losses.Sigmoid()):
     assert weight(sigma).dtype == jnp.float32
   x0, noise, _ = (a.astype(jnp.float32) for a in draw())
   assert losses.denoising(Gaussian(), losses.SNR(), x0, noise, sigma).dtype == jnp.float32

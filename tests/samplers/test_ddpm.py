@@ -33,7 +33,7 @@ def test_larger_variance_is_exact_for_unit_gaussian_data(x64):
 def learned(value):
   """A network of Gaussian data whose variance channels say `value`, in [-1, 1]."""
   network = lambda x, c_noise, cond, key: jnp.concatenate([Gaussian()(x, c_noise[0]), jnp.full_like(x, value)], -1)
-  return denoisers.NetworkDenoiser(network, denoisers.X0(), schedules.EDM())
+  return denoisers.NetworkDenoiser(network, denoisers.X0(), schedules.SigmaAsTime())
 
 
 @pytest.mark.parametrize(

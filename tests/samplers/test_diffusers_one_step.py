@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")  # theirs
 
-VP = schedules.EDM(schedules.variance_preserving)  # its time is sigma itself
+VP = schedules.SigmaAsTime(schedules.variance_preserving)  # its time is sigma itself
 PREDICTIONS = {"epsilon": denoisers.Eps(), "v_prediction": denoisers.V(), "sample": denoisers.X0()}
 BETAS = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
 HIGH, LOW = 14.6, 0.03

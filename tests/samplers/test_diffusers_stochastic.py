@@ -294,7 +294,7 @@ def test_consistency(num_steps, injected, x64):
   sigmas = np.append(np.exp(scheduler.timesteps.numpy() / 250), 0.0)
   scheduler.sigmas = torch.tensor(np.append(sigmas[:-1], 0.002))
   prediction = denoisers.Consistency(0.5, 0.002)
-  drawn = ours(samplers.Consistency(0.002), sigmas, prediction, schedules.EDM(), 1000.0, START * sigmas[0])
+  drawn = ours(samplers.Consistency(0.002), sigmas, prediction, schedules.SigmaAsTime(), 1000.0, START * sigmas[0])
   path = theirs(scheduler, START * sigmas[0])
   assert_agree(drawn, path, DOUBLE)
 

@@ -46,9 +46,9 @@ def test_lcm_noises_fully():
 
 def test_consistency_prediction_is_the_identity_at_its_end(x64):
   prediction, x = denoisers.Consistency(0.5, 0.002), jnp.ones((2, 3))
-  x0 = prediction.to_x0(jnp.full((2, 3), 9.0), x, jnp.asarray(0.002), schedules.EDM())
+  x0 = prediction.to_x0(jnp.full((2, 3), 9.0), x, jnp.asarray(0.002), schedules.SigmaAsTime())
   np.testing.assert_allclose(x0, x, rtol=1e-12)
-  skip, out = prediction.skip_out(jnp.asarray(1e6), schedules.EDM())
+  skip, out = prediction.skip_out(jnp.asarray(1e6), schedules.SigmaAsTime())
   np.testing.assert_allclose([skip, out], [0, 0.5], atol=1e-6)  # far from the data the network speaks alone
 
 

@@ -25,7 +25,7 @@ MULTISTEP = {
   "deis": samplers.DEIS(),
   "deis time": samplers.DEIS(coordinate="time"),
 }
-IN_SIGMA = samplers.PNDM(schedules.EDM())
+IN_SIGMA = samplers.PNDM(schedules.SigmaAsTime())
 
 
 def uniform_sigma(num_steps, low, high):

@@ -64,7 +64,7 @@ def _named(name, **options):
 
 
 def _edm_schedule(config):
-  return schedules.EDM(t_min=config["sigma_min"], t_max=config["sigma_max"])
+  return schedules.SigmaAsTime(t_min=config["sigma_min"], t_max=config["sigma_max"])
 
 
 def _edm_prediction(config):

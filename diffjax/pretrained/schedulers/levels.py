@@ -14,7 +14,9 @@ Config = Mapping[str, Any]
 SPACINGS: dict[str, Callable[..., Array]] = {
   "use_karras_sigmas": grids.karras,
   "use_exponential_sigmas": grids.exponential,
-  "use_beta_sigmas": lambda num_steps, low, high: grids.beta_quantiles(num_steps, schedules.EDM(t_min=low, t_max=high)),
+  "use_beta_sigmas": lambda num_steps, low, high: grids.beta_quantiles(
+    num_steps, schedules.SigmaAsTime(t_min=low, t_max=high)
+  ),
 }
 """Other levels between the same ends, by the key that asks for them."""
 OWN_ENDS = ("LMSDiscreteScheduler", "DPMSolverSDEScheduler")

@@ -29,7 +29,7 @@ class Recorder:
 
 def show(batch_size=256, sigma=1e-6, std=0.0, **fields):
   """What a network sees of one batch of pictures with a dark left and a bright right half, and the losses."""
-  recorder, schedule, prediction = Recorder([]), schedules.EDM(), denoisers.X0()
+  recorder, schedule, prediction = Recorder([]), schedules.SigmaAsTime(), denoisers.X0()
   levels = noise_levels.LogNormal(mean=float(np.log(sigma)), std=std)
   weight = losses.Simple(prediction, schedule)
   objective = DenoisingObjective(prediction, schedule, levels, weight, module=recorder, batch_size=batch_size, **fields)
@@ -94,7 +94,7 @@ def test_network_without_labels_gets_none():
 
 
 def test_stratified_levels_share_the_distribution_evenly():
-  schedule = schedules.EDM()
+  schedule = schedules.SigmaAsTime()
   quantiles = {}
   for stratified in (True, False):
     seen, _ = show(batch_size=64, sigma=1.0, std=1.0, stratified=stratified)

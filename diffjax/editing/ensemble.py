@@ -5,7 +5,7 @@ from diffjax.typing import Array, Cond, Denoiser
 
 
 @struct.dataclass
-class Compose(Predictor):
+class Ensemble(Predictor):
   """Several models as one: x0 = first + sum of weights_i * (others_i - first), in one coordinate whatever they predict.
 
   Two models with weight 1/2 give the geometric mean of their noised densities. With an unconditional model first, this

@@ -18,7 +18,7 @@ def log_density(oracle, x, sigma):
 @pytest.mark.slow
 def test_score_is_that_of_the_product(x64):
   x, sigma = jnp.linspace(-2, 2, 7)[:, None], jnp.asarray(0.6)
-  conjunction = editing.Compose(WIDE, (A, B), (0.9, 1.2))
+  conjunction = editing.Ensemble(WIDE, (A, B), (0.9, 1.2))
   density = lambda x: (
     0.9 * log_density(A, x, sigma) + 1.2 * log_density(B, x, sigma) - 1.1 * log_density(WIDE, x, sigma)
   ).sum()
@@ -29,7 +29,7 @@ def test_score_is_that_of_the_product(x64):
 def test_two_models_of_one_width_meet_halfway(x64):
   sigmas = grids.exponential(200, 1e-3, 1e3)
   x = sigmas[0] * jnp.linspace(-2, 2, 5)[:, None]
-  both = editing.Compose(A, (B,), (0.25,))
+  both = editing.Ensemble(A, (B,), (0.25,))
   drawn = diffjax.sample(both, samplers.Heun(), x, sigmas, key=jax.random.key(0))
   middle = Gaussian(-0.5 + 0.25 * 1.2, 0.4)
   np.testing.assert_allclose(drawn, middle.flow(x, sigmas[0], 0.0), atol=1e-3)
@@ -39,7 +39,7 @@ def test_weights_are_traced_and_may_be_each_samples_own():
   x, sigma = jnp.ones((2, 3)), jnp.asarray(0.5)
   call = traced(lambda denoiser: denoiser(x, sigma))
   for weights in (jnp.array([0.0, 1.0]), jnp.array([1.0, 0.0])):
-    found = call(editing.Compose(A, (B,), (weights,)))
+    found = call(editing.Ensemble(A, (B,), (weights,)))
     expected = [(B if weight else A)(x[:1], sigma)[0] for weight in weights]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
   assert call.traces == 1
@@ -47,4 +47,4 @@ def test_weights_are_traced_and_may_be_each_samples_own():
 
 def test_as_many_weights_as_models():
   with pytest.raises(ValueError, match="there are 2 others, but 1 weights"):
-    editing.Compose(WIDE, (A, B), (1.0,))(jnp.ones((1, 1)), jnp.asarray(1.0))
+    editing.Ensemble(WIDE, (A, B), (1.0,))(jnp.ones((1, 1)), jnp.asarray(1.0))
