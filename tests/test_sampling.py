@@ -18,7 +18,7 @@ SAMPLERS = {
   "euler eta": samplers.Euler(1.0),
   "ddpm": samplers.DDPM(),
   "heun": samplers.Heun(),
-  "heun churn": samplers.Heun(20.0, num_steps=8),
+  "heun churn": samplers.Churn(samplers.Heun(), 20.0, num_steps=8),
   "dpmpp_2m": samplers.DPMpp2M(),
   "dpmpp_2m_sde": samplers.DPMpp2M(1.0),
 }
@@ -79,7 +79,7 @@ def test_one_step_is_the_denoiser(name):
 def test_draws_the_data(name):
   keys = sample_keys(KEY, 2000)
   sigmas = grids.karras(60, 0.01, 80.0)
-  sampler = samplers.Heun(10.0, num_steps=60) if name == "heun churn" else SAMPLERS[name]
+  sampler = samplers.Churn(samplers.Heun(), 10.0, num_steps=60) if name == "heun churn" else SAMPLERS[name]
   pictures = np.asarray(diffjax.sample(Mixture((-1.0, 1.0), 0.2), sampler, noise(keys, sigmas), sigmas, key=keys))
   np.testing.assert_allclose(pictures.mean(), 0, atol=0.05)
   np.testing.assert_allclose((pictures > 0).mean(), 0.5, atol=0.03)
@@ -184,7 +184,7 @@ class Counting:
     lambda a: samplers.Euler(a),
     lambda a: samplers.DDPM(a),
     lambda a: samplers.DPMpp2M(a),
-    lambda a: samplers.Heun(s_churn=10 * a, s_tmin=a, s_tmax=10 * a, s_noise=1 + a, num_steps=8),
+    lambda a: samplers.Churn(samplers.Heun(), 10 * a, s_tmin=a, s_tmax=10 * a, s_noise=1 + a, num_steps=8),
   ],
   ids=["eta", "fraction", "eta 2m", "churn"],
 )

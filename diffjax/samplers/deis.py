@@ -2,6 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.samplers import adams
+from diffjax.samplers.step_checks import check_above_zero
 from diffjax.schedules import VP, Schedule
 
 COORDINATES = ("log_rho", "time")
@@ -32,6 +33,7 @@ class DEIS:
     return adams.empty(x, self.order)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
     x0 = denoiser(x, sigma, key=key)
     past = carry.push((x - x0) / sigma, self._place(jnp.log(sigma)))
     log_rho, weights = adams.quadrature(jnp.log(sigma), jnp.log(sigma_next))

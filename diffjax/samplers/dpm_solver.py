@@ -2,6 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import randomness, struct
 from diffjax.samplers import adams
+from diffjax.samplers.step_checks import check_above_zero
 
 
 @struct.dataclass
@@ -24,6 +25,8 @@ class DPMSolver:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    if self.order > 1:
+      check_above_zero(self, sigma_next)
     keys = randomness.split(key, self.order)
     h = jnp.log(sigma / sigma_next)
     x0 = denoiser(x, sigma, key=keys[0])

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import arrays, randomness, struct
 from diffjax.checks import check_in
-from diffjax.samplers.above_zero import check_above_zero
+from diffjax.samplers.step_checks import check_above_zero, check_downward
 from diffjax.typing import NoiseFn
 
 
@@ -31,6 +31,7 @@ class DPMpp3M:
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     check_above_zero(self, sigma_next)
+    check_downward(self, sigma, sigma_next, self.eta)
     key_model, key_noise = randomness.split(key)
     (x0_last, slope_last), (per_h_last, per_h_before) = carry
     x0 = denoiser(x, sigma, key=key_model)

@@ -2,6 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import arrays, randomness, struct
 from diffjax.checks import check_in
+from diffjax.samplers.step_checks import check_above_zero, check_downward
 from diffjax.typing import NoiseFn
 
 
@@ -23,6 +24,8 @@ class DPMppSDE:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
+    check_downward(self, sigma, sigma_next, self.eta)
     key_first, key_middle, key_noise, key_noise_next = randomness.split(key, 4)
     sigma_middle = jnp.sqrt(sigma * sigma_next)
     h = jnp.log(sigma / sigma_next) / 2

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from diffjax import arrays, randomness, struct
 from diffjax.samplers import adams
+from diffjax.samplers.step_checks import check_above_zero, check_downward
 from diffjax.typing import Array, NoiseFn
 
 
@@ -38,6 +39,7 @@ class ERSDE:
     return (jnp.zeros_like(x), jnp.zeros_like(x)), (jnp.full((), jnp.inf, x.dtype), -jnp.ones((), x.dtype))
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
     key_model, key_noise = randomness.split(key)
     (x0_last, slope_last), (sigma_last, per_step_last) = carry
     x0 = denoiser(x, sigma, key=key_model)
@@ -47,6 +49,7 @@ class ERSDE:
     curvature = 2 * share * per_step * (slope - slope_last)
     slope_here = slope if self.order < 3 or self.shipped else slope + share * (slope - slope_last)
     growth = self.scale(sigma_next) / self.scale(sigma)
+    check_downward(self, sigma, sigma_next, growth != 1)
     weight_1, weight_2 = self._weights(sigma, sigma_next)
     x = x0 + sigma_next / sigma * growth * (x - x0)
     x = x + (weight_1 * slope_here if self.order > 1 else 0) + (weight_2 * curvature if self.order > 2 else 0)

@@ -1,5 +1,6 @@
 from diffjax import posterior, randomness, struct
 from diffjax.checks import check_in
+from diffjax.samplers.step_checks import check_downward
 from diffjax.typing import NoiseFn
 
 
@@ -21,6 +22,7 @@ class Euler:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_downward(self, sigma, sigma_next, self.eta)
     key_model, key_noise = randomness.split(key)
     x0 = denoiser(x, sigma, key=key_model)
     sigma_down, sigma_up = posterior.ancestral(sigma, sigma_next, self.eta)

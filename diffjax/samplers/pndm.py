@@ -3,6 +3,7 @@ import jax
 from diffjax import randomness, struct
 from diffjax.samplers import adams
 from diffjax.samplers.ipndm import push_step
+from diffjax.samplers.step_checks import check_above_zero
 from diffjax.schedules import VP, Schedule
 
 
@@ -23,6 +24,7 @@ class PNDM:
     return adams.empty(x, 4)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
     keys = randomness.split(key, 4)
     x0 = denoiser(x, sigma, key=keys[0])
     eps = (x - x0) / sigma

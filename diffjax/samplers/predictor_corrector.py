@@ -3,6 +3,7 @@ import jax.numpy as jnp
 from diffjax import arrays, randomness, struct
 from diffjax.checks import check_in
 from diffjax.samplers.euler import Euler
+from diffjax.samplers.step_checks import check_above_zero
 from diffjax.typing import NoiseFn, Sampler
 
 
@@ -35,6 +36,8 @@ class PredictorCorrector:
     return self.predictor.init(x)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    if self.num_corrections:
+      check_above_zero(self, sigma_next)
     key, *keys_correction = randomness.split(key, 1 + self.num_corrections)
     x, carry = self.predictor.step(denoiser, x, sigma, sigma_next, carry, key)
     for key_correction in keys_correction:

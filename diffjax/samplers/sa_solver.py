@@ -4,6 +4,7 @@ from diffjax import arrays, randomness, struct
 from diffjax.arrays import expand
 from diffjax.checks import check_in
 from diffjax.samplers import adams
+from diffjax.samplers.step_checks import check_above_zero, check_downward
 from diffjax.typing import NoiseFn
 
 
@@ -38,6 +39,8 @@ class SASolver:
     return adams.empty(x, max(self.predictor_order, self.corrector_order - 1, 1)), (x, jnp.zeros_like(x))
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
+    check_downward(self, sigma, sigma_next, self.tau)
     key_model, key_noise = randomness.split(key)
     past, (x_last, noise_last) = carry
     x0 = denoiser(x, sigma, key=key_model)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 from diffjax import struct
 from diffjax.arrays import expand
 from diffjax.samplers import adams
-from diffjax.samplers.above_zero import check_above_zero
+from diffjax.samplers.step_checks import check_above_zero
 
 KINDS = ("bh1", "bh2")
 
