@@ -33,7 +33,7 @@ JUMP = {"consistency", "lcm", "tcd"}
 """To the data or near it, and from there up to any level."""
 
 
-@pytest.mark.parametrize("name", [name for name in samplers.METHODS if name != "ddpm"])
+@pytest.mark.parametrize("name", samplers.METHODS)
 def test_a_step_up_is_the_odes_or_refused(name, x64):
   sampler = samplers.METHODS[name].make()
   if name == "adaptive" or (samplers.METHODS[name].stochastic == "yes" and name not in {"restart", *JUMP}):
