@@ -12,9 +12,15 @@ COORDINATES = ("log_rho", "time")
 class DEIS:
   """Exponential integrator with a polynomial through the last eps, order 1 to 4 (Zhang & Chen 2022). One network call.
 
-  The polynomial is in log rho, rho = sigma ("log_rho"), or in the schedule's time ("time": the paper's tAB-DEIS; its
-  tABr is order r + 1). Order 1 is DDIM; polynomials in rho itself, its rhoAB-DEIS, are `LMS`. The first steps are of
-  lower order.
+  The paper's tAB-DEIS, with order = r + 1, Psi the transition of the ODE's linear part, and w(s) eps the other part:
+
+      x_{i-1} = Psi(t_{i-1}, t_i) x_i + sum_{j=0..r} C_ij eps_theta(x_{i+j}, t_{i+j})
+      C_ij = integral from t_i to t_{i-1} of Psi(t_{i-1}, s) w(s) L_j(s) ds
+      L_j(s) = prod_{k != j} (s - t_{i+k}) / (t_{i+j} - t_{i+k})
+
+  In x = x0 + sigma * noise, Psi = 1 and w(s) ds = dsigma: x_next = x + sum_j eps_j * integral of L_j(u) dsigma, with
+  u = log sigma ("log_rho", the paper's rho being sigma) or the schedule's time ("time"). Order 1 is DDIM; polynomials
+  in rho itself, the paper's rhoAB-DEIS, are `LMS`. The first steps are of lower order.
 
   Raises:
     ValueError: if order is not 1 to 4, or the coordinate is unknown.

@@ -17,11 +17,17 @@ def er_sde_5(sigma: Array) -> Array:
 class ERSDE:
   """Extended reverse-time SDE solver of order 1, 2 or 3 (Cui et al. 2023, ER-SDE-Solvers). One network call.
 
-  `scale(sigma)` is phi(sigma) / sigma of the paper: it must not fall with sigma, and the faster it grows, the more
-  noise there is. Constant it is the ODE, sigma itself the reverse SDE, and `er_sde_5` lies between.
+  With the paper's phi, r = phi(sigma_next) / phi(sigma) and derivatives of x_theta by sigma, its solver for
+  x = x0 + sigma * noise (the variance-exploding one; others are that divided by alpha) is
+
+      x_next = r x + (1 - r) x_theta + sum_k w_k x_theta^(k) + sqrt(sigma_next^2 - r^2 sigma^2) z
+      w_k = -integral from sigma_next to sigma of (1 - phi(sigma_next) / phi(s)) (s - sigma)^(k - 1) / (k - 1)! ds
+
+  `scale(sigma)` is phi(sigma) / sigma: it must not fall with sigma, and the faster it grows, the more noise there is.
+  Constant it is the ODE, sigma itself the reverse SDE, and `er_sde_5` lies between.
 
   The paper's algorithm takes a backward difference for the slope of x0 beside its third-order term, which leaves that
-  second-order; here the slope is the parabola's own. `shipped=True` is that.
+  second-order; here the slope is the parabola's own. `shipped=True` is the paper's.
   """
 
   order: int = struct.field(pytree_node=False, default=3)

@@ -11,9 +11,12 @@ from diffjax.typing import NoiseFn, Sampler
 class PredictorCorrector:
   """A step of any sampler, then Langevin steps at the level it reached (Song et al. 2020, algorithms 2 and 4).
 
-  The step size follows from `snr`, the ratio r of the score's norm to that of the noise; both are taken per sample. In
-  x = x0 + sigma * noise the variance-preserving corrector, algorithm 5, is the same but for a factor 1 - beta.
-  `num_corrections` network calls beside the predictor's.
+  With the score g = -(x - x0) / sigma^2, noise z and r = `snr`, each of `num_corrections` steps is
+
+      epsilon <- 2 (r |z| / |g|)^2,   x <- x + epsilon g + sqrt(2 epsilon) z
+
+  whose norms are taken per sample. In x = x0 + sigma * noise the variance-preserving corrector, algorithm 5, is the
+  same but for a factor 1 - beta. One network call for each correction, beside the predictor's.
 
   Both norms are taken as if x had `added_dims` more dimensions, each of the noise's variance. In pictures these hardly
   count; in few dimensions the norms of one sample vary so much that the step, and with it the spread of what is drawn,
