@@ -19,7 +19,8 @@ class UniPC:
 
   Divided by alpha: x_next = x0 + exp(-h) * (x - x0) + sum_m w_m * (x0_m - x0). The paper chooses a_m so that
   polynomials through all points are integrated exactly; then B(h) cancels, and w_m = integral of exp(l - h) L_m(l) dl
-  over [0, h]. Where one point beside the nearest is known it takes a = 1/2 instead, and B(h) = h ("bh1") or 1 - exp(-h) ("bh2").
+  over [0, h]. Where one point beside the nearest is known it takes a = 1/2 instead, and B(h) = h ("bh1") or
+  1 - exp(-h) ("bh2").
 
   The corrector uses the x0 that the next predictor needs anyway. The first steps are of lower order.
 
