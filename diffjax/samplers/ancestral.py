@@ -1,5 +1,5 @@
 from diffjax import posterior, randomness, struct
-from diffjax.checks import check_in
+from diffjax.checks import check_in, check_sampler
 from diffjax.samplers.step_checks import check_downward, check_one_step
 from diffjax.typing import NoiseFn, Sampler
 
@@ -19,7 +19,7 @@ class Ancestral:
   very large sigma (a flow at t = 1, zero terminal SNR); DPMppS(2) does not.
 
   Raises:
-    ValueError: if eta is out of range, or the sampler remembers earlier steps; on stepping up in sigma, unless eta = 0.
+    ValueError: if eta is out of range; on drawing, if the sampler remembers earlier steps, or sigma rises and eta > 0.
   """
 
   sampler: Sampler
@@ -28,10 +28,12 @@ class Ancestral:
 
   def __post_init__(self):
     check_in("[0, 1]", eta=self.eta)
-    check_one_step(self)
+    check_sampler(self.sampler)
 
   def init(self, x):
-    return self.sampler.init(x)
+    carry = self.sampler.init(x)
+    check_one_step(self, carry)
+    return carry
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     check_downward(self, sigma, sigma_next, self.eta)

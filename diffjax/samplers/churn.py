@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from diffjax import randomness, struct
 from diffjax.arrays import root
-from diffjax.checks import check_in
+from diffjax.checks import check_in, check_sampler
 from diffjax.samplers.dpm_solver import DPMSolver
 from diffjax.samplers.heun import Heun
 from diffjax.samplers.step_checks import check_one_step
@@ -34,7 +34,7 @@ class Churn:
     num_steps: N, the grid's number of steps.
 
   Raises:
-    ValueError: if a number is out of range or num_steps is None, or the sampler remembers earlier steps.
+    ValueError: if a number is out of range or num_steps is None; on drawing, if the sampler remembers earlier steps.
   """
 
   sampler: Sampler
@@ -51,10 +51,12 @@ class Churn:
     if self.num_steps is None:
       raise ValueError("s_churn is spread over the grid's steps, but num_steps is not given; pass num_steps with it.")
     check_in("[1, inf)", num_steps=self.num_steps)
-    check_one_step(self)
+    check_sampler(self.sampler)
 
   def init(self, x):
-    return self.sampler.init(x)
+    carry = self.sampler.init(x)
+    check_one_step(self, carry)
+    return carry
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     key_churn, key_step = randomness.split(key)

@@ -86,7 +86,7 @@ def test_samplers_with_memory_are_refused(wrapper):
   for inside in (samplers.DPMpp2M(), samplers.LMS(), samplers.Momentum(samplers.Heun()), samplers.Adaptive()):
     name = type(inside).__name__
     with pytest.raises(ValueError, match=f"needs a sampler without memory, but {name} has one"):
-      WRAPPERS[wrapper](inside)
+      WRAPPERS[wrapper](inside).init(jnp.ones((2, 1)))
   with pytest.raises(ValueError, match="sampler is the class Heun"):
     WRAPPERS[wrapper](samplers.Heun)
   assert WRAPPERS[wrapper](samplers.PredictorCorrector()).init(jnp.ones((2, 1))) == ()

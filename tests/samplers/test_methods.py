@@ -13,7 +13,7 @@ from diffjax import from_config, grids
 from diffjax.samplers import METHODS
 from diffjax.samplers.methods import table
 
-STEPS = 9
+STEPS = 6
 
 
 def count_calls(sampler):
