@@ -24,8 +24,8 @@ from diffjax.cluster import parallel
 from diffjax.cluster.command_line import run as run_script
 from diffjax.conditioning import split_prompt
 from diffjax.data.pictures import load_picture
-from diffjax.from_config import SAMPLERS
 from diffjax.runs import Prompt, Run, load_clip, load_run, make_prompt
+from diffjax.samplers import METHODS
 from diffjax.samplers.methods import table
 from diffjax.system import compilation, paths, writing
 
@@ -154,7 +154,7 @@ def _progress(batches):
 def main() -> None:
   given = flags.FLAGS
   if given.list_samplers:
-    print(table(SAMPLERS))
+    print(table(METHODS))
     return
   if not given.workdir:
     raise ValueError("--workdir is missing: give the folder of a run, as in --workdir=runs/digits.")
@@ -215,7 +215,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("mask", None, "Picture file: white where to draw the init image anew, black where to keep it.")
   flags.DEFINE_float("strength", None, "Share of the steps to do from the init image on, in (0, 1].")
   flags.DEFINE_float("eta", None, "Share of fresh noise, for samplers that have it.")
-  flags.DEFINE_float("s_churn", None, "EDM's churn, for sampler heun.")
+  flags.DEFINE_float("s_churn", None, "EDM's churn, for samplers heun and dpm2.")
   flags.DEFINE_integer("batch_size", 256, "Pictures drawn at a time.")
   flags.DEFINE_bool("best", False, "Draw from the checkpoint with the least held-out loss, not from the newest.")
   flags.DEFINE_bool("filmstrip", False, "Also draw the way from noise to picture.")

@@ -16,8 +16,8 @@ from absl import flags
 
 from diffjax import arrays, from_config, grids, randomness, sample
 from diffjax.cluster import command_line
+from diffjax.samplers import METHODS
 from diffjax.samplers.adaptive import solve
-from diffjax.samplers.methods import METHODS
 from diffjax.system import compilation, writing
 
 HIGH, LOW = 20.0, 0.05

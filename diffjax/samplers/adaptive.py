@@ -10,6 +10,7 @@ from diffjax.checks import check_call, check_in, check_whole
 from diffjax.grids import check_grid
 from diffjax.samplers.loops import while_loop
 from diffjax.samplers.runge_kutta import flow_time, slope, slopes
+from diffjax.samplers.step_checks import check_above_zero, check_downward
 from diffjax.typing import Array, Cond, Denoiser
 
 TABLEAU = (
@@ -65,6 +66,8 @@ class Adaptive:
     return Progress(jnp.full(x.shape[:1], 0.05, x.dtype), jnp.zeros(x.shape[:1], jnp.int32))
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
+    check_downward(self, sigma, sigma_next)
     sigma, sigma_next = (jnp.broadcast_to(level, x.shape[:1]).astype(x.dtype) for level in (sigma, sigma_next))
     # One key for all calls: a denoiser that draws at random must be one function here, or no error estimate falls
     first = slope(denoiser, x, sigma, key)

@@ -1,32 +1,96 @@
 import numbers
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from diffjax import randomness, struct
 from diffjax.arrays import root
-from diffjax.checks import check_in
-from diffjax.typing import Array
+from diffjax.checks import check_in, check_sampler
+from diffjax.samplers.dpm_solver import DPMSolver
+from diffjax.samplers.heun import Heun
+from diffjax.samplers.step_checks import check_one_step
+from diffjax.schedules import variance_exploding
+from diffjax.typing import Array, NoiseFn, Sampler
 
 
-def check_churn(sampler) -> None:
-  """Raises ValueError for a field of churn that is out of range, and for churn without `num_steps`."""
-  check_in("[0, inf)", s_churn=sampler.s_churn, s_tmin=sampler.s_tmin, s_noise=sampler.s_noise)
-  check_in("[0, inf]", s_tmax=sampler.s_tmax)
-  check_in("[1, inf)", num_steps=sampler.num_steps)
-  without = isinstance(sampler.s_churn, numbers.Real) and sampler.s_churn == 0
-  if sampler.num_steps is None and not without:
-    raise ValueError("s_churn is spread over the grid's steps, but num_steps is not given; pass num_steps with it.")
+@struct.dataclass
+class Churn:
+  """EDM's churn around any one-step sampler: fresh noise first, then the step. The sampler's network calls.
 
+  Karras et al. 2022, algorithm 2, lines 4 to 6, with their t_i = sigma:
 
-def churn(sampler, x: Array, sigma: Array, key: Array) -> tuple[Array, Array]:
-  """Raises x [B, ...] from sigma to sigma_hat by fresh noise (Karras et al. 2022, algorithm 2, lines 4-6).
+      gamma_i = min(S_churn / N, sqrt(2) - 1) if t_i in [S_tmin, S_tmax], else 0
+      t^_i = t_i + gamma_i t_i
+      x^_i = x_i + sqrt(t^_i^2 - t_i^2) eps_i,   eps_i ~ N(0, S_noise^2 I)
 
-  `sampler` has the fields s_churn, s_tmin, s_tmax, s_noise, num_steps and noise; s_churn = 0 leaves x as it is.
-  Returns (x, sigma_hat). No network call.
+  and then the sampler's step from t^_i to t_{i+1}; with `Heun` that is the algorithm itself. The step to zero, which is
+  the denoiser's, adds no noise.
+
+  Args:
+    sampler: one that remembers no earlier steps.
+    s_churn: S_churn >= 0, spread over the whole trajectory.
+    s_tmin, s_tmax: the noise levels within which noise is added.
+    s_noise: the factor of the noise, >= 0.
+    num_steps: N, the grid's number of steps.
+
+  Raises:
+    ValueError: if a number is out of range or num_steps is None; on drawing, if the sampler remembers earlier steps.
   """
-  if sampler.num_steps is None:
-    return x, sigma
-  inside = (sampler.s_tmin <= sigma) & (sigma <= sampler.s_tmax)
-  gamma = jnp.minimum(sampler.s_churn / sampler.num_steps, jnp.sqrt(2.0) - 1)
-  gamma = jnp.where(inside, gamma, 0).astype(x.dtype)
-  noise = sampler.s_noise * sampler.noise(key, x.shape)
-  return x + sigma * root(gamma * (2 + gamma)) * noise, sigma * (1 + gamma)
+
+  sampler: Sampler
+  s_churn: float
+  s_tmin: float = 0.0
+  s_tmax: float = float("inf")
+  s_noise: float = 1.0
+  num_steps: int | None = struct.field(kw_only=True)
+  noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
+
+  def __post_init__(self):
+    check_in("[0, inf)", s_churn=self.s_churn, s_tmin=self.s_tmin, s_noise=self.s_noise)
+    check_in("[0, inf]", s_tmax=self.s_tmax)
+    if self.num_steps is None:
+      raise ValueError("s_churn is spread over the grid's steps, but num_steps is not given; pass num_steps with it.")
+    check_in("[1, inf)", num_steps=self.num_steps)
+    check_sampler(self.sampler)
+
+  def init(self, x):
+    carry = self.sampler.init(x)
+    check_one_step(self, carry)
+    return carry
+
+  def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    key_churn, key_step = randomness.split(key)
+    inside = (self.s_tmin <= sigma) & (sigma <= self.s_tmax)
+    gamma = jnp.minimum(jnp.divide(self.s_churn, self.num_steps), jnp.sqrt(2.0) - 1)
+    gamma = jnp.where(inside, gamma, 0).astype(x.dtype)
+    noise = self.s_noise * self.noise(key_churn, x.shape)
+    x = x + sigma * root(gamma * (2 + gamma)) * noise
+    return self.sampler.step(denoiser, x, sigma * (1 + gamma), sigma_next, carry, key_step)
+
+
+def _churned(sampler, s_churn, *fields, num_steps) -> Sampler:
+  off = isinstance(s_churn, numbers.Real) and s_churn == 0
+  return sampler if off else Churn(sampler, s_churn, *fields, num_steps=num_steps)
+
+
+def heun_with_churn(
+  s_churn: float = 0.0,
+  s_tmin: float = 0.0,
+  s_tmax: float = float("inf"),
+  s_noise: float = 1.0,
+  num_steps: int | None = None,
+  scaling: Callable[[Array], Array] = variance_exploding,
+) -> Sampler:
+  """`Heun`, within `Churn` if s_churn is not 0."""
+  return _churned(Heun(scaling), s_churn, s_tmin, s_tmax, s_noise, num_steps=num_steps)
+
+
+def dpm2_with_churn(
+  s_churn: float = 0.0,
+  s_tmin: float = 0.0,
+  s_tmax: float = float("inf"),
+  s_noise: float = 1.0,
+  num_steps: int | None = None,
+) -> Sampler:
+  """`DPMSolver(2)`, within `Churn` if s_churn is not 0: Heun's second slope, but halfway in log sigma and alone."""
+  return _churned(DPMSolver(2), s_churn, s_tmin, s_tmax, s_noise, num_steps=num_steps)

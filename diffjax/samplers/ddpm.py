@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from diffjax import posterior, randomness, struct
 from diffjax.checks import check_in
 from diffjax.denoised import predict
+from diffjax.samplers.step_checks import check_downward
 from diffjax.schedules import variance_preserving
 from diffjax.typing import NoiseFn
 
@@ -30,6 +31,7 @@ class DDPM:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_downward(self, sigma, sigma_next)
     key_model, key_noise = randomness.split(key)
     x0, fraction = self._predict(denoiser, x, sigma, key_model)
     log_variance = posterior.interpolated_log_variance(fraction, sigma, sigma_next, self.scaling)

@@ -2,6 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.samplers import adams
+from diffjax.samplers.step_checks import check_above_zero
 from diffjax.schedules import VP, Schedule
 
 COORDINATES = ("log_rho", "time")
@@ -11,9 +12,15 @@ COORDINATES = ("log_rho", "time")
 class DEIS:
   """Exponential integrator with a polynomial through the last eps, order 1 to 4 (Zhang & Chen 2022). One network call.
 
-  The polynomial is in log rho, rho = sigma ("log_rho"), or in the schedule's time ("time": the paper's tAB-DEIS; its
-  tABr is order r + 1). Order 1 is DDIM; polynomials in rho itself, its rhoAB-DEIS, are `LMS`. The first steps are of
-  lower order.
+  The paper's tAB-DEIS, with order = r + 1, Psi the transition of the ODE's linear part, and w(s) eps the other part:
+
+      x_{i-1} = Psi(t_{i-1}, t_i) x_i + sum_{j=0..r} C_ij eps_theta(x_{i+j}, t_{i+j})
+      C_ij = integral from t_i to t_{i-1} of Psi(t_{i-1}, s) w(s) L_j(s) ds
+      L_j(s) = prod_{k != j} (s - t_{i+k}) / (t_{i+j} - t_{i+k})
+
+  In x = x0 + sigma * noise, Psi = 1 and w(s) ds = dsigma: x_next = x + sum_j eps_j * integral of L_j(u) dsigma, with
+  u = log sigma ("log_rho", the paper's rho being sigma) or the schedule's time ("time"). Order 1 is DDIM; polynomials
+  in rho itself, the paper's rhoAB-DEIS, are `LMS`. The first steps are of lower order.
 
   Raises:
     ValueError: if order is not 1 to 4, or the coordinate is unknown.
@@ -32,6 +39,7 @@ class DEIS:
     return adams.empty(x, self.order)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
     x0 = denoiser(x, sigma, key=key)
     past = carry.push((x - x0) / sigma, self._place(jnp.log(sigma)))
     log_rho, weights = adams.quadrature(jnp.log(sigma), jnp.log(sigma_next))

@@ -2,14 +2,27 @@ import jax.numpy as jnp
 
 from diffjax import randomness, struct
 from diffjax.samplers import adams
+from diffjax.samplers.step_checks import check_above_zero
 
 
 @struct.dataclass
 class DPMSolver:
-  """DPM-Solver-1, -2, -3: the noise prediction as a polynomial in log-SNR (Lu et al. 2022, DPM-Solver, section 3).
+  """DPM-Solver-1, -2 and -3 (Lu et al. 2022, DPM-Solver, section 3 and algorithms 1 and 2). `order` network calls.
 
-  h is the step in log(1 / sigma), half of log-SNR; eps = (x - x0) / sigma is taken at its start, at 1/2 (order 2,
-  algorithm 1), or at 1/3 and 2/3 (order 3, algorithm 2). Order 1 is DDIM. `order` network calls.
+  The noise prediction is expanded in lambda = log(alpha / sigma), whose step is h. Order 1 is DDIM; order 2 is
+
+      u = alpha_s / alpha_{t_{i-1}} x - sigma_s (exp(h / 2) - 1) eps_theta(x, t_{i-1}),   lambda_s in the middle
+      x_i = alpha_{t_i} / alpha_{t_{i-1}} x - sigma_{t_i} (exp(h) - 1) eps_theta(u, s)
+
+  and order 3 takes two points, at r1 = 1/3 and r2 = 2/3 of h, with D = eps_theta(u, s) - eps_theta(x, t_{i-1}):
+
+      u_2 = alpha_{s_2} / alpha_{t_{i-1}} x - sigma_{s_2} (exp(r2 h) - 1) eps_theta(x, t_{i-1})
+            - sigma_{s_2} r2 / r1 ((exp(r2 h) - 1) / (r2 h) - 1) D_1
+      x_i = alpha_{t_i} / alpha_{t_{i-1}} x - sigma_{t_i} (exp(h) - 1) eps_theta(x, t_{i-1})
+            - sigma_{t_i} / r2 ((exp(h) - 1) / h - 1) D_2
+
+  Divided by alpha, sigma / alpha is our sigma, h = log(sigma / sigma_next), and the first two terms of each line are
+  ddim(sigma') = x0 + sigma' / sigma * (x - x0).
 
   Raises:
     ValueError: if order is not 1, 2 or 3.
@@ -24,6 +37,8 @@ class DPMSolver:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    if self.order > 1:
+      check_above_zero(self, sigma_next)
     keys = randomness.split(key, self.order)
     h = jnp.log(sigma / sigma_next)
     x0 = denoiser(x, sigma, key=keys[0])

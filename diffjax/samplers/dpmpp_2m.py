@@ -2,7 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import arrays, randomness, struct
 from diffjax.checks import check_in
-from diffjax.samplers.above_zero import check_above_zero
+from diffjax.samplers.step_checks import check_above_zero, check_downward
 from diffjax.typing import NoiseFn
 
 
@@ -10,7 +10,14 @@ from diffjax.typing import NoiseFn
 class DPMpp2M:
   """DPM-Solver++(2M), second-order multistep (Lu et al. 2022, DPM-Solver++, algorithm 2). One network call.
 
-  eta = 0 is the ODE; eta = 1 is SDE-DPM-Solver++(2M) of the same paper, and anything between is allowed.
+  With lambda = log(alpha / sigma), h_i its step and r_i = h_{i-1} / h_i,
+
+      D_i = (1 + 1 / (2 r_i)) x_theta(x_{i-1}, t_{i-1}) - 1 / (2 r_i) x_theta(x_{i-2}, t_{i-2})
+      x_i = sigma_{t_i} / sigma_{t_{i-1}} x_{i-1} - alpha_{t_i} (exp(-h_i) - 1) D_i
+
+  Divided by alpha, sigma / alpha is our sigma: x_next = D + exp(-h) * (x - D). eta = 0 is this ODE solver; eta = 1 is
+  SDE-DPM-Solver++(2M) of the same paper, with exp(-2 h) for exp(-h) and noise sigma_t sqrt(1 - exp(-2 h)); between
+  them, exp(-(1 + eta) h) and sigma_next * sqrt(1 - exp(-2 eta h)). eta is in [0, 1].
   """
 
   eta: float = 0.0
@@ -25,6 +32,7 @@ class DPMpp2M:
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     check_above_zero(self, sigma_next)
+    check_downward(self, sigma, sigma_next, self.eta)
     key_model, key_noise = randomness.split(key)
     x0_last, h_last = carry
     x0 = denoiser(x, sigma, key=key_model)

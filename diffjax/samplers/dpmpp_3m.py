@@ -2,7 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import arrays, randomness, struct
 from diffjax.checks import check_in
-from diffjax.samplers.above_zero import check_above_zero
+from diffjax.samplers.step_checks import check_above_zero, check_downward
 from diffjax.typing import NoiseFn
 
 
@@ -10,9 +10,16 @@ from diffjax.typing import NoiseFn
 class DPMpp3M:
   """DPM-Solver++(3M), third-order multistep: the parabola through the last three x0 in log sigma. One network call.
 
-  The solver of Lu et al. 2022 (DPM-Solver++), integrated exactly. eta as in `DPMpp2M`: 0 is the ODE, 1 the reverse SDE,
-  for which it is the three-step predictor of SA-Solver (Xue et al. 2023) with tau^2 = eta: third-order in the mean,
-  second in the variance.
+  Lu et al. 2022, DPM-Solver++, section 4: with lambda = log(alpha / sigma), x_theta's Taylor polynomial goes into
+
+      x_t = sigma_t / sigma_s x_s + sigma_t * integral from lambda_s to lambda_t of exp(lambda) x_theta dlambda
+
+  Divided by alpha, with h = log(sigma / sigma_next) and x0(l) the parabola at a distance l below log sigma,
+
+      x_next = exp(-z) * x + z * integral over s in [0, 1] of exp(-z (1 - s)) x0(s h) ds + noise,   z = (1 + eta) h
+
+  which is integrated exactly. eta as in `DPMpp2M`: 0 is the ODE, 1 the reverse SDE, for which this is the three-step
+  predictor of SA-Solver (Xue et al. 2023) with tau^2 = eta: third-order in the mean, second in the variance.
 
   The variant that is commonly shipped gives the parabola's second difference half its weight, which makes the method
   second-order; `shipped=True` is that.
@@ -31,6 +38,7 @@ class DPMpp3M:
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     check_above_zero(self, sigma_next)
+    check_downward(self, sigma, sigma_next, self.eta)
     key_model, key_noise = randomness.split(key)
     (x0_last, slope_last), (per_h_last, per_h_before) = carry
     x0 = denoiser(x, sigma, key=key_model)

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from diffjax import arrays, randomness, struct
 from diffjax.samplers import adams
+from diffjax.samplers.step_checks import check_above_zero, check_downward
 from diffjax.typing import Array, NoiseFn
 
 
@@ -16,11 +17,17 @@ def er_sde_5(sigma: Array) -> Array:
 class ERSDE:
   """Extended reverse-time SDE solver of order 1, 2 or 3 (Cui et al. 2023, ER-SDE-Solvers). One network call.
 
-  `scale(sigma)` is phi(sigma) / sigma of the paper: it must not fall with sigma, and the faster it grows, the more
-  noise there is. Constant it is the ODE, sigma itself the reverse SDE, and `er_sde_5` lies between.
+  With the paper's phi, r = phi(sigma_next) / phi(sigma) and derivatives of x_theta by sigma, its solver for
+  x = x0 + sigma * noise (the variance-exploding one; others are that divided by alpha) is
+
+      x_next = r x + (1 - r) x_theta + sum_k w_k x_theta^(k) + sqrt(sigma_next^2 - r^2 sigma^2) z
+      w_k = -integral from sigma_next to sigma of (1 - phi(sigma_next) / phi(s)) (s - sigma)^(k - 1) / (k - 1)! ds
+
+  `scale(sigma)` is phi(sigma) / sigma: it must not fall with sigma, and the faster it grows, the more noise there is.
+  Constant it is the ODE, sigma itself the reverse SDE, and `er_sde_5` lies between.
 
   The paper's algorithm takes a backward difference for the slope of x0 beside its third-order term, which leaves that
-  second-order; here the slope is the parabola's own. `shipped=True` is that.
+  second-order; here the slope is the parabola's own. `shipped=True` is the paper's.
   """
 
   order: int = struct.field(pytree_node=False, default=3)
@@ -38,6 +45,7 @@ class ERSDE:
     return (jnp.zeros_like(x), jnp.zeros_like(x)), (jnp.full((), jnp.inf, x.dtype), -jnp.ones((), x.dtype))
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
     key_model, key_noise = randomness.split(key)
     (x0_last, slope_last), (sigma_last, per_step_last) = carry
     x0 = denoiser(x, sigma, key=key_model)
@@ -47,6 +55,7 @@ class ERSDE:
     curvature = 2 * share * per_step * (slope - slope_last)
     slope_here = slope if self.order < 3 or self.shipped else slope + share * (slope - slope_last)
     growth = self.scale(sigma_next) / self.scale(sigma)
+    check_downward(self, sigma, sigma_next, growth != 1)
     weight_1, weight_2 = self._weights(sigma, sigma_next)
     x = x0 + sigma_next / sigma * growth * (x - x0)
     x = x + (weight_1 * slope_here if self.order > 1 else 0) + (weight_2 * curvature if self.order > 2 else 0)

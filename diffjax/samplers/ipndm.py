@@ -8,8 +8,9 @@ from diffjax.samplers import adams
 class IPNDM:
   """Improved PNDM, order 1 to 4: PNDM started by lower orders (Zhang & Chen 2022, DEIS). One network call.
 
-  The weights are Adams and Bashforth's for equal steps, such as (55, -59, 37, -9) / 24, whatever the grid: so the order
-  is reached on grids uniform in sigma, and is at most 2 on others.
+  x_next = x + (sigma_next - sigma) * e with Adams and Bashforth's weights for equal steps, whatever the grid: e_t,
+  (3 e_t - e_{t+1}) / 2, (23, -16, 5) / 12, and from the fourth step on (55, -59, 37, -9) / 24. So the order is reached
+  on grids uniform in sigma, and is at most 2 on others.
 
   Raises:
     ValueError: if order is not 1 to 4.

@@ -3,17 +3,23 @@ import jax
 from diffjax import randomness, struct
 from diffjax.samplers import adams
 from diffjax.samplers.ipndm import push_step
+from diffjax.samplers.step_checks import check_above_zero
 from diffjax.schedules import VP, Schedule
 
 
 @struct.dataclass
 class PNDM:
-  """Pseudo numerical method: DDIM's step along eps that classical fourth-order rules combine (Liu et al. 2022).
+  """Pseudo numerical method: DDIM's step along an eps that classical fourth-order rules combine (Liu et al. 2022).
 
-  Three pseudo Runge-Kutta steps (PRK) of four network calls each, whose midpoint lies in the middle of the schedule's
-  time, then pseudo linear multistep (PLMS), one call a step. With `skip_prk` the start is one step of Heun's rule, two
-  calls, and PLMS of rising order. Of order 4 on grids uniform in sigma, of order 2 on others. The start, a rule in
-  sigma, fails on a long step from a very large sigma (a flow at t = 1).
+  DDIM's step phi(x, e, t, t') of the paper is x + (sigma_next - sigma) * e here, and e is
+
+      (e_1 + 2 e_2 + 2 e_3 + e_4) / 6                                       in the first three steps
+      (55 e_t - 59 e_{t+delta} + 37 e_{t+2 delta} - 9 e_{t+3 delta}) / 24   in the others
+
+  The first, pseudo Runge-Kutta (PRK), takes four network calls, e_2 and e_3 in the middle of the step in the schedule's
+  time; the second, pseudo linear multistep (PLMS), takes one. With `skip_prk` the
+  start is one step of Heun's rule, two calls, and PLMS of rising order. The order is 4 on grids uniform in sigma and 2
+  on others. The start, a rule in sigma, fails on a long step from a very large sigma (a flow at t = 1).
   """
 
   schedule: Schedule = VP()
@@ -23,6 +29,7 @@ class PNDM:
     return adams.empty(x, 4)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
     keys = randomness.split(key, 4)
     x0 = denoiser(x, sigma, key=keys[0])
     eps = (x - x0) / sigma

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 from diffjax import arrays, randomness, struct
 from diffjax.checks import check_in
 from diffjax.samplers.euler import Euler
+from diffjax.samplers.step_checks import check_above_zero
 from diffjax.typing import NoiseFn, Sampler
 
 
@@ -10,9 +11,12 @@ from diffjax.typing import NoiseFn, Sampler
 class PredictorCorrector:
   """A step of any sampler, then Langevin steps at the level it reached (Song et al. 2020, algorithms 2 and 4).
 
-  The step size follows from `snr`, the ratio r of the score's norm to that of the noise; both are taken per sample. In
-  x = x0 + sigma * noise the variance-preserving corrector, algorithm 5, is the same but for a factor 1 - beta.
-  `num_corrections` network calls beside the predictor's.
+  With the score g = -(x - x0) / sigma^2, noise z and r = `snr`, each of `num_corrections` steps is
+
+      epsilon <- 2 (r |z| / |g|)^2,   x <- x + epsilon g + sqrt(2 epsilon) z
+
+  whose norms are taken per sample. In x = x0 + sigma * noise the variance-preserving corrector, algorithm 5, is the
+  same but for a factor 1 - beta. One network call for each correction, beside the predictor's.
 
   Both norms are taken as if x had `added_dims` more dimensions, each of the noise's variance. In pictures these hardly
   count; in few dimensions the norms of one sample vary so much that the step, and with it the spread of what is drawn,
@@ -35,6 +39,8 @@ class PredictorCorrector:
     return self.predictor.init(x)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    if self.num_corrections:
+      check_above_zero(self, sigma_next)
     key, *keys_correction = randomness.split(key, 1 + self.num_corrections)
     x, carry = self.predictor.step(denoiser, x, sigma, sigma_next, carry, key)
     for key_correction in keys_correction:

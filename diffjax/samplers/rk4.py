@@ -1,5 +1,6 @@
 from diffjax import randomness, struct
 from diffjax.samplers.runge_kutta import slope, slopes
+from diffjax.samplers.step_checks import check_above_zero
 
 TABLEAU = ((1 / 2,), (0, 1 / 2), (0, 0, 1), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
 
@@ -15,6 +16,7 @@ class RK4:
     return ()
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
     key_first, *keys = randomness.split(key, 4)
     first = slope(denoiser, x, sigma, key_first)
     return slopes(denoiser, x, sigma, sigma_next, TABLEAU, keys, first)[0], carry

@@ -4,6 +4,7 @@ from diffjax import arrays, randomness, struct
 from diffjax.arrays import expand
 from diffjax.checks import check_in
 from diffjax.samplers import adams
+from diffjax.samplers.step_checks import check_above_zero, check_downward
 from diffjax.typing import NoiseFn
 
 
@@ -11,10 +12,20 @@ from diffjax.typing import NoiseFn
 class SASolver:
   """Stochastic Adams predictor and corrector (Xue et al. 2023, SA-Solver, algorithm 1). One network call.
 
-  The predictor interpolates x0 in log sigma over the last `predictor_order` levels, the corrector over the one it
-  reached and `corrector_order - 1` before; 0 turns the corrector off. `tau` is the noise: 0 the ODE, 1 the reverse
-  SDE; outside `interval` = (lowest, highest) sigma it is 0. The mean has the predictor's order (one more with a
-  corrector of one more), while noise limits single pictures to order 1 and the variance to 2.
+  In the paper's symbols, with lambda = log(alpha / sigma), l_j the Lagrange polynomials of the levels known, and tau
+  constant over a step of length h,
+
+      x_{i+1} = sigma_{i+1} / sigma_i exp(-tau^2 h) x_i + sum_j b_j x_theta(x_j, t_j)
+                + sigma_{i+1} sqrt(1 - exp(-2 tau^2 h)) xi
+      b_j = sigma_{i+1} integral of exp(-tau^2 (lambda_{i+1} - lambda)) (1 + tau^2) exp(lambda) l_j(lambda) dlambda
+
+  Divided by alpha, sigma / alpha is our sigma, and the first factor is exp(-(1 + tau^2) h). The b_j sum to 1 minus that
+  factor, so the update is written as x0 and differences from x0.
+
+  The predictor interpolates x0 over the last `predictor_order` levels, the corrector over the one it reached and
+  `corrector_order - 1` before; 0 turns the corrector off. `tau` >= 0 is the noise: 0 the ODE, 1 the reverse SDE;
+  outside `interval` = (lowest, highest) sigma it is 0. The mean has the predictor's order (one more with a corrector of
+  one more), while noise limits single pictures to order 1 and the variance to 2.
 
   The authors' code replaces one integral by its leading term where two levels are interpolated, which keeps the order
   and is meant for few steps; `shipped=True` does so.
@@ -38,6 +49,8 @@ class SASolver:
     return adams.empty(x, max(self.predictor_order, self.corrector_order - 1, 1)), (x, jnp.zeros_like(x))
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
+    check_above_zero(self, sigma_next)
+    check_downward(self, sigma, sigma_next, self.tau)
     key_model, key_noise = randomness.split(key)
     past, (x_last, noise_last) = carry
     x0 = denoiser(x, sigma, key=key_model)

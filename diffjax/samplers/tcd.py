@@ -11,9 +11,13 @@ from diffjax.typing import NoiseFn
 class TCD:
   """Strategic stochastic sampling of a trajectory consistency model (Zheng et al. 2024). One network call.
 
-  The model jumps along the ODE to the time (1 - gamma) * t_next of the `schedule`, and noise leads back to t_next.
-  gamma in [0, 1]: 0 is deterministic, 1 jumps to the cleanest time as `Consistency` does. Of a discrete schedule the
-  time is rounded down to a whole one.
+  The model jumps along the ODE to s' = (1 - gamma) * t_next, in the time of the `schedule`, and noise leads back:
+
+      x_{t_next} = alpha_{t_next} / alpha_{s'} f_theta(x_t, t, s') + sqrt(1 - (alpha_{t_next} / alpha_{s'})^2) z
+
+  In x = x0 + sigma * noise that is x0 + sigma_down / sigma * (x - x0) + sqrt(sigma_next^2 - sigma_down^2) * z, with
+  sigma_down = sigma(s'). gamma is in [0, 1]: 0 is deterministic, 1 jumps to the cleanest time as `Consistency` does.
+  For a discrete schedule the time is rounded down to a whole one.
   """
 
   gamma: float = 0.3

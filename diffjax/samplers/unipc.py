@@ -3,7 +3,7 @@ import jax.numpy as jnp
 from diffjax import struct
 from diffjax.arrays import expand
 from diffjax.samplers import adams
-from diffjax.samplers.above_zero import check_above_zero
+from diffjax.samplers.step_checks import check_above_zero
 
 KINDS = ("bh1", "bh2")
 
@@ -12,9 +12,17 @@ KINDS = ("bh1", "bh2")
 class UniPC:
   """UniPC-p in x0, order 1 to 3: a predictor of order p, corrected to order p + 1 (Zhao et al. 2023). One network call.
 
-  The corrector uses the x0 that the next predictor needs anyway. Both integrate the polynomial through the known x0 in
-  lambda = -log sigma exactly, and so do not depend on B(h), except where one point beside the nearest is known: there
-  the paper takes the weight 1/2 for B(h) = h ("bh1") or 1 - exp(-h) ("bh2"). The first steps are of lower order.
+  Predictor (UniP) and corrector (UniC, with x0 at the new level among the D_m) are one formula. In the paper's symbols,
+  for the data prediction, with lambda = log(alpha / sigma), h its step, and D_m the differences of x_theta at r_m h:
+
+      x_i = sigma_i / sigma_{i-1} x_{i-1} + alpha_i (1 - exp(-h)) x_theta(x_{i-1}) + alpha_i B(h) sum_m a_m / r_m D_m
+
+  Divided by alpha: x_next = x0 + exp(-h) * (x - x0) + sum_m w_m * (x0_m - x0). The paper chooses a_m so that
+  polynomials through all points are integrated exactly; then B(h) cancels, and w_m = integral of exp(l - h) L_m(l) dl
+  over [0, h]. Where one point beside the nearest is known it takes a = 1/2 instead, and B(h) = h ("bh1") or
+  1 - exp(-h) ("bh2").
+
+  The corrector uses the x0 that the next predictor needs anyway. The first steps are of lower order.
 
   Raises:
     ValueError: if order is not 1 to 3, or the kind unknown.

@@ -86,7 +86,7 @@ def test_cond_reaches_the_denoiser_under_jit_and_vmap(x64):
   ("sampler", "says"),
   [
     (samplers.Euler(0.1), "Euler draws noise and cannot be inverted"),
-    (samplers.Heun(s_churn=1.0, s_tmin=30.0, num_steps=10), "Heun draws noise"),
+    (samplers.Churn(samplers.Heun(), 1.0, s_tmin=30.0, num_steps=10), "Churn draws noise"),
     (samplers.DDPM(), "DDPM draws noise"),
     (samplers.Euler, "sampler is the class Euler"),
     (samplers.DPMpp2M(), "DPMpp2M remembers earlier steps and cannot be inverted"),
@@ -104,7 +104,7 @@ def test_what_draws_noise_shows_under_jit():
     INVERT(Gaussian(), samplers.DDPM(), jnp.asarray(X0), sigmas)
   with pytest.raises(ValueError, match="Euler draws noise"):
     jax.jit(lambda x0: editing.invert(Gaussian(), samplers.Euler(0.1), x0, sigmas))(jnp.asarray(X0))
-  for sampler in (samplers.Euler(0.1), samplers.Heun(s_churn=1.0, num_steps=10)):
+  for sampler in (samplers.Euler(0.1), samplers.Churn(samplers.Heun(), 1.0, num_steps=10)):
     x, residual = INVERT(Gaussian(), sampler, jnp.asarray(X0), sigmas)
     assert np.isnan(x).all() and np.isinf(residual).all()
     x, residual = INVERT(

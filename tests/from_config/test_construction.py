@@ -1,5 +1,7 @@
 """Names to objects, and mistakes told with the nearest name."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -8,7 +10,7 @@ from diffjax import from_config, guidance, samplers
 from diffjax.from_config import construction
 
 WITH_ETA = (
-  *(samplers.Euler, samplers.DPM2Ancestral, samplers.DPMpp2SAncestral),
+  *(samplers.Euler, functools.partial(samplers.Ancestral, samplers.Heun())),
   *(samplers.DPMppSDE, samplers.DPMpp2M, samplers.DPMpp3M),
 )
 
@@ -59,8 +61,8 @@ NAN = float("nan")
     (lambda: samplers.Adaptive(max_steps=0), "max_steps is 0, but must be a whole number of at least 1"),
     (lambda: samplers.TCD(2.0), r"gamma is 2\.0"),
     (lambda: samplers.Consistency(-0.1), "sigma_min is -0.1".replace(".", r"\.")),
-    (lambda: samplers.Heun(s_churn=-1.0), r"s_churn is -1\.0"),
-    (lambda: samplers.DPM2(s_noise=NAN), "s_noise is nan"),
+    (lambda: samplers.Churn(samplers.Heun(), -1.0, num_steps=8), r"s_churn is -1\.0"),
+    (lambda: samplers.Churn(samplers.Heun(), 1.0, s_noise=NAN, num_steps=8), "s_noise is nan"),
     (lambda: samplers.Restart(t_min=1.0, t_max=0.5), r"from t_min = 1\.0 up to t_max = 0\.5; give 0 < t_min < t_max"),
     (lambda: samplers.PredictorCorrector(snr=-1.0), r"snr is -1\.0"),
     (lambda: samplers.Momentum(samplers.Euler(), NAN), "momentum is nan"),

@@ -105,14 +105,14 @@ def test_options_of_the_configs_own_sampler(tiny):
   config.sampler.name, config.sampler.options = "euler", {"eta": 0.5}
   assert from_config.sampler(config).eta == 0.5
   assert from_config.sampler(config, eta=0.25).eta == 0.25
-  assert from_config.sampler(config, "heun").s_churn == 0
+  assert from_config.sampler(config, "heun") == samplers.Heun()
 
 
 def test_churn_from_the_config_is_that_of_the_command_line(tiny):
   config = tiny()
   config.sampler.update(name="heun", options={"s_churn": 2.0})
   own, asked = from_config.sampler(config, num_steps=18), from_config.sampler(tiny(), "heun", num_steps=18, s_churn=2.0)
-  assert own == asked and own.num_steps == 18
+  assert own == asked == samplers.Churn(samplers.Heun(), 2.0, num_steps=18)
 
 
 def test_a_time_that_the_embedding_cannot_resolve_is_refused(tiny):

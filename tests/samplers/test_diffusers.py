@@ -212,7 +212,7 @@ def test_heun_with_churn_is_the_karras_ve_scheduler(num_steps, injected, x64):
     x = scheduler.step_correct(
       towards(first.prev_sample, sigma_next), sigma_hat, sigma_next, x_hat, first.prev_sample, first.derivative
     ).prev_sample
-  sampler = samplers.Heun(20.0, 0.05, 50.0, 1.007, num_steps)
+  sampler = samplers.Churn(samplers.Heun(), 20.0, 0.05, 50.0, 1.007, num_steps=num_steps)
   close(ours(sampler, denoiser, sigmas, jnp.asarray(START * 60.0))[0], x)
 
 

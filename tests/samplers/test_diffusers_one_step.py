@@ -57,7 +57,7 @@ def test_dpm2_is_the_k_dpm_2_scheduler(prediction, num_steps, x64):
     output = network(np, scaled.numpy(), sigma)
     output = (x.numpy() - output) / sigma if prediction == "sample" else output
     x = scheduler.step(torch.tensor(output), t, x).prev_sample
-  drawn = ours(samplers.DPM2(), prediction, sigmas)
+  drawn = ours(samplers.DPMSolver(2), prediction, sigmas)
   np.testing.assert_allclose(drawn[-1], x, rtol=1e-10, atol=1e-10)
 
 

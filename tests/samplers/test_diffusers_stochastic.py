@@ -119,7 +119,7 @@ def test_dpm2_ancestral(kind, num_steps, injected, x64):
   )
   scheduler.set_timesteps(num_steps)
   sigmas = trailing(num_steps)
-  drawn = ours(samplers.DPM2Ancestral(), sigmas, PREDICTIONS[kind], start=START * sigmas[0])
+  drawn = ours(samplers.Ancestral(samplers.DPMSolver(2)), sigmas, PREDICTIONS[kind], start=START * sigmas[0])
   path = theirs(scheduler, START * sigmas[0], kind == "sample")
   assert_agree(drawn, path[1::2] + path[-1:], SINGLE)
 

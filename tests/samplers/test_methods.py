@@ -10,9 +10,10 @@ from test_stochastic import errors
 
 import diffjax
 from diffjax import from_config, grids
-from diffjax.samplers.methods import METHODS, table
+from diffjax.samplers import METHODS
+from diffjax.samplers.methods import table
 
-STEPS = 9
+STEPS = 6
 
 
 def count_calls(sampler):
@@ -78,10 +79,9 @@ def test_every_method_of_the_table_is_measured_or_has_no_order():
   assert {name for name, method in METHODS.items() if method.order == "-"} == {
     *("predictor_corrector", "consistency", "lcm", "tcd"),
   }
-  assert METHODS.keys() == from_config.SAMPLERS.keys()
 
 
 def test_table_has_a_line_for_each_name():
-  heading, *lines = table(from_config.SAMPLERS).splitlines()
+  heading, *lines = table(METHODS).splitlines()
   assert heading.split() == ["name", "order", "calls", "per", "step", "stochastic", "paper"]
   assert [line.split()[0] for line in lines] == list(from_config.SAMPLERS)

@@ -1,7 +1,6 @@
 """One-step samplers: orders of convergence, network calls, transformations, mistakes."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,6 @@ pytestmark = pytest.mark.slow
 HIGH, LOW = 20.0, 0.05
 START = np.linspace(-2.5, 2.5, 5)[:, None] * HIGH
 ORDERS = {
-  "dpm2": (samplers.DPM2(), 2),
   "dpm_solver_1": (samplers.DPMSolver(1), 1),
   "dpm_solver_2": (samplers.DPMSolver(2), 2),
   "dpm_solver_3": (samplers.DPMSolver(3), 3),
@@ -64,7 +62,6 @@ def test_calls_and_levels(name):
 @pytest.mark.parametrize(
   ("one", "other"),
   [
-    (samplers.DPM2(), samplers.DPMSolver(2)),
     (samplers.DPMSolver(1), samplers.Euler()),
     (samplers.DPMppS(1), samplers.Euler()),
   ],
@@ -74,26 +71,6 @@ def test_are_one_method_by_two_names(one, other, x64):
     Mixture(), sampler, jnp.asarray(START), grids.exponential(7, LOW, HIGH), key=jax.random.key(0)
   )
   np.testing.assert_allclose(draw(one), draw(other), rtol=1e-12, atol=1e-12)
-
-
-def test_dpm2_with_churn_is_algorithm_2_with_the_midpoint(x64):
-  """Karras et al. 2022, algorithm 2, in the paper's terms, its second slope taken at the geometric mean."""
-  sigmas, noise = np.asarray(grids.karras(9)), 0.7
-  x = np.linspace(-2, 2, 5)[:, None] * sigmas[0]
-  denoise = lambda x, t: np.asarray(Mixture()(jnp.asarray(x), jnp.asarray(t)))
-  s_churn, s_tmin, s_tmax, s_noise = 10, 0.05, 50, 1.007
-  sampler = samplers.DPM2(s_churn, s_tmin, s_tmax, s_noise, 9, noise=lambda keys, shape: jnp.full(shape, noise))
-  drawn, path = diffjax.sample(Mixture(), sampler, jnp.asarray(x), sigmas, key=jax.random.key(0), trajectory=True)
-  for t, t_next in itertools.pairwise(sigmas[:-1]):
-    gamma = min(s_churn / 9, np.sqrt(2) - 1) if s_tmin <= t <= s_tmax else 0
-    t_hat = t + gamma * t
-    x_hat = x + np.sqrt(t_hat**2 - t**2) * s_noise * noise
-    d = (x_hat - denoise(x_hat, t_hat)) / t_hat
-    t_mid = np.sqrt(t_hat * t_next)
-    x_mid = x_hat + (t_mid - t_hat) * d
-    x = x_hat + (t_next - t_hat) * (x_mid - denoise(x_mid, t_mid)) / t_mid
-  np.testing.assert_allclose(path[-2], x, rtol=1e-9, atol=1e-9)
-  np.testing.assert_allclose(drawn, denoise(x, sigmas[-2]), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ORDERS)

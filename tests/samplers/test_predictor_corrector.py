@@ -55,7 +55,7 @@ def test_corrections_leave_as_much_noise_too_much_as_theory_says(x64):
 
 @pytest.mark.parametrize("dims", [1, 2, 3, 5, 10, 100])
 def test_the_spread_is_the_datas_in_every_dimension(dims):
-  sigmas, num = grids.karras(100, 0.01, 20.0), 8000
+  sigmas, num = grids.karras(100, 0.01, 20.0), 8000 // dims
   x = sigmas[0] * jax.random.normal(jax.random.key(1), (num, dims))
   draw = jax.jit(lambda x: diffjax.sample(Gaussian(0.0, 1.0), CORRECTOR, x, sigmas, key=jax.random.key(2)))
   np.testing.assert_allclose(draw(x).std(), 1, rtol=0.05)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import Gaussian, Mixture, gaussian_marginal
+from oracles import Gaussian, Mixture
 
 import diffjax
 from diffjax import from_config, grids, samplers, schedules
@@ -63,12 +63,23 @@ def test_intervals_nest_and_any_sampler_fits(x64):
 STD, SIGMAS, T_MAX = 0.5, np.geomspace(20.0, 0.1, 40), 1.0
 
 
+def impulse(keys, shape):
+  """One in the picture that the draw's key chooses: each draw has a picture of its own, which shows the response."""
+  return jnp.zeros(shape).at[2 + jax.random.randint(keys[0], (), 0, shape[0] - 2)].set(1.0)
+
+
 def variance_error(num_restarts, num_steps, excess=1.0):
-  """How far the variance at the last level is from the data's, when the start's is `excess` times what it should be."""
-  make = lambda noise: samplers.Restart(samplers.Heun(), 0.11, T_MAX, num_restarts, num_steps, noise=noise)
-  with jax.disable_jit(), jax.default_prng_impl("unsafe_rbg"):  # each draw by itself; threefry would take minutes so
-    mean, variance = gaussian_marginal(make, Gaussian(0.3, STD), SIGMAS, excess * (STD**2 + SIGMAS[0] ** 2))
+  """How far the variance at the last level is from the data's, when the start's is `excess` times what it should be.
+
+  All is affine: picture 0 carries the mean, picture 1 the response to the start, the others those to what is drawn.
+  """
+  sampler = samplers.Restart(samplers.Heun(), 0.11, T_MAX, num_restarts, num_steps, noise=impulse)
+  x, sigmas = jnp.full((64, 1), 0.3).at[1].add(1.0), np.append(SIGMAS, 0.0)
+  _, path = diffjax.sample(Gaussian(0.3, STD), sampler, x, sigmas, key=jax.random.key(0), trajectory=True)
+  mean, response = path[-2, 0, 0], np.asarray(path[-2, 1:, 0] - path[-2, 0, 0])
   np.testing.assert_allclose(mean, 0.3, rtol=1e-9)
+  assert np.count_nonzero(response[1:]) == num_restarts
+  variance = response[0] ** 2 * excess * (STD**2 + SIGMAS[0] ** 2) + np.sum(response[1:] ** 2)
   return variance / (STD**2 + SIGMAS[-1] ** 2) - 1
 
 

@@ -79,10 +79,10 @@ def split_state(sampler, shape, s, rest):
 
 
 METHODS = {
-  "dpm2_ancestral": samplers.DPM2Ancestral(),
-  "dpm2_ancestral eta 0.5": samplers.DPM2Ancestral(0.5),
-  "dpmpp_2s_ancestral": samplers.DPMpp2SAncestral(),
-  "dpmpp_2s_ancestral eta 0.5": samplers.DPMpp2SAncestral(0.5),
+  "dpm2_ancestral": samplers.Ancestral(samplers.DPMSolver(2)),
+  "dpm2_ancestral eta 0.5": samplers.Ancestral(samplers.DPMSolver(2), 0.5),
+  "dpmpp_2s_ancestral": samplers.Ancestral(samplers.DPMppS(2)),
+  "dpmpp_2s_ancestral eta 0.5": samplers.Ancestral(samplers.DPMppS(2), 0.5),
   "dpmpp_sde": samplers.DPMppSDE(),
   "dpmpp_sde eta 0.5": samplers.DPMppSDE(0.5),
   "dpmpp_3m_sde": samplers.DPMpp3M(1.0),
@@ -160,8 +160,8 @@ FAR = 1000.0
 START = np.linspace(-2.5, 2.5, 5)[:, None] * FAR
 ONE = jnp.ones_like
 ODES = {
-  "dpm2_ancestral": (samplers.DPM2Ancestral(0.0), 2),
-  "dpmpp_2s_ancestral": (samplers.DPMpp2SAncestral(0.0), 2),
+  "dpm2_ancestral": (samplers.Ancestral(samplers.DPMSolver(2), 0.0), 2),
+  "dpmpp_2s_ancestral": (samplers.Ancestral(samplers.DPMppS(2), 0.0), 2),
   "dpmpp_sde": (samplers.DPMppSDE(0.0), 2),
   "dpmpp_3m_sde": (samplers.DPMpp3M(0.0), 3),
   "dpmpp_3m_sde shipped": (samplers.DPMpp3M(0.0, shipped=True), 2),
@@ -219,7 +219,7 @@ KARRAS = grids.karras(8, 0.02, 20.0)
 X = KARRAS[0] * jax.random.normal(jax.random.key(1), (4, 6))
 SAME = {
   "3m sde is the predictor of sa": (samplers.DPMpp3M(0.49), samplers.SASolver(3, 0, 0.7)),
-  "sde without noise is 2s": (samplers.DPMppSDE(0.0), samplers.DPMpp2SAncestral(0.0)),
+  "sde without noise is 2s": (samplers.DPMppSDE(0.0), samplers.Ancestral(samplers.DPMppS(2), 0.0)),
   "er_sde of first order is ancestral": (samplers.ERSDE(1, SDE), samplers.Euler(1.0)),
   "er_sde of first order is euler": (samplers.ERSDE(1, ONE), samplers.Euler()),
   "er_sde ignores the choice below order 3": (samplers.ERSDE(2), samplers.ERSDE(2, shipped=True)),
@@ -286,7 +286,7 @@ def test_hyper_parameters_compile_nothing_anew():
 
   draw = jax.jit(lambda sampler, x: diffjax.sample(denoiser, sampler, x, KARRAS, key=KEYS))
   pairs = [
-    (samplers.DPM2Ancestral(1.0), samplers.DPM2Ancestral(0.3)),
+    (samplers.Ancestral(samplers.DPMSolver(2), 1.0), samplers.Ancestral(samplers.DPMSolver(2), 0.3)),
     (samplers.DPMppSDE(1.0), samplers.DPMppSDE(0.3)),
     (samplers.SASolver(tau=1.0), samplers.SASolver(tau=0.3, interval=(0.1, 1.0))),
     (samplers.TCD(0.1), samplers.TCD(0.9)),

@@ -1,0 +1,39 @@
+"""What a method cannot step, or wrap, said in one sentence where the numbers are known; traced numbers pass."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from diffjax.typing import Array, PyTree, Sampler
+
+
+def check_above_zero(sampler: Sampler, sigma_next: Array) -> None:
+  """Raises ValueError for a step to sigma_next = 0 of a method that divides by sigma_next or takes its logarithm."""
+  if not _traced(sigma_next) and np.any(np.asarray(sigma_next) <= 0):
+    name = type(sampler).__name__
+    raise ValueError(f"{name} has no step to sigma_next = 0; call the denoiser there, as diffjax.sample does.")
+
+
+def check_downward(sampler: Sampler, sigma: Array, sigma_next: Array, noise: Any = 1.0) -> None:
+  """Raises ValueError for a step up in sigma of a method whose share of fresh `noise`, such as eta, is not 0.
+
+  The reverse process is defined downward only; without noise a method follows the ODE in either direction.
+  """
+  if not _traced(sigma, sigma_next, noise) and np.any(np.asarray(sigma_next) > np.asarray(sigma)) and np.any(noise):
+    name = type(sampler).__name__
+    raise ValueError(f"{name} steps from a higher sigma to a lower one; to go up, use a method without noise.")
+
+
+def check_one_step(wrapper: Any, carry: PyTree) -> None:
+  """Raises ValueError if `carry`, of the sampler that `wrapper` holds, takes anything from step to step.
+
+  Fresh noise moves x off the path that the carried values were taken on, so a multistep formula no longer holds.
+  """
+  if jax.tree.leaves(carry):
+    outside, inside = type(wrapper).__name__, type(wrapper.sampler).__name__
+    raise ValueError(f"{outside} needs a sampler without memory, but {inside} has one; wrap one such as DPMppS(2).")
+
+
+def _traced(*values):
+  return any(isinstance(value, jax.core.Tracer) for value in values)
