@@ -1,5 +1,7 @@
 """What published configurations say, and what is refused in them."""
 
+import jax
+import numpy as np
 import pytest
 from published_configs import LATENT, SDXL
 
@@ -50,7 +52,17 @@ def test_whether_noise_is_left():
     ),
     ({"_class_name": "IPNDMScheduler", "trained_betas": [0.1]}, "trained_betas of IPNDMScheduler is"),
     ({"_class_name": "CMStochasticIterativeScheduler", "s_noise": 1.1}, "s_noise of .* is 1.1"),
-    ({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True}, "can only be False here"),
+    (
+      {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True},
+      "depends on the picture",
+    ),
+    (
+      LATENT | {"_class_name": "DPMSolverMultistepScheduler", "solver_type": "heun"},
+      "is 'heun', but can only be 'mi",
+    ),
+    (LATENT | {"_class_name": "UniPCMultistepScheduler", "solver_type": "x"}, "is 'x', but can only be 'bh1', 'bh2' h"),
+    ({"_class_name": "UnCLIPScheduler"}, r"UnCLIPScheduler is not read; .* schedules\.squared_cosine"),
+    ({"_class_name": "DDIMInverseScheduler"}, r"not read; it goes up from a picture to noise: use editing\.ddim_inv"),
     (
       {"_class_name": "UniPCMultistepScheduler", "predict_x0": False},
       "predict_x0 of .* is False, but can only be True",
@@ -84,3 +96,18 @@ def test_steps_that_do_not_fit_are_refused():
     published.grid(0)
   with pytest.raises(ValueError, match=r"must descend within 0\.\.999"):
     published.grid(1500)
+
+
+@pytest.mark.parametrize(
+  ("name", "solver_type"),
+  [("UniPC", "midpoint"), ("UniPC", "heun"), ("DEIS", "heun"), ("DEIS", "bh1"), ("DPMSolver", "bh2")],
+)
+def test_a_solver_type_of_another_class_is_the_own_default(name, solver_type):
+  """As diffusers does, whose configurations are handed from one class to another."""
+  config = LATENT | {"_class_name": f"{name}MultistepScheduler"}
+  given, own = (schedules.from_diffusers(c).sampler for c in (config | {"solver_type": solver_type}, config))
+  assert type(given) is type(own)
+  jax.tree.map(np.testing.assert_array_equal, given, own)
+  diffusers = pytest.importorskip("diffusers")
+  theirs = getattr(diffusers, config["_class_name"])
+  assert theirs(solver_type=solver_type).config.solver_type == theirs().config.solver_type

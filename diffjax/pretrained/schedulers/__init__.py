@@ -55,11 +55,9 @@ CHOICES = {
   "algorithm_type": ("dpmsolver++", "sde-dpmsolver++", "deis", "data_prediction"),
   "s_noise": (1.0,),
   "scale_factors": (None, [], ()),
-  "solver_type": ("midpoint", "logrho", "bh1", "bh2"),
   "solver_order": (1, 2, 3),
   "final_sigmas_type": ("zero", "sigma_min"),
   "sigma_schedule": ("karras", "exponential"),
-  "use_dynamic_shifting": (False,),
   "invert_sigmas": (False,),
   "shift_terminal": (None,),
   "predict_x0": (True,),
@@ -74,12 +72,25 @@ CHOICES_OF = {
     "prediction_type": ("v_prediction",),
     "solver_order": (1, 2),
   },
+  "DEISMultistepScheduler": {"solver_type": ("logrho",)},
   "DPMSolverSinglestepScheduler": {"algorithm_type": ("dpmsolver++", "dpmsolver")},
   "EDMDPMSolverMultistepScheduler": {"prediction_type": ("epsilon", "v_prediction")},
   "EDMEulerScheduler": {"prediction_type": ("epsilon", "v_prediction")},
   "IPNDMScheduler": {"trained_betas": (None,)},
+  "UniPCMultistepScheduler": {"solver_type": ("bh1", "bh2")},
 }
 """What they may be in these classes."""
+TAKEN_FOR = {
+  "DEISMultistepScheduler": ("logrho", ("midpoint", "heun", "bh1", "bh2")),
+  "UniPCMultistepScheduler": ("bh2", ("midpoint", "heun", "logrho")),
+}
+"""By class, the solver_type that they take for those of other classes; in all others "midpoint"."""
+NOT_READ = {
+  "DDIMInverseScheduler": "it goes up from a picture to noise: use editing.ddim_invert on the grid of a DDIMScheduler",
+  "DPMSolverMultistepInverseScheduler": "it goes up from a picture to noise: use editing.invert or editing.ddim_invert",
+  "UnCLIPScheduler": "its squared-cosine schedule is schedules.squared_cosine, and its steps are samplers.DDPM's",
+}
+"""Their classes that are known and not read, and what to use instead."""
 NUMBERS = {
   "[0, inf)": ("steps_offset",),
   "[1, inf)": ("num_train_timesteps", "original_inference_steps"),
@@ -148,13 +159,18 @@ def _read(given: Config) -> tuple[Scheduler, Config]:
   if "_class_name" not in given:
     raise ValueError("the configuration has no key '_class_name'; pass the whole of a scheduler_config.json.")
   name = given["_class_name"]
+  if name in NOT_READ:
+    raise ValueError(f"{name} is not read; {NOT_READ[name]}.")
   scheduler = construction.lookup(SCHEDULERS, "scheduler", name)
   known = set().union(*(other.defaults for other in SCHEDULERS.values()))
   for key in given:
     if not key.startswith("_"):
       construction.lookup(dict.fromkeys(known), "key of a scheduler", key)
   config = {key: given.get(key, default) for key, default in scheduler.defaults.items()} | {"_class_name": name}
-  for key, choices in (CHOICES | CHOICES_OF.get(name, {})).items():
+  own, others = TAKEN_FOR.get(name, ("midpoint", ("logrho", "bh1", "bh2")))
+  if config.get("solver_type") in others:
+    config["solver_type"] = own
+  for key, choices in ({"solver_type": ("midpoint",)} | CHOICES | CHOICES_OF.get(name, {})).items():
     if key in scheduler.defaults and config[key] not in choices:
       told = ", ".join(repr(choice) for choice in choices)
       raise ValueError(f"{key} of {name} is {config[key]!r}, but can only be {told} here.")
@@ -171,6 +187,11 @@ def _read(given: Config) -> tuple[Scheduler, Config]:
 
 
 def _check_consistency(config: Config) -> None:
+  if config.get("use_dynamic_shifting"):
+    raise ValueError(
+      f"use_dynamic_shifting of {config['_class_name']} is not read, since the shift depends on the picture's size; set"
+      " it to false, and shift (or flow_shift) to exp(mu), or to mu where time_shift_type is 'linear'."
+    )
   asked = [key for key in (*levels.SPACINGS, "use_lu_lambdas", "use_flow_sigmas") if config.get(key)]
   if len(asked) > 1:
     raise ValueError(f"{' and '.join(asked)} each ask for other noise levels; set only one of them.")
