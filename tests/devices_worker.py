@@ -46,7 +46,8 @@ def nan_on_one_device():
   """One example of the global batch is NaN: every device must skip that update, and only that."""
   import optax
 
-  objective = jax.tree_util.Partial(lambda params, batch, key, axis_name: jnp.square(params["w"] - batch["x"]))
+  losses = lambda params, batch: jnp.square(params["w"] - batch["x"])
+  objective = jax.tree_util.Partial(lambda params, batch, key, frozen, axis_name: (losses(params, batch), {}))
   step = TrainStep(objective, (0.5,), optax.adam(0.1))
   state = parallel.replicate(init_state({"w": jnp.ones(())}, step.optimizer, 1))
   key = parallel.replicate(jax.random.key(0))
