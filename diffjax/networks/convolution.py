@@ -5,6 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
 from diffjax.typing import Array
 
@@ -12,53 +14,82 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def conv2d(x: Array, kernel: Array, stride: int = 1, padding: Padding = ((1, 1), (1, 1))) -> Array:
   """Cross-correlates x [B, H, W, I] with kernel [h, w, I, O], zeros outside the picture: [B, H', W', O].
 
-  On CPU both gradients are written as ordinary forward convolutions, because XLA brings the transposed layouts of the
-  stock gradients into its fast form only outside `scan` and `while`. GPU and TPU keep the stock gradients. Reverse mode
-  may be repeated; forward mode (`jax.jvp`) is not defined.
+  A primitive of its own, bilinear, so that every transformation of JAX goes through it and the gradients, which are its
+  transposes, are ours: on CPU both are convolutions of the same kind, because XLA brings the transposed layouts of the
+  stock gradients into its fast form only outside `scan` and `while`. GPU and TPU keep the stock gradients.
   """
-  return _correlate(x, kernel, stride, padding)
+  return conv2d_p.bind(x, kernel, stride=stride, padding=padding)
 
 
 def _correlate(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
   return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=LAYOUT)
 
 
-def _forward(x, kernel, stride, padding):
-  return _correlate(x, kernel, stride, padding), (x, kernel)
+def stock_x_gradient(dy: Array, kernel: Array, like: jax.ShapeDtypeStruct, stride: int, padding: Padding) -> Array:
+  """The gradient by x, shaped `like` it, by the transposition rule of `lax.conv_general_dilated`."""
+  return jax.linear_transpose(lambda x: _correlate(x, kernel, stride, padding), like)(dy)[0]
 
 
-def _backward(stride, padding, residuals, dy):
-  x, kernel = residuals
-  bind = functools.partial(functools.partial, stride=stride, padding=padding)
-  return lax.platform_dependent(x, kernel, dy, cpu=bind(explicit_gradients), default=bind(stock_gradients))
+def stock_kernel_gradient(dy: Array, x: Array, like: jax.ShapeDtypeStruct, stride: int, padding: Padding) -> Array:
+  """The gradient by the kernel, likewise."""
+  return jax.linear_transpose(lambda kernel: _correlate(x, kernel, stride, padding), like)(dy)[0]
 
 
-conv2d.defvjp(_forward, _backward)
-
-
-def stock_gradients(x: Array, kernel: Array, dy: Array, stride: int, padding: Padding) -> tuple[Array, Array]:
-  """Gradients of conv2d by the transposition rules of `lax.conv_general_dilated`: (dx, dkernel)."""
-  return jax.vjp(lambda x, kernel: _correlate(x, kernel, stride, padding), x, kernel)[1](dy)
-
-
-def explicit_gradients(x: Array, kernel: Array, dy: Array, stride: int, padding: Padding) -> tuple[Array, Array]:
-  """The same gradients by two stride-1 forward convolutions in NHWC and HWIO: (dx, dkernel)."""
+def explicit_x_gradient(dy: Array, kernel: Array, like: jax.ShapeDtypeStruct, stride: int, padding: Padding) -> Array:
+  """The gradient by x as a convolution with the kernel turned round, of stride 1."""
   dy = _dilate(dy, stride)
-  # A stride may leave the last rows of x unread: `spare` of them get a zero gradient.
+  ends = zip(kernel.shape[:2], padding, _spare(like, kernel, dy, padding))
+  around = tuple((k - 1 - low, k - 1 - high + extra) for k, (low, high), extra in ends)
+  return conv2d(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1, around)
+
+
+def explicit_kernel_gradient(dy: Array, x: Array, like: jax.ShapeDtypeStruct, stride: int, padding: Padding) -> Array:
+  """The gradient by the kernel as a convolution of x with dy, channels and batch exchanged, of stride 1."""
+  dy = _dilate(dy, stride)
+  around = tuple((low, high - extra) for (low, high), extra in zip(padding, _spare(x, like, dy, padding)))
+  return conv2d(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), 1, around).transpose(1, 2, 0, 3)
+
+
+def _spare(x, kernel, dy, padding):
+  """How many of x's last rows and columns a stride leaves unread."""
   size = zip(x.shape[1:3], kernel.shape[:2], dy.shape[1:3], padding)
-  spare = [n + low + high - k + 1 - m for n, k, m, (low, high) in size]
-  ends = zip(kernel.shape[:2], padding, spare)
-  dx_padding = tuple((k - 1 - low, k - 1 - high + extra) for k, (low, high), extra in ends)
-  dx = _correlate(dy, kernel[::-1, ::-1].swapaxes(2, 3), 1, dx_padding)
-  dkernel_padding = tuple((low, high - extra) for (low, high), extra in zip(padding, spare))
-  dkernel = _correlate(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), 1, dkernel_padding)
-  return dx, dkernel.transpose(1, 2, 0, 3)
+  return [n + low + high - k + 1 - m for n, k, m, (low, high) in size]
 
 
 def _dilate(x: Array, stride: int) -> Array:
   gaps = [(0, 0, n) for n in (0, stride - 1, stride - 1, 0)]
   return x if stride == 1 else lax.pad(x, jnp.zeros((), x.dtype), gaps)
+
+
+def _transposed(explicit, stock, dy, other, undefined, **params):
+  bind = lambda gradient: functools.partial(gradient, like=undefined.aval, **params)
+  return lax.platform_dependent(dy, other, cpu=bind(explicit), default=bind(stock))
+
+
+def _abstract(x, kernel, **params):
+  y = jax.eval_shape(functools.partial(_correlate, **params), x, kernel)
+  return x.update(shape=y.shape, dtype=y.dtype)
+
+
+def _batched(arguments, axes, **params):
+  x, kernel = arguments
+  if axes[1] is not None:  # a kernel for each: a grouped convolution, with the stock gradients
+    return jax.vmap(functools.partial(_correlate, **params), axes)(x, kernel), 0
+  x = jnp.moveaxis(x, axes[0], 0)
+  y = conv2d(x.reshape(-1, *x.shape[2:]), kernel, **params)
+  return y.reshape(*x.shape[:2], *y.shape[1:]), 0
+
+
+conv2d_p = Primitive("conv2d")
+conv2d_p.def_impl(jax.jit(_correlate, static_argnames=("stride", "padding")))
+conv2d_p.def_abstract_eval(_abstract)
+ad.defbilinear(
+  conv2d_p,
+  lambda dy, x, kernel, **params: _transposed(explicit_x_gradient, stock_x_gradient, dy, kernel, x, **params),
+  lambda dy, x, kernel, **params: _transposed(explicit_kernel_gradient, stock_kernel_gradient, dy, x, kernel, **params),
+)
+batching.primitive_batchers[conv2d_p] = _batched
+mlir.register_lowering(conv2d_p, mlir.lower_fun(_correlate, multiple_results=False))

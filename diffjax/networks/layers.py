@@ -6,6 +6,7 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from diffjax.networks.convolution import conv2d
 from diffjax.randomness import alone
@@ -54,19 +55,23 @@ class Conv(nn.Module):
     return add_bias(y, bias.astype(self.dtype))
 
 
-@jax.custom_vjp
+@jax.custom_jvp
 def add_bias(y: Array, bias: Array) -> Array:
   """y [..., C] + bias [C]; on CPU the gradient's long sum is a matrix product, which is faster there."""
   return y + bias.reshape((1,) * (y.ndim - 1) + (-1,))
 
 
-def _bias_backward(_, dy):
-  rows = dy.reshape(-1, dy.shape[-1])
-  product = lambda rows: jnp.ones((rows.shape[0],), rows.dtype) @ rows
-  return dy, jax.lax.platform_dependent(rows, cpu=product, default=lambda rows: rows.sum(0))
+def _add_bias_jvp(primals, tangents):
+  dy, dbias = tangents
+  if isinstance(dbias, SymbolicZero):  # who asks for the gradient of pictures alone
+    return add_bias(*primals), dy
+  as_product = lambda bias: (jnp.ones((math.prod(dy.shape[:-1]), 1), bias.dtype) @ bias[None]).reshape(dy.shape)
+  as_copies = lambda bias: jnp.broadcast_to(bias, dy.shape)
+  rows = jax.lax.platform_dependent(dbias, cpu=as_product, default=as_copies)
+  return add_bias(*primals), rows if isinstance(dy, SymbolicZero) else dy + rows
 
 
-add_bias.defvjp(lambda y, bias: (add_bias(y, bias), None), _bias_backward)
+add_bias.defjvp(_add_bias_jvp, symbolic_zeros=True)
 
 
 class GroupNorm(nn.Module):
@@ -96,34 +101,34 @@ def materialise(x: Array) -> Array:
   return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def normalise(x: Array, gain: Array, offset: Array, groups: int, eps: float) -> Array:
   """(x - mean) / sqrt(variance + eps) * gain + offset over the groups of x [B, H, W, C], gain and offset [B, C].
 
-  Value and gradient each read the picture as sums over its pixels and as one multiply-add with [B, C] coefficients.
+  Value, tangent and gradient each read the picture as sums over its pixels and as one multiply-add with [B, C]
+  coefficients.
   """
-  return _normalise_forward(x, gain, offset, groups, eps)[0]
-
-
-def _normalise_forward(x, gain, offset, groups, eps):
-  mean, variance = group_statistics(x, groups)
-  inverse = jax.lax.rsqrt(variance + eps)
+  mean, inverse = _mean_and_inverse(x, groups, eps)
   slope = inverse * gain
   y = x.astype(jnp.float32) * _over_pixels(slope) + _over_pixels(offset - mean * slope)
-  return y.astype(x.dtype), (x, gain, mean, inverse)
+  return y.astype(x.dtype)
 
 
-def _normalise_backward(groups, eps, residuals, dy):
-  x, gain, mean, inverse = residuals
-  z, dz = x.astype(jnp.float32) - _over_pixels(mean), dy.astype(jnp.float32)
-  doffset, dgain = dz.sum((1, 2)), (dz * z).sum((1, 2)) * inverse
-  shared = lambda a: _over_groups(gain * a, groups) / (x.shape[1] * x.shape[2])
-  level, tilt = shared(doffset) * inverse, shared(dgain) * inverse**2
-  dx = dz * _over_pixels(gain * inverse) - z * _over_pixels(tilt) - _over_pixels(level)
-  return materialise(dx.astype(x.dtype)), dgain, doffset
+@normalise.defjvp
+def _normalise_jvp(groups, eps, primals, tangents):
+  (x, gain, offset), (dx, dgain, doffset) = primals, tangents
+  mean, inverse = _mean_and_inverse(x, groups, eps)
+  z, dx = x.astype(jnp.float32) - _over_pixels(mean), materialise(dx).astype(jnp.float32)
+  shared = lambda a: _over_groups(a.sum((1, 2)), groups) / (x.shape[1] * x.shape[2])
+  level, tilt = shared(dx), shared(dx * z) * inverse**2  # how the mean moves, and the log of the deviation
+  slope = inverse * gain
+  dy = dx * _over_pixels(slope) + z * _over_pixels(dgain * inverse - slope * tilt)
+  return normalise(x, gain, offset, groups, eps), (dy + _over_pixels(doffset - slope * level)).astype(x.dtype)
 
 
-normalise.defvjp(_normalise_forward, _normalise_backward)
+def _mean_and_inverse(x, groups, eps):
+  mean, variance = group_statistics(x, groups)
+  return mean, jax.lax.rsqrt(variance + eps)
 
 
 def _over_pixels(a: Array) -> Array:
