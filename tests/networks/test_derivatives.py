@@ -88,7 +88,7 @@ def test_forward_reverse_and_differences_agree_compiled_in_a_scan_and_by_lineari
   scanned = jax.jit(lambda points: jax.lax.scan(lambda _, point: (None, derivatives(point)), None, points)[1])(points)
   expected = jax.jit(lambda points: jax.lax.map(lambda point: difference(f, point, direction), points))(points)
   for i in range(2):
-    tangent, linearized, gradient = jax.tree.map(lambda a: a[i], scanned)
+    tangent, linearized, gradient = jax.tree.map(lambda a, i=i: a[i], scanned)
     assert_close(tangent, expected[i], 2e-3)
     assert_close(linearized, tangent, 1e-5)
     reference = np.linalg.norm(tangent) * np.linalg.norm(cotangent)
