@@ -41,7 +41,7 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
     workdir: gets config.json, metrics.jsonl, loss.png, checkpoints/, best/ and samples/, and a lock.
 
   Returns:
-    The last state, as NumPy arrays.
+    The last state: NumPy arrays, or with parallel="fsdp" jax.Arrays shared among the devices.
 
   Raises:
     ValueError: a config that cannot work, or differs from the run's in the folder; another process trains there.
@@ -80,7 +80,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
   say(f"{num_params:,} parameters, {len(source):,} pictures, {devices} device(s); all goes to {workdir}")
   if start == spec.steps:
     say(f"the run is complete: {start} steps are done")
-    return parallel.whole(state)
+    return state
   parallel.from_first(lambda: newest.check_room(state))  # now, not after hours
   if start:
     say(f"going on from step {start}")
@@ -178,7 +178,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
   if step < spec.steps:
     say(f"stopped at step {step}, all saved; the same command goes on from there")
     sys.exit(stop_request.exit_code)
-  return parallel.whole(layout.snapshot(state))
+  return layout.snapshot(state)
 
 
 def take(report: Report, step: int, num: int, fetch, max_skipped: int, checkpoints: Checkpoints) -> None:

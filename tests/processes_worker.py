@@ -4,7 +4,8 @@ python processes_worker.py '{"workdir": ..., "out": ..., ...}' COORDINATOR NUM_P
 
 The first argument holds, as JSON, "workdir", "out" (what it sees goes to OUT.PROCESS_ID.npz), "data_dir", and maybe
 "clip" (train one), "config" (keys of the config), "stop_after" (calls of the step until SIGTERM), "draw" (so many
-pictures). Without "workdir" it only joins the others, within "timeout" seconds.
+pictures), "damage" (which file of a copy of the newest checkpoint, not 0). Without "workdir" it only joins the others,
+within "timeout" seconds.
 """
 
 import os
@@ -14,6 +15,7 @@ os.environ["NPROC"] = "32"  # threads for the devices, as in devices_worker.py
 
 import json
 import pathlib
+import shutil
 import signal
 
 import jax
@@ -23,10 +25,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import tiny_clip_config
 import tiny_config
 
-from diffjax import from_config
+from diffjax import runs
 from diffjax.cluster import layouts, parallel, signals
 from diffjax.cluster.command_line import reporting
-from diffjax.runs import Run
+from diffjax.runs import Run, checkpoints
 from train import train
 
 signals.StopRequest.__init__.__defaults__ = (600,)  # seconds, for on a busy machine all of them take long to agree
@@ -37,22 +39,53 @@ def main(asked):
   config.data.data_dir = asked["data_dir"]
   config.update_from_flattened_dict(asked.get("config", {}))
   seen = {}
-  watch(from_config.LAYOUTS[config.parallel], seen, asked.get("stop_after"))
+  watch(layouts.LAYOUTS[config.parallel], seen, asked.get("stop_after"))
   stopped = False
   try:
     state = train(config, asked["workdir"])
-    seen |= {f"state{i}": leaf for i, leaf in enumerate(jax.tree.leaves(state))}
+    seen |= {f"state{i}": leaf for i, leaf in enumerate(jax.tree.leaves(parallel.whole(state)))}
   except SystemExit as stop:
     stopped = stop.code == 128 + signal.SIGTERM
     if not stopped:
       raise
+  if config.parallel == "fsdp" and not stopped:
+    seen["returned_bytes"] = bytes_held(state)
+  if asked.get("damage"):
+    seen |= read_damaged(pathlib.Path(asked["workdir"]), state, asked["damage"])
   if asked.get("draw") and not stopped:
     labels = np.arange(asked["draw"]) % config.model.num_classes if config.model.num_classes else None
-    model = from_config.LAYOUTS[config.parallel].spread(state.ema[0])
-    seen["model_bytes"] = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(model))
+    model = layouts.LAYOUTS[config.parallel].spread(state.ema[0])
+    seen["model_bytes"] = bytes_held(model)
     run = Run(config, model if config.parallel == "fsdp" else state.ema[0], 0)
     seen["drawn"], seen["path"] = run.draw(asked["draw"], labels=labels, batch_size=8, trajectory=True)
   np.savez(f"{asked['out']}.{parallel.process()['process_index']}.npz", devices=jax.device_count(), **seen)
+
+
+def bytes_held(tree):
+  """Bytes of arrays that the first device of this process holds."""
+  return sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(tree))
+
+
+def read_damaged(workdir, state, nth):
+  """Which files this process checks when all read the newest checkpoint, and the error once the nth is cut to nothing.
+
+  Files count in the order of checksums.json, of a copy of the checkpoint.
+  """
+  folder, names, checksum = workdir.with_name("damaged"), [], checkpoints._checksum
+  parallel.from_first(lambda: str(shutil.copytree(workdir / runs.CHECKPOINTS, folder)))
+  checkpoints._checksum = lambda path: names.append(str(path)) or checksum(path)
+  reader = checkpoints.Checkpoints(folder, read_only=True)
+  reader.restore_newest(state)
+  seen = {"checked": list(names)}
+  newest = folder / str(reader.steps()[-1])
+  damaged = newest / list(json.loads((newest / checkpoints.CHECKSUMS).read_text()))[nth]
+  parallel.from_first(lambda: damaged.write_bytes(b""))
+  try:
+    reader.restore(int(newest.name), state)
+  except checkpoints.DamagedCheckpoint as error:
+    seen |= {"damaged": str(damaged.relative_to(newest)), "error": str(error)}
+  reader.close()
+  return seen
 
 
 def watch(layout, seen, stop_after):
@@ -65,7 +98,7 @@ def watch(layout, seen, stop_after):
     def watched(state, resident, batches, num, key):
       if not calls:
         seen.update({f"start{i}": leaf for i, leaf in enumerate(jax.tree.leaves(parallel.whole(self.snapshot(state))))})
-        seen["bytes"] = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state))
+        seen["bytes"] = bytes_held(state)
       count = int(np.asarray(self.fetch(num)))
       seen[f"ids{len(calls)}"], seen[f"index{len(calls)}"] = (
         own_columns(self, batches[name if name in batches else "index"])[:count] for name in ("id", "index")

@@ -26,7 +26,7 @@ from diffjax.typing import PyTree
 AXIS = "devices"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 LONGEST = 4096
-"""Bytes of what the first process may tell the others at once."""
+"""Bytes of what a process may send the others at once."""
 STUCK_AFTER = 600
 """Seconds without a finished step, or without a sign of one of them, after which several processes count as stuck."""
 
@@ -134,39 +134,44 @@ def announce(text: str) -> None:
 
 
 def from_first(fun: Callable[[], Any]) -> Any:
-  """What `fun` returns in the first process, where alone it is called while the others wait.
+  """What `fun` returns in the first process, where alone it is called while the others wait; else as `from_all`."""
+  return from_all(fun if is_first() else lambda: None)[0]
+
+
+def from_all(fun: Callable[[], Any]) -> list[Any]:
+  """What `fun` returns in each process, in the order of the processes; all call it at the same time.
 
   Args:
     fun: returns something JSON-able and short.
 
   Raises:
-    ValueError: in the other processes, if `fun` failed; the first raises its error itself.
-    SystemExit: in the others, if the first was stopped meanwhile.
+    ValueError: in the other processes, if `fun` failed in one; that one raises its error itself.
+    SystemExit: in the others, if one was stopped meanwhile.
   """
   if not several():
-    return fun()
+    return [fun()]
   value = failure = None
-  if is_first():
-    try:
-      value = fun()
-    except BaseException as error:  # a stop, too, would leave the others waiting
-      failure = error
+  try:
+    value = fun()
+  except BaseException as error:  # if a process exits here, the others block in the next collective
+    failure = error
   _wait_for_all()
-  told = {"value": value} if failure is None else {"failure": f"{type(failure).__name__}: {failure}"[:300]}
+  answer = {"value": value} if failure is None else {"failure": f"{type(failure).__name__}: {failure}"[:300]}
   if isinstance(failure, last_words.Stopped):
-    told = {"exit": failure.code}
-  text = np.frombuffer(json.dumps(told).encode().ljust(LONGEST), np.uint8)
-  told = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(text))))
+    answer = {"exit": failure.code}
+  text = np.frombuffer(json.dumps(answer).encode().ljust(LONGEST), np.uint8)
+  answers = [json.loads(bytes(row)) for row in multihost_utils.process_allgather(text)]
   if failure is not None:
     raise failure
-  if "exit" in told:
-    last_words.hear()
-    raise SystemExit(told["exit"])
-  if "failure" in told:
-    for _ in range(4):  # the first tells what it is, and where it is a bug of ours only after it has listened itself
+  for process_id, answer in enumerate(answers):
+    if "exit" in answer:
       last_words.hear()
-    raise ValueError(f"process 0 has failed: {told['failure']}")
-  return told["value"]
+      raise SystemExit(answer["exit"])
+    if "failure" in answer:
+      for _ in range(4):  # that process gives its reason itself, and for a bug of ours only after it has listened
+        last_words.hear()
+      raise ValueError(f"process {process_id} has failed: {answer['failure']}")
+  return [answer["value"] for answer in answers]
 
 
 def _wait_for_all() -> None:

@@ -52,6 +52,7 @@ def test_fsdp_holds_an_eighth_on_each_device(eight):
   whole = sum(leaf.nbytes for leaf in leaves(eight["pmap"][1]))
   assert held["pmap"] == whole
   assert whole / 8 <= held["fsdp"] < 1.3 * whole / 8, held  # small leaves are whole everywhere
+  assert eight["fsdp"][1]["returned_bytes"] == held["fsdp"]  # nor does a run that ends gather its state
 
 
 def test_fsdp_sees_every_example_once(eight, tiny_data):

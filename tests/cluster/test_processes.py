@@ -40,7 +40,7 @@ def alone(tiny_data, tmp_path_factory):
 def pair(tiny_data, tmp_path_factory):
   """The same run by two processes with two devices each: (folder, what each process has seen, what was printed)."""
   folder = tmp_path_factory.mktemp("pair")
-  seen, out = processes.run(folder, "pair", tiny_data, num_processes=2, devices=2, config=CONFIG, draw=7)
+  seen, out = processes.run(folder, "pair", tiny_data, num_processes=2, devices=2, config=CONFIG, draw=7, damage=1)
   return folder / "run", seen, out
 
 
@@ -85,6 +85,16 @@ def test_the_checkpoint_of_two_processes_is_whole(alone, pair):
   checkpoints.close()
   for a, b in zip(jax.tree.leaves(state), leaves(pair[1][0]), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+def test_each_process_checks_its_own_files_and_all_hear_of_damage(pair):
+  """The second file is the second process's to check."""
+  first, second = ({str(name) for name in seen["checked"]} for seen in pair[1])
+  folder = pair[0].with_name("damaged") / "8"
+  assert first and second and not first & second
+  assert first | second == {str(folder / name) for name in json.loads((folder / "checksums.json").read_text())}
+  for seen in pair[1]:
+    assert f"{seen['damaged']} is not what was written" in str(seen["error"])
 
 
 def examples_seen(seen):
