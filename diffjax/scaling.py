@@ -99,7 +99,7 @@ def count(jaxpr, platform: str = "tpu") -> tuple[float, float]:
       total += _branch(inner, equation.params.get("branches_platforms"), platform)
     elif inner:
       total += equation.params.get("length", 1) * sum(inner)
-    elif equation.primitive.name in ("dot_general", "conv_general_dilated"):
+    elif equation.primitive.name in ("dot_general", "conv_general_dilated", "conv2d"):
       arrays = [variable.aval for variable in (*equation.invars, *equation.outvars)]
       total += _flops(equation), sum(a.size * a.dtype.itemsize for a in arrays)
   return float(total[0]), float(total[1])
@@ -126,6 +126,8 @@ def _flops(equation) -> float:
   if equation.primitive.name == "dot_general":
     (contracted, _), _ = equation.params["dimension_numbers"]
     return 2.0 * size * math.prod(left[i] for i in contracted)
+  if equation.primitive.name == "conv2d":  # ours, with the kernel [h, w, I, O]
+    return 2.0 * size * math.prod(right[:3])
   features = equation.params["dimension_numbers"].rhs_spec[0]
   zeros = math.prod(equation.params["lhs_dilation"])
   return 2.0 * size * math.prod(right) / right[features] / zeros

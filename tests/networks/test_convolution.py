@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.networks.convolution import conv2d, explicit_gradients, stock_gradients
+from diffjax.networks.convolution import conv2d, explicit_kernel_gradient, explicit_x_gradient
 
 CASES = [
   (3, 1, ((1, 1), (1, 1)), (8, 8)),
@@ -24,6 +24,18 @@ def example(size, stride, padding, shape, dtype=jnp.float32):
   kernel = jax.random.normal(keys[1], (size, size, 3, 4), dtype)
   y = jax.eval_shape(lambda: conv2d(x, kernel, stride, padding))
   return x, kernel, jax.random.normal(keys[2], y.shape, dtype)
+
+
+def stock_gradients(x, kernel, dy, stride, padding):
+  """(dx, dkernel) by the transposition rules of `lax.conv_general_dilated`."""
+  layout = ("NHWC", "HWIO", "NHWC")
+  stock = lambda x, k: jax.lax.conv_general_dilated(x, k, (stride, stride), padding, dimension_numbers=layout)
+  return jax.vjp(stock, x, kernel)[1](dy)
+
+
+def explicit_gradients(x, kernel, dy, stride, padding):
+  """(dx, dkernel) by ours for CPU."""
+  return explicit_x_gradient(dy, kernel, x, stride, padding), explicit_kernel_gradient(dy, x, kernel, stride, padding)
 
 
 def summed(x, kernel, stride, padding):
