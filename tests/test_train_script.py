@@ -1,5 +1,6 @@
 """train.py: stopped and resumed runs are the run that never stopped, and mistakes cost nothing."""
 
+import functools
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import pytest
 import train as train_script
 from diffjax import data, from_config, runs
 from diffjax.cluster import parallel
+from diffjax.cluster.signals import StopRequest
 from diffjax.runs import folder
 from diffjax.runs.checkpoints import Checkpoints
 from train import train
@@ -35,8 +37,9 @@ def last_checkpoint(workdir, config):
 
 
 def stop_after(monkeypatch, calls, signum=signal.SIGTERM):
-  """Sends this process a signal once that many calls of the train step have been made."""
+  """Sends this process a signal once that many calls of the train step have been made, however slow the machine."""
   made, pmap = [], parallel.pmap
+  monkeypatch.setattr("train.StopRequest", functools.partial(StopRequest, patience=600.0))
 
   def counting(fun, donate_argnums=()):
     mapped = pmap(fun, donate_argnums)
