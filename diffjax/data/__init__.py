@@ -1,5 +1,6 @@
 """Pictures: data sources of uint8 examples, and endless shuffled batches of them; and texts as tokens. Without jax."""
 
+from diffjax.data.arrays import from_arrays
 from diffjax.data.batching import batches, id_batches
 from diffjax.data.captions import captions
 from diffjax.data.loading import load
@@ -11,6 +12,7 @@ __all__ = [
   "Tokenizer",
   "batches",
   "captions",
+  "from_arrays",
   "id_batches",
   "in_memory",
   "load",

@@ -10,7 +10,6 @@ holds, whether it is held out: about 5 %.
 """
 
 import functools
-import hashlib
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ import numpy as np
 
 from diffjax.data.pictures import fit, read_picture, why_unreadable
 from diffjax.data.source import Source
+from diffjax.data.splits import choose
 from diffjax.system.files import shown
 
 SUFFIXES = frozenset(
@@ -34,7 +34,6 @@ PHOTOGRAPHS = frozenset(
 TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "val", "valid", "validation")
 """Names of folders that are a split, in lower case; of several held-out ones the first here is taken."""
 KEEP_BYTES = 2**30
-HELD_OUT = 0.05
 
 
 def open_folder(
@@ -66,7 +65,7 @@ def open_folder(
   _report(folder, dict(zip(paths, reasons)), max_unreadable)
   readable = [i for i, reason in enumerate(reasons) if reason is None]
   names = [paths[i] for i in readable]
-  chosen = _in_folder(names, heads[split]) if len(heads or ()) > 1 else _choose(names, split)
+  chosen = _in_folder(names, heads[split]) if len(heads or ()) > 1 else choose(names, split)
   if not chosen and heads:
     raise ValueError(f"{folder / heads[split]} holds no picture that can be read; add some, or move it away")
   if not chosen:
@@ -206,12 +205,3 @@ def _report(folder: Path, reasons: dict[str, str | None], max_unreadable: float)
   if len(bad) > max_unreadable * len(reasons):
     raise ValueError(f"{count}, more than the {max_unreadable:.0%} allowed; mend or remove them: {named}")
   warnings.warn(f"{count} and are skipped: {named}", stacklevel=4)
-
-
-def _choose(paths: list[str], split: str) -> list[int]:
-  """Positions of the split's pictures: those with the lowest hashes are held out, at least one of two or more."""
-  scores = [int.from_bytes(hashlib.blake2b(os.fsencode(path), digest_size=8).digest()) / 2**64 for path in paths]
-  order = sorted(range(len(paths)), key=scores.__getitem__)
-  num_test = sum(score < HELD_OUT for score in scores)
-  num_test = min(max(num_test, 1), len(paths) - 1)
-  return sorted(order[:num_test] if split == "test" else order[num_test:])

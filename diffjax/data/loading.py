@@ -19,10 +19,12 @@ def load(
 
   Args:
     name: "digits" (scikit-learn's 1797 handwritten digits, 8x8 grey, nothing downloaded), "image_folder" (a folder of
-      one's own pictures), or any image set that TensorFlow Datasets knows, such as "mnist" or "cifar10".
+      one's own pictures), "arrays" (an .npz file), or any image set that TensorFlow Datasets knows, such as
+      "mnist" or "cifar10".
     split: "train", or "test" for what is held out of training. A TFDS set without a test split holds out its
       validation split, or else the last 5 % of its training split.
-    folder: the pictures of "image_folder"; see `diffjax.data.image_folder`.
+    folder: the pictures of "image_folder"; see `diffjax.data.image_folder`. The file of "arrays", see
+      `diffjax.data.arrays.open_arrays`.
     image_size: side of the square images; the central square is resized with antialiasing. None: as stored.
     channels: 1 or 3. None: as stored, or 3 for "image_folder".
     data_dir: where TFDS keeps prepared sets. None: TFDS_DATA_DIR or ~/tensorflow_datasets.
@@ -46,8 +48,16 @@ def load(
     if not folder or image_size is None:
       raise ValueError("data set 'image_folder' needs a folder of pictures, data.folder, and a size, data.image_size")
     return open_folder(folder, split, image_size, channels or 3)
+  if name == "arrays":
+    from diffjax.data.arrays import open_arrays
+
+    if not folder:
+      raise ValueError("data set 'arrays' needs an .npz file, data.folder")
+    return open_arrays(folder, split, image_size, channels)
   if folder:
-    raise ValueError(f"folder is only for data set 'image_folder', not {name!r}; leave it out, or change the name")
+    raise ValueError(
+      f"folder is only for data sets 'image_folder' and 'arrays', not {name!r}; leave it out, or change the name"
+    )
   from diffjax.data.tfds_source import open_tfds
 
   return open_tfds(name, split, image_size, channels, data_dir, prepare)

@@ -56,13 +56,13 @@ def _open_builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Da
     if not tfds.core.naming.parse_builder_name_kwargs(name)[0].namespace:
       return tfds.builder(name, data_dir=data_dir)
   except Exception as error:
-    known = [*tfds.list_builders(with_community_datasets=False), "digits", "image_folder"]
+    known = [*tfds.list_builders(with_community_datasets=False), "digits", "image_folder", "arrays"]
     if re.split("[/:]", name)[0] in known:  # a configuration, a version or a package that is not there
       raise ValueError(f"TensorFlow Datasets cannot open {name!r}: {_first_line(error)}") from error
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
     raise ValueError(
       f"unknown data set {name!r}; the nearest name is {nearest!r}"
-      " (there are digits, image_folder and the image sets of TensorFlow Datasets)"
+      " (there are digits, image_folder, arrays and the image sets of TensorFlow Datasets)"
     ) from error
   raise ValueError(f"data set {name!r} would bring code from elsewhere; choose one of TensorFlow Datasets' own")
 

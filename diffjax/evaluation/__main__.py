@@ -12,9 +12,7 @@ classifier reads what was drawn.
 """
 
 import json
-import pathlib
 import sys
-import zipfile
 
 import numpy as np
 from absl import flags
@@ -22,9 +20,9 @@ from absl import flags
 from diffjax import plots
 from diffjax.cluster import command_line, parallel
 from diffjax.cluster.signals import StopRequest
+from diffjax.data.arrays import read_npz
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
 from diffjax.system import compilation, paths, writing
-from diffjax.system.files import shown
 
 DRAWING = ("num", "steps", "sampler", "eta", "seed", "guidance_scale")
 MOST_BYTES = 2**30
@@ -138,30 +136,13 @@ def read_samples(path: str) -> dict[str, np.ndarray]:
   told = "give the samples.npz that sample.py wrote."
   if paths.is_remote(path):
     raise ValueError(f"{path} lies in a bucket; copy it to this machine first.")
-  if not pathlib.Path(path).is_file():
-    raise ValueError(f"there is no file {path}: {told}")
-  try:
-    arrays = _read_arrays(path)
-  except Exception as error:  # zipfile, zlib and NumPy report damage in many ways
-    raise ValueError(f"{path} cannot be read as .npz ({shown(str(error) or type(error).__name__)}): {told}") from None
+  arrays = read_npz(path, ("images", "labels"), told, MOST_BYTES)
   images, labels = arrays.get("images", np.zeros(0)), arrays.get("labels")
   if images.ndim != 4 or images.dtype != np.uint8:
     raise ValueError(f"{path} holds no array `images` of uint8 [N, H, W, C]: {told}")
   if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
     raise ValueError(f"{path} holds labels {labels.dtype}{list(labels.shape)}, not one for each picture: {told}")
   return {"image": images} | ({} if labels is None else {"label": labels})
-
-
-def _read_arrays(path):
-  with zipfile.ZipFile(path) as archive:
-    sizes = [entry.file_size for entry in archive.infolist() if entry.filename in ("images.npy", "labels.npy")]
-  if sum(sizes) > MOST_BYTES:
-    raise ValueError(f"its arrays take {sum(sizes)} bytes, more than {MOST_BYTES}")
-  with np.load(path, allow_pickle=False) as stored:
-    arrays = {name: stored[name] for name in ("images", "labels") if name in stored}
-  if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-    raise ValueError("its entries are no arrays")
-  return arrays
 
 
 def _draw(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict]:

@@ -1,0 +1,121 @@
+"""Arrays as a data source, in memory or in an .npz file."""
+
+import os
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from diffjax.data.source import Source
+from diffjax.data.splits import choose
+from diffjax.system.files import shown
+
+MOST_BYTES = 2**34
+MOST_CLASSES = 2**20
+
+
+def from_arrays(images: np.ndarray, labels: np.ndarray | None = None, *, num_classes: int | None = None) -> Source:
+  """Pictures uint8 [N, H, W, C] or [N, H, W] with C 1 or 3, and labels int [N] in 0..num_classes-1, as a source.
+
+  Args:
+    images: the pictures.
+    labels: of each, or None.
+    num_classes: default: the largest label and one.
+
+  Raises:
+    ValueError: no picture, another shape or type, not one label for each picture, or a label out of range.
+  """
+  images = np.asarray(images)
+  images = images[..., None] if images.ndim == 3 else images
+  if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
+    raise ValueError(
+      f"images are {images.dtype}{list(images.shape)}; expected uint8 [N, H, W, C] or [N, H, W] with C 1 or 3, 0..255"
+    )
+  if labels is None:
+    return _source(images, None, 0, range(len(images)))
+  labels = np.asarray(labels)
+  if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+    raise ValueError(f"labels are {labels.dtype}{list(labels.shape)}; expected whole numbers [{len(images)}]")
+  num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
+  if labels.min() < 0 or labels.max() >= num_classes or num_classes > MOST_CLASSES:
+    raise ValueError(
+      f"labels are {labels.min()}..{labels.max()}; expected them in 0..{min(num_classes, MOST_CLASSES) - 1}"
+    )
+  return _source(images, labels, num_classes, range(len(images)))
+
+
+def open_arrays(path: str | os.PathLike, split: str, image_size: int | None, channels: int | None) -> Source:
+  """One split of an .npz file with `images` and, if there are any, `labels`, such as the samples.npz of sample.py.
+
+  `test_images` and `test_labels` are the held-out split; without them a hash of its number decides for each picture.
+
+  Args:
+    path: of the file.
+    split: "train" or "test".
+    image_size: side of the central square, resized; None: as stored.
+    channels: 1 or 3; None: as stored.
+
+  Raises:
+    ValueError: no such file, or one that holds something else.
+  """
+  arrays = read_npz(path, ("images", "labels", "test_images", "test_labels"), "give an .npz with an array `images`")
+  try:
+    parts = {name: from_arrays(arrays[f"{name}images"]) for name in ("", "test_") if f"{name}images" in arrays}
+    classes = [arrays[name].max() for name in ("labels", "test_labels") if name in arrays and arrays[name].size]
+    num_classes = int(max(classes)) + 1 if classes else 0
+    head = "test_" if split == "test" and "test_" in parts else ""
+    source = from_arrays(arrays[f"{head}images"], arrays.get(f"{head}labels"), num_classes=num_classes or None)
+  except (KeyError, TypeError) as error:
+    raise ValueError(f"{path} holds no fitting array {error}; give an .npz with an array `images`") from None
+  except ValueError as error:
+    raise ValueError(f"{path} cannot be used: {error}") from None
+  records: Sequence[int] = range(len(source))
+  if "test_" not in parts:
+    records = choose([str(i) for i in records], split)
+  if not records:
+    raise ValueError(f"{path} holds a single picture, so none is held out; add pictures")
+  from PIL import Image  # here, since it takes long to import
+
+  from diffjax.data.pictures import fit
+
+  height, width, depth = source.shape
+  shape = (image_size or height, image_size or width, channels or depth)
+
+  def decode(i):
+    example = source[i]
+    if shape == source.shape:
+      return example
+    picture = Image.fromarray(example["image"] if depth == 3 else example["image"][..., 0])
+    return example | {"image": fit(picture, image_size, shape[-1])}
+
+  return Source(name="arrays", shape=shape, num_classes=source.num_classes, records=records, decode=decode)
+
+
+def read_npz(
+  path: str | os.PathLike, names: Sequence[str], remedy: str, most: int = MOST_BYTES
+) -> dict[str, np.ndarray]:
+  """The arrays of these names that an .npz file has; nothing in it is executed.
+
+  Raises:
+    ValueError: no such file, one that is damaged, or arrays of more than `most` bytes; ends in `remedy`.
+  """
+  if not Path(path).is_file():
+    raise ValueError(f"there is no file {path}: {remedy}")
+  try:
+    with zipfile.ZipFile(path) as archive:
+      sizes = [entry.file_size for entry in archive.infolist() if entry.filename.removesuffix(".npy") in names]
+    if sum(sizes) > most:
+      raise ValueError(f"its arrays take {sum(sizes)} bytes, more than {most}")
+    with np.load(path, allow_pickle=False) as stored:
+      arrays = {name: stored[name] for name in names if name in stored}
+    if not all(isinstance(array, np.ndarray) for array in arrays.values()):
+      raise ValueError("its entries are no arrays")
+  except Exception as error:  # zipfile, zlib and NumPy report damage in many ways
+    raise ValueError(f"{path} cannot be read as .npz ({shown(str(error) or type(error).__name__)}): {remedy}") from None
+  return arrays
+
+
+def _source(images, labels, num_classes, records):
+  example = lambda i: {"image": images[i]} | ({} if labels is None else {"label": np.int32(labels[i])})
+  return Source("arrays", images.shape[1:], num_classes, records, example)
