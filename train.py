@@ -115,7 +115,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     losses = []
     for batch in held_out:
       if step < spec.steps and parallel.any_process(stop_request):
-        return  # who takes the machine away does not wait; the next process comes back to it
+        return  # a preempted machine leaves no time; the resumed run evaluates this step
       losses.append(np.asarray(held_out_loss(state.averaged, batch)))
       watchdog.beat(step, slow=True)
     loss = parallel.from_first(lambda: float(np.concatenate(losses).mean()))
@@ -158,7 +158,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
         snapshot = layout.snapshot(state)
         keep = functools.partial(newest.save, step, snapshot, config.to_dict(), data_state, float("inf"))
         if saving and step < spec.steps:
-          keep()  # first: who takes the machine away does not wait until it is judged
+          keep()  # before the evaluation, for which a preempted machine leaves no time
         # to begin a checkpoint of several processes takes all of them
         with stop_request.meanwhile(*((newest.wait,) if parallel.several() else (keep, newest.wait))):
           if saving:

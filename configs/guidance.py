@@ -63,7 +63,7 @@ def mpgd():
 
 
 def few_steps():
-  """The digits' own in five steps, with --sampler=euler --eta=1: each is gone twice, and x0 itself moves a little."""
+  """The digits' own in five steps, with --sampler=euler --eta=1: each step runs twice, and x0 itself moves a little."""
   config = default_guidance_config()
   config.update(scale=40.0, repeats=2)
   config.options = dict(inner_steps=2, inner_scale=0.1)

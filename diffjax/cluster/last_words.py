@@ -1,6 +1,6 @@
-"""What the processes of a run tell each other beside their work: that they are there, and why one of them leaves.
+"""Signs of life and exit reasons, which the processes of a run send each other.
 
-One that leaves alone, or halts, would be waited for for ever.
+If a process exits or hangs on its own, the others block in the next collective.
 """
 
 import atexit
@@ -18,14 +18,14 @@ from typing import Any, NoReturn
 import jax
 
 GONE_ON = 75
-"""Exit code (EX_TEMPFAIL) of a run that lost a process or hung, and that the same command goes on with."""
+"""Exit code (EX_TEMPFAIL) of a run that lost a process or hung; the same command resumes it."""
 GRACE = 5.0
-"""Seconds that process 0 waits at least, when it leaves, for the others to have heard; JAX aborts them then."""
+"""Seconds that process 0 waits at least, when it exits, for the others to receive its reason; JAX then aborts them."""
 LONGEST = 1000
-"""Characters of what is told."""
+"""Characters of an exit reason."""
 _ALIVE, _LEFT, _HEARD = (f"diffjax/{name}/" for name in ("alive", "left", "heard"))
 _FAILURES = 5
-"""Questions in a row without an answer after which the run counts as over."""
+"""Unanswered requests in a row after which the run counts as over."""
 _leaving = threading.Lock()
 _step = 0
 _answered = 0.0
@@ -45,7 +45,7 @@ def is_first() -> bool:
 
 
 def progress(step: int) -> None:
-  """Notes how far this process has come, for those who may have to tell."""
+  """Records the latest step, for the message of a process that hangs."""
   global _step
   _step = step
 
