@@ -202,22 +202,24 @@ if __name__ == "__main__":
   flags.DEFINE_integer("seed", 0, "Seed of all randomness.")
   flags.DEFINE_list("label", None, "Class to draw, or several in turn: --label=0,1,2.")
   flags.DEFINE_float(
-    "guidance_scale", None, "Of guidance by the prompt, else of classifier-free guidance by the label."
+    "guidance_scale", None, "Scale of guidance by the prompt, or of classifier-free guidance by the label."
   )
   flags.DEFINE_string("clip", None, "Folder of the CLIP that reads the prompt: its run, or published weights.")
-  flags.DEFINE_string("prompt", None, "What to draw, in words: 'a three|a four::-0.5' with weights.")
-  flags.DEFINE_string("image_prompt", None, "Picture files to be like: 'three.png|four.png::-0.5'.")
+  flags.DEFINE_string("prompt", None, "What to draw; several prompts with weights: 'a three|a four::-0.5'.")
+  flags.DEFINE_string("image_prompt", None, "Pictures to resemble; several with weights: 'three.png|four.png::-0.5'.")
   config_flags.DEFINE_config_file("guidance", None, "How CLIP guides, such as configs/guidance.py:disco.")
-  flags.DEFINE_integer("best_of", None, "Draw so many, keep those that CLIP likes best.")
+  flags.DEFINE_integer("best_of", None, "Draw this many and keep the --num that CLIP rates highest.")
   flags.DEFINE_bool("cfgpp", False, "CFG++: keep the unguided model's noise; with a guidance_scale of 0 to 1.")
-  flags.DEFINE_integer("repeats", 1, "Time travel: go each step so many times, back by fresh noise in between.")
+  flags.DEFINE_integer(
+    "repeats", 1, "Time travel: take each step this many times, going back by fresh noise in between."
+  )
   flags.DEFINE_string("init_image", None, "Picture file to start from instead of noise.")
   flags.DEFINE_string("mask", None, "Picture file: white where to draw the init image anew, black where to keep it.")
-  flags.DEFINE_float("strength", None, "Share of the steps to do from the init image on, in (0, 1].")
-  flags.DEFINE_float("eta", None, "Share of fresh noise, for samplers that have it.")
+  flags.DEFINE_float("strength", None, "Fraction of the steps to take from the init image, in (0, 1].")
+  flags.DEFINE_float("eta", None, "Fraction of fresh noise in each step, for samplers that have it.")
   flags.DEFINE_float("s_churn", None, "EDM's churn, for samplers heun and dpm2.")
   flags.DEFINE_integer("batch_size", 256, "Pictures drawn at a time.")
   flags.DEFINE_bool("best", False, "Draw from the checkpoint with the least held-out loss, not from the newest.")
-  flags.DEFINE_bool("filmstrip", False, "Also draw the way from noise to picture.")
+  flags.DEFINE_bool("filmstrip", False, "Also write the steps from noise to picture: filmstrip.png and denoising.gif.")
   flags.DEFINE_bool("list_samplers", False, "Print every sampler with its order, network calls and paper; draw none.")
   run_script(main)

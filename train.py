@@ -2,10 +2,10 @@
 
   python train.py --config=configs/digits.py --workdir=runs/digits [--config.train.steps=500 ...]
 
-The same command goes on with a run that was stopped. Ctrl-C or SIGTERM saves and exits within 25 s, with 128 + the
-signal's number; only a call of train.steps_per_call steps that takes longer than 15 s is not waited for. A second one
-exits at once, and loses nothing that was saved.
-With --dry_run it prints what the run would take, and does nothing.
+The same command resumes a run that was stopped. Ctrl-C or SIGTERM saves and exits within 25 s, with 128 + the signal's
+number, unless one call of train.steps_per_call steps takes longer than 15 s: then the run exits without saving. A second
+signal exits at once; checkpoints already written are kept.
+--dry_run prints devices, memory and cost of the run, and does nothing else.
 """
 
 import contextlib
@@ -30,11 +30,11 @@ from diffjax.training.loop import calls, stack_batches
 from diffjax.training.step import TrainState, several_steps
 
 HELD_OUT, PART = 512, 64
-"""How many held-out pictures a checkpoint is judged on, and how many of them at a time."""
+"""Number of held-out pictures that checkpoints are evaluated on, and the batch size for that."""
 
 
 def train(config, workdir: str | pathlib.Path) -> TrainState:
-  """Trains what a config says, in a folder, or goes on with the run that is there.
+  """Trains the model of a config in a folder, or resumes the run that is there.
 
   Args:
     config: a ConfigDict, `configuration.default_config()` or `default_clip_config()` filled in.
