@@ -3,8 +3,8 @@
   python train.py --config=configs/digits.py --workdir=runs/digits [--config.train.steps=500 ...]
 
 The same command resumes a run that was stopped. Ctrl-C or SIGTERM saves and exits within 25 s, with 128 + the signal's
-number, unless one call of train.steps_per_call steps takes longer than 15 s: then the run exits without saving. A second
-signal exits at once; checkpoints already written are kept.
+number, unless one call of train.steps_per_call steps takes longer than 15 s: then the run exits without saving. A
+second signal exits at once; checkpoints already written are kept.
 --dry_run prints devices, memory and cost of the run, and does nothing else.
 """
 
