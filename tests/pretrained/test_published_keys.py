@@ -54,7 +54,7 @@ def test_whether_noise_is_left():
     ({"_class_name": "CMStochasticIterativeScheduler", "s_noise": 1.1}, "s_noise of .* is 1.1"),
     (
       {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True},
-      "depends on the picture",
+      r"depends on the picture's size; take schedules\.Shifted",
     ),
     (
       LATENT | {"_class_name": "DPMSolverMultistepScheduler", "solver_type": "heun"},

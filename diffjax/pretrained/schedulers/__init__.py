@@ -87,7 +87,7 @@ TAKEN_FOR = {
 """By class, the solver_type that they take for those of other classes; in all others "midpoint"."""
 NOT_READ = {
   "DDIMInverseScheduler": "it goes up from a picture to noise: use editing.ddim_invert on the grid of a DDIMScheduler",
-  "DPMSolverMultistepInverseScheduler": "it goes up from a picture to noise: use editing.invert or editing.ddim_invert",
+  "DPMSolverMultistepInverseScheduler": "it goes up from a picture to noise: use editing.ddim_invert, or editing.invert with a one-step sampler",
   "UnCLIPScheduler": "its squared-cosine schedule is schedules.squared_cosine, and its steps are samplers.DDPM's",
 }
 """Their classes that are known and not read, and what to use instead."""
@@ -167,6 +167,11 @@ def _read(given: Config) -> tuple[Scheduler, Config]:
     if not key.startswith("_"):
       construction.lookup(dict.fromkeys(known), "key of a scheduler", key)
   config = {key: given.get(key, default) for key, default in scheduler.defaults.items()} | {"_class_name": name}
+  if config.get("use_dynamic_shifting"):
+    raise ValueError(
+      f"use_dynamic_shifting of {name} is not read, since the shift depends on the picture's size; take"
+      " schedules.Shifted(schedules.RectifiedFlow(), exp(mu)), mu being the pipeline's, and a grid on that."
+    )
   own, others = TAKEN_FOR.get(name, ("midpoint", ("logrho", "bh1", "bh2")))
   if config.get("solver_type") in others:
     config["solver_type"] = own
@@ -187,11 +192,6 @@ def _read(given: Config) -> tuple[Scheduler, Config]:
 
 
 def _check_consistency(config: Config) -> None:
-  if config.get("use_dynamic_shifting"):
-    raise ValueError(
-      f"use_dynamic_shifting of {config['_class_name']} is not read, since the shift depends on the picture's size; set"
-      " it to false, and shift (or flow_shift) to exp(mu), or to mu where time_shift_type is 'linear'."
-    )
   asked = [key for key in (*levels.SPACINGS, "use_lu_lambdas", "use_flow_sigmas") if config.get(key)]
   if len(asked) > 1:
     raise ValueError(f"{' and '.join(asked)} each ask for other noise levels; set only one of them.")
