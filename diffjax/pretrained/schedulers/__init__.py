@@ -87,7 +87,7 @@ TAKEN_FOR = {
 """By class, the solver_type that they take for those of other classes; in all others "midpoint"."""
 NOT_READ = {
   "DDIMInverseScheduler": "it goes up from a picture to noise: use editing.ddim_invert on the grid of a DDIMScheduler",
-  "DPMSolverMultistepInverseScheduler": "it goes up from a picture to noise: use editing.ddim_invert, or editing.invert with a one-step sampler",
+  "DPMSolverMultistepInverseScheduler": "it goes up from a picture to noise: use editing.ddim_invert",
   "UnCLIPScheduler": "its squared-cosine schedule is schedules.squared_cosine, and its steps are samplers.DDPM's",
 }
 """Their classes that are known and not read, and what to use instead."""
