@@ -96,7 +96,7 @@ def test_the_program_of_a_prompt_can_be_kept_on_disk(clip, model):
   denoiser, _ = runs.make_prompt(clip, "a three").guide(
     from_config.denoiser(model.config, model.params), samplers.Euler()
   )
-  x, keys = np.zeros((2, 8, 8, 1), np.float32), jax.random.split_prompt(jax.random.key(0), 2)
+  x, keys = np.zeros((2, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 2)
   lower = jax.jit(lambda denoiser, x, keys: denoiser(x, 1.0, key=keys)).lower
   assert "callback" not in lower(denoiser, x, keys).as_text()
   assert "callback" in lower(denoiser.replace(report=guidance.energy.warn_of_nonfinite), x, keys).as_text()
