@@ -1,5 +1,7 @@
 """One optimiser step, as a pure function."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -98,7 +100,8 @@ class TrainStep:
       losses, told = self.objective(params, part, key, frozen=state.frozen, axis_name=axis_name)
       return losses.mean(), jax.tree.map(jnp.mean, told)
 
-    value_and_grad = jax.value_and_grad(mean_loss, has_aux=True)
+    # inlined as if it were not jitted, but traced once for both the shapes of its sums and the loop over parts
+    value_and_grad = jax.jit(jax.value_and_grad(mean_loss, has_aux=True), inline=True)
     if self.accumulate == 1:
       return value_and_grad(state.params, batch)
     # strided, so that each part is spread over the devices as the batch is
@@ -133,12 +136,15 @@ def several_steps(step: TrainStep, state, data, batches, num, key, *, axis_name=
     batch = jax.tree.map(lambda a: a[i], batches)
     return batch | jax.tree.map(lambda a: a[batch["id"]], data)
 
+  # inlined as if it were not jitted, but traced once for both its metrics' shapes and the loop
+  traced = jax.jit(functools.partial(step, axis_name=axis_name), inline=True)
+
   def body(i, carry):
     state, history = carry
-    state, metrics = step(state, fetch(i), key, axis_name=axis_name)
+    state, metrics = traced(state, fetch(i), key)
     return state, jax.tree.map(lambda h, m: h.at[i].set(m), history, metrics)
 
   slots = batches["index"].shape[0]
-  _, metrics = jax.eval_shape(lambda: step(state, fetch(0), key, axis_name=axis_name))
+  _, metrics = jax.eval_shape(traced, state, jax.eval_shape(fetch, 0), key)
   history = {name: jnp.zeros(slots, metric.dtype) for name, metric in metrics.items()}
   return jax.lax.fori_loop(0, num, body, (state, history))
