@@ -47,8 +47,12 @@ class Predicting(Predictor):
     return self._function(x, sigma, cond, key, **more)
 
 
-def predict(denoiser: Denoiser, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
-  """All that any denoiser knows at x [B, ...], sigma [] or [B]; of a plain function that is x0."""
-  if hasattr(denoiser, "predict"):
-    return denoiser.predict(x, sigma, cond, key=key)
-  return Denoised(denoiser(x, sigma, cond, key=key))
+def predict(
+  denoiser: Denoiser, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None, **more: Array
+) -> Denoised:
+  """All that any denoiser knows at x [B, ...], sigma [] or [B]; of a plain function that is x0.
+
+  `more` is for denoisers that take it, such as the `past` of `guidance.AdaptiveProjected`; others raise TypeError.
+  """
+  call = denoiser.predict if hasattr(denoiser, "predict") else lambda *args, **given: Denoised(denoiser(*args, **given))
+  return call(x, sigma, cond, key=key, **more)

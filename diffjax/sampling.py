@@ -75,7 +75,7 @@ def sample(
   num_steps = sigmas.shape[0] - 1
 
   def predicted(x, sigma, _, key, **more):
-    denoised = denoiser.predict(x, sigma, cond, key=key, **more) if more else predict(denoiser, x, sigma, cond, key=key)
+    denoised = predict(denoiser, x, sigma, cond, key=key, **more)
     shape = getattr(denoised.x0, "shape", type(denoised.x0).__name__)
     if shape != x.shape:
       raise ValueError(f"the denoiser gives x0 {shape} for x {x.shape}, but must give an array of x's shape.")

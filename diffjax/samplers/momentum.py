@@ -2,7 +2,7 @@ import jax.numpy as jnp
 
 from diffjax import struct
 from diffjax.checks import check_in
-from diffjax.denoised import Predicting
+from diffjax.denoised import Predicting, predict
 from diffjax.samplers import recurrent
 from diffjax.typing import Sampler
 
@@ -36,18 +36,14 @@ class Momentum:
     differences = []
 
     def guided(x, sigma, cond, key):
-      denoised = _with_past(denoiser, x, sigma, cond, key, self.momentum * past)
+      try:
+        denoised = predict(denoiser, x, sigma, cond, key=key, past=self.momentum * past)
+      except TypeError as error:
+        raise ValueError(
+          "momentum needs guidance that has one; make the denoiser a guidance.AdaptiveProjected itself."
+        ) from error
       differences.append(denoised.difference)
       return denoised.replace(x0=denoised.x0.astype(x.dtype))
 
     x, carry = self.sampler.step(Predicting(guided), x, sigma, sigma_next, carry, key)
     return x, (carry, differences[0].astype(past.dtype))
-
-
-def _with_past(denoiser, x, sigma, cond, key, past):
-  try:
-    return denoiser.predict(x, sigma, cond, key=key, past=past)
-  except (AttributeError, TypeError) as error:
-    raise ValueError(
-      "momentum needs guidance that has one; make the denoiser a guidance.AdaptiveProjected itself."
-    ) from error
