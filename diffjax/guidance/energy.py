@@ -90,19 +90,16 @@ class EnergyGuidance(Predictor):
 
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
     """x0 guided; unguided, and with a variance, by the denoiser; key [B] where the energy or num_samples draw noise."""
-    own, shift = self._guide(lambda x, key: predict(self.denoiser, x, sigma, cond, key=key), x, sigma, key)
-    return Denoised(own.x0 + shift, own.x0, own.variance)
-
-  def _guide(self, predicted, x, sigma, key):
     key_model, key_energy = (None, None) if key is None else randomness.split(key)
+    predicted = lambda x: predict(self.denoiser, x, sigma, cond, key=key_model)
     slope = jax.grad(lambda x0: self._energy(x0, sigma, key_energy).sum())
     if self.position == "x0":
-      own = predicted(x, key_model)
+      own = predicted(x)
       gradient = slope(own.x0)
     else:
 
       def judged(x):
-        own = predicted(x, key_model)
+        own = predicted(x)
         return self._blend(own.x0, x, sigma), own
 
       picture, pullback, own = jax.vjp(judged, x, has_aux=True)
@@ -114,7 +111,8 @@ class EnergyGuidance(Predictor):
       down = lambda _, delta: delta - (rate * self._tame(slope(own.x0 + delta), sigma)).astype(delta.dtype)
       shift += jax.lax.fori_loop(0, self.inner_steps, down, jnp.zeros_like(own.x0))
     shift *= arrays.shortening(_rms(shift), expand(at_level(self.clamp, sigma), x))
-    return own, jnp.where(expand(arrays.within(sigma, self.interval), x), shift, 0)
+    shift = jnp.where(expand(arrays.within(sigma, self.interval), x), shift, 0)
+    return Denoised(own.x0 + shift, own.x0, own.variance)
 
   def _blend(self, x0, x, sigma):
     if not self.blend:

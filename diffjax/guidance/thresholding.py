@@ -18,7 +18,8 @@ class StaticThreshold(Predictor):
 
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
     """The denoiser's own prediction, its x0 clipped."""
-    return _through(self._threshold, predict(self.denoiser, x, sigma, cond, key=key))
+    own = predict(self.denoiser, x, sigma, cond, key=key)
+    return own.replace(x0=self._threshold(own.x0))
 
   def _threshold(self, x0):
     return jnp.clip(x0, -self.bound, self.bound)
@@ -43,13 +44,10 @@ class DynamicThreshold(Predictor):
 
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
     """The denoiser's own prediction, its x0 clipped."""
-    return _through(self._threshold, predict(self.denoiser, x, sigma, cond, key=key))
+    own = predict(self.denoiser, x, sigma, cond, key=key)
+    return own.replace(x0=self._threshold(own.x0))
 
   def _threshold(self, x0):
     limit = jnp.quantile(jnp.abs(x0), self.quantile, axis=tuple(range(1, x0.ndim)), keepdims=True)
     limit = jnp.clip(limit, self.bound, self.cap)
     return jnp.clip(x0, -limit, limit) * (self.bound / limit)
-
-
-def _through(function, denoised):
-  return denoised.replace(x0=function(denoised.x0))
