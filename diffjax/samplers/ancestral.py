@@ -1,6 +1,6 @@
 from diffjax import posterior, randomness, struct
 from diffjax.checks import check_in, check_sampler
-from diffjax.samplers.step_checks import check_downward, check_one_step
+from diffjax.samplers.step_checks import check_downward, init_one_step
 from diffjax.typing import NoiseFn, Sampler
 
 
@@ -31,9 +31,7 @@ class Ancestral:
     check_sampler(self.sampler)
 
   def init(self, x):
-    carry = self.sampler.init(x)
-    check_one_step(self, carry)
-    return carry
+    return init_one_step(self, x)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     check_downward(self, sigma, sigma_next, self.eta)

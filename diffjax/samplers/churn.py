@@ -8,7 +8,7 @@ from diffjax.arrays import root
 from diffjax.checks import check_in, check_sampler
 from diffjax.samplers.dpm_solver import DPMSolver
 from diffjax.samplers.heun import Heun
-from diffjax.samplers.step_checks import check_one_step
+from diffjax.samplers.step_checks import init_one_step
 from diffjax.schedules import variance_exploding
 from diffjax.typing import Array, NoiseFn, Sampler
 
@@ -54,9 +54,7 @@ class Churn:
     check_sampler(self.sampler)
 
   def init(self, x):
-    carry = self.sampler.init(x)
-    check_one_step(self, carry)
-    return carry
+    return init_one_step(self, x)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     key_churn, key_step = randomness.split(key)

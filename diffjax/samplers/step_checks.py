@@ -25,14 +25,16 @@ def check_downward(sampler: Sampler, sigma: Array, sigma_next: Array, noise: Any
     raise ValueError(f"{name} steps from a higher sigma to a lower one; to go up, use a method without noise.")
 
 
-def check_one_step(wrapper: Any, carry: PyTree) -> None:
-  """Raises ValueError if `carry`, of the sampler that `wrapper` holds, takes anything from step to step.
+def init_one_step(wrapper: Any, x: Array) -> PyTree:
+  """The carry of the sampler that `wrapper` holds; raises ValueError if it takes anything from step to step.
 
   Fresh noise moves x off the path that the carried values were taken on, so a multistep formula no longer holds.
   """
+  carry = wrapper.sampler.init(x)
   if jax.tree.leaves(carry):
     outside, inside = type(wrapper).__name__, type(wrapper.sampler).__name__
     raise ValueError(f"{outside} needs a sampler without memory, but {inside} has one; wrap one such as DPMppS(2).")
+  return carry
 
 
 def _traced(*values):
