@@ -84,9 +84,9 @@ class Replicated:
     return parallel.pmap(fun)
 
   @staticmethod
-  def join(tree: PyTree, axis: int = 0) -> PyTree:
-    """NumPy copies, in every process, of what `map` returns, with the batch on `axis`."""
-    return parallel.unshard(tree, axis)
+  def join(tree: PyTree) -> PyTree:
+    """NumPy copies, in every process, of what `map` returns, with the batch in front."""
+    return parallel.unshard(tree)
 
 
 class Sharded:
@@ -158,7 +158,7 @@ class Sharded:
     return jit(fun)
 
   @staticmethod
-  def join(tree, axis=0):
+  def join(tree):
     return parallel.whole(tree)
 
 

@@ -1,3 +1,5 @@
+import numpy as np
+
 from diffjax import struct
 from diffjax.typing import Array, Cond, PyTree
 
@@ -10,8 +12,10 @@ class Unconditional:
   def null_cond(self) -> Cond:
     return None
 
-  def cond(self, num: int) -> Cond:
-    """None, for any number of pictures."""
+  def cond(self, num: int, labels: np.ndarray | None = None) -> Cond:
+    """None, for any number of pictures; raises ValueError where labels are asked for."""
+    if labels is not None:
+      raise ValueError("this model was trained without labels; leave the label out, or train a conditional config.")
     return None
 
   def training_cond(self, batch: PyTree, keys: Array) -> Cond:

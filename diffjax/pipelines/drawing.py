@@ -37,7 +37,10 @@ class Drawn(NamedTuple):
 
 @functools.cache
 def compiled_draw(layout: type[Layout], shape: tuple[int, ...], floats: bool, trajectory: bool) -> Callable:
-  """(denoiser, sampler, codec, sigmas, key, start, numbers [b], (cond, noise)) -> `Drawn`'s fields and finite [b]."""
+  """(denoiser, sampler, codec, sigmas, key, start, numbers [b], (cond, noise)) -> a dict.
+
+  Its entries are those of `Drawn` and "finite" [b]; all have the batch in front, the path too.
+  """
 
   def draw(denoiser, sampler, codec, sigmas, key: Array, start: Array, numbers: Array, asked: tuple[Cond, Any]):
     cond, noise = asked
@@ -53,7 +56,7 @@ def compiled_draw(layout: type[Layout], shape: tuple[int, ...], floats: bool, tr
       drawn["calls"] = carry.calls + 1  # of time travel each turn starts from the same count
     if trajectory:
       scale = jax.lax.rsqrt(1 + sigmas**2).reshape(-1, *([1] * x.ndim))
-      drawn["path"] = show(jax.lax.map(codec.decode, path[0] * scale))
+      drawn["path"] = jnp.moveaxis(show(jax.lax.map(codec.decode, path[0] * scale)), 1, 0)
     return drawn
 
   show = (lambda images: images.astype(jnp.float32)) if floats else to_uint8
@@ -103,15 +106,16 @@ def draw_batches(
       drawn = program(*shared, *own)
       if again and not layout.join(drawn["finite"]).all():
         drawn = program(*layout.spread(assemble(warn_of_nonfinite)), *own)
-      batches.append({name: layout.join(a, axis=int(name == "path")) for name, a in drawn.items()})
-  whole = {name: np.concatenate([batch[name] for batch in batches], axis=int(name == "path")) for name in batches[0]}
-  whole = {name: a[:, :num] if name == "path" else a[:num] for name, a in whole.items()}
+      batches.append(layout.join(drawn))
+  whole = jax.tree.map(lambda *parts: np.concatenate(parts)[:num], *batches)
   failed = num - whole.pop("finite").sum()
   if failed:
     raise FloatingPointError(
       f"{failed} of {num} pictures are not finite numbers; take a smaller guidance scale, another sampler or grid, or"
       " an earlier checkpoint."
     )
+  if "path" in whole:
+    whole["path"] = np.moveaxis(whole["path"], 1, 0)
   return Drawn(**whole)
 
 

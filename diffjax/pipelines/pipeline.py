@@ -164,13 +164,11 @@ class Pipeline:
 
   def _cond(self, num, labels, scale):
     """(cond, guidance scale): the scale is None where there is nothing to guide away from."""
-    if labels is None:
+    cond = self.conditioner.cond(num, labels=labels)
+    if cond is None:
       if scale is not None:
         raise ValueError("guidance_scale acts on a label, and none was asked for; pass one, or leave the scale out.")
       return None, None
-    if isinstance(self.conditioner, Unconditional):
-      raise ValueError("this model was trained without labels; leave the label out, or train a conditional config.")
-    cond = self.conditioner.cond(num, labels=labels)
     if self.conditioner.null_cond is None:
       if scale is not None:
         raise ValueError("this network has no null label to guide away from; leave guidance_scale out.")
