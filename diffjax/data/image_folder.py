@@ -33,6 +33,9 @@ PHOTOGRAPHS = frozenset(
 """Suffixes of what cameras and telephones write and PIL alone cannot read; such files are counted and named."""
 TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "val", "valid", "validation")
 """Names of folders that are a split, in lower case; of several held-out ones the first here is taken."""
+HEIF = frozenset((".heic", ".heif", ".hif"))
+"""Those among them that pillow-heif reads."""
+PICTURES = SUFFIXES | PHOTOGRAPHS
 KEEP_BYTES = 2**30
 
 
@@ -65,9 +68,12 @@ def open_folder(
   _report(folder, dict(zip(paths, reasons)), max_unreadable)
   readable = [i for i, reason in enumerate(reasons) if reason is None]
   names = [paths[i] for i in readable]
-  chosen = _in_folder(names, heads[split]) if len(heads or ()) > 1 else choose(names, split)
-  if not chosen and heads:
-    raise ValueError(f"{folder / heads[split]} holds no picture that can be read; add some, or move it away")
+  if "test" in heads:
+    chosen = [i for i, name in enumerate(names) if name.startswith(f"{heads[split]}/")]
+    if not chosen:
+      raise ValueError(f"{folder / heads[split]} holds no picture that can be read; add some, or move it away")
+  else:
+    chosen = choose(names, split)
   if not chosen:
     raise ValueError(f"picture folder {folder} holds a single picture, so none is held out; add pictures")
 
@@ -92,7 +98,7 @@ def _find(folder: Path) -> list[str]:
     folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
     if real not in seen:
       files = [Path(root, name) for name in files if not name.startswith(".")]
-      found += [file for file in files if file.suffix.lower() in SUFFIXES | PHOTOGRAPHS or _is_unnamed_picture(file)]
+      found += [file for file in files if file.suffix.lower() in PICTURES or _is_unnamed_picture(file)]
     seen.add(real)
   return sorted(file.relative_to(folder).as_posix() for file in found)
 
@@ -109,26 +115,22 @@ def _is_unnamed_picture(file: Path) -> bool:
   return start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")) or start[4:8] == b"ftyp" or start[8:] == b"WEBP"
 
 
-def _split_folders(paths: list[str]) -> dict[str, str] | None:
-  """{"train": its folder, "test": its folder} where first-level folders are a split and nothing else; None if not.
+def _split_folders(paths: list[str]) -> dict[str, str]:
+  """{"train": its folder, "test": its folder} where first-level folders are a split and nothing else; {} if not.
 
   Of a train/ alone only that.
   """
   heads = {head.lower(): head for head, slash, _ in (path.partition("/") for path in paths) if slash}
   if any("/" not in path for path in paths) or not set(heads) <= {*TRAIN_FOLDERS, *TEST_FOLDERS}:
-    return None
+    return {}
   train, test = ([heads[name] for name in names if name in heads] for names in (TRAIN_FOLDERS, TEST_FOLDERS))
   if len(train) != 1:
-    return None
+    return {}
   if len(test) > 1:
     warnings.warn(
       f"{test[0]}/ is held out, and {', '.join(test[1:])} left alone; rename it to change that", stacklevel=4
     )
   return {"train": train[0]} | ({"test": test[0]} if test else {})
-
-
-def _in_folder(paths: list[str], head: str) -> list[int]:
-  return [i for i, path in enumerate(paths) if path.startswith(f"{head}/")]
 
 
 def _refuse(error: OSError) -> None:
@@ -182,7 +184,7 @@ def _decode_all(
     try:
       image = fit(read_picture(folder / path), image_size, channels)
     except Exception as error:  # decoders report damage in many ways: OSError, SyntaxError, struct.error, ...
-      if Path(path).suffix.lower() in PHOTOGRAPHS - {".heic", ".heif", ".hif"}:
+      if Path(path).suffix.lower() in PHOTOGRAPHS - HEIF:
         return f"{Path(path).suffix} is not read; convert it to .jpg or .png"
       return why_unreadable(error, folder / path)
     if images is not None:

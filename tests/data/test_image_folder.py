@@ -253,6 +253,12 @@ def test_folders_that_are_a_split_are_that_split(save, train, test):
   assert {int(e["image"][0, 0, 0]): int(e["label"]) for e in load(folder, "test")} == {100: 1, 101: 2, 102: 1}
 
 
+def test_one_picture_in_a_train_folder_alone_holds_nothing_out(save):
+  folder = save("train/only.png")
+  with pytest.raises(ValueError, match="single picture"):
+    load(folder, "test")
+
+
 def test_of_two_held_out_folders_one_is_left_alone(save):
   for name, grey in (("train/a", 1), ("val/b", 2), ("test/c", 3)):
     folder = save(f"{name}.png", grey)
