@@ -50,7 +50,7 @@ def default_clip_config():
   config = _common()
   config.data.shift = 0
   config.model.update(name="clip", features=64, loss="softmax", dtype="float32")
-  config.model.update(image=_fields(ImageEncoder), text=_fields(TextEncoder))
+  config.model.update(image=_fields(ImageEncoder, OF_BOTH_TOWERS), text=_fields(TextEncoder, OF_BOTH_TOWERS))
   config.captions = ConfigDict(dict(names=ConfigDict(), templates=(), held_out=(), vocab_size=1024, length=32))
   return config
 
@@ -73,15 +73,15 @@ def default_guidance_config():
 IN_EVERY_MODULE = ("parent", "name")
 FROM_DATA = ("out_channels", "image_size", "channels", "vocab_size", "context")
 """Fields that the data decides."""
-FROM_MODEL = {ImageEncoder: ("features", "dtype"), TextEncoder: ("features", "dtype")}
-"""Fields of both towers alike."""
+OF_BOTH_TOWERS = ("features", "dtype")
+"""Fields that a CLIP has once."""
 
 
-def _fields(network):
+def _fields(network, besides=()):
   """A key for every field of a network, None until it is set: then the network's own default holds."""
   from ml_collections import ConfigDict, config_dict
 
-  left_out = {*IN_EVERY_MODULE, *FROM_DATA, *FROM_MODEL.get(network, ())}
+  left_out = {*IN_EVERY_MODULE, *FROM_DATA, *besides}
   fields = [field for field in dataclasses.fields(network) if field.name not in left_out]
   return ConfigDict({field.name: config_dict.placeholder(_type(field)) for field in fields})
 

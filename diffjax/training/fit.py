@@ -58,13 +58,14 @@ def fit(
   lengths = {name: len(values) for name, values in data.items()}
   if len(set(lengths.values())) != 1:
     raise ValueError(f"data has arrays of lengths {lengths}; give at least one array, and all of one length.")
+  (length,) = set(lengths.values())
   optimizer = optax.adam(1e-3) if optimizer is None else optimizer
   step = TrainStep(objective, (ema_decay,), optimizer)
   state = init_state(params, optimizer, 1, frozen)
   layout = Replicated(state)
   multi_step = layout.compile(functools.partial(several_steps, step))
   resident, key = layout.replicate(dict(data)), layout.replicate(jax.random.key(seed))
-  batches = id_batches(*set(lengths.values()), batch_size, seed, **parallel.process())
+  batches = id_batches(length, batch_size, seed, **parallel.process())
   state, done = layout.place(state), 0
   with tqdm.tqdm(total=steps, disable=None if report is None and parallel.is_first() else True) as bar:
     for num in calls(0, steps, steps_per_call, ()):
