@@ -171,8 +171,9 @@ def test_guidance_config_that_cannot_work(clip, model, change, says):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", from_config.SAMPLERS)
-def test_every_sampler_draws_to_a_prompt(clip, model, name):
+@pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m_sde", "restart"])
+def test_samplers_draw_to_a_prompt(clip, model, name):
+  """With these, one of each shape; tests/guidance/energies holds all of them to a posterior in closed form."""
   options = {"t_min": 0.5, "t_max": 2.0} if name == "restart" else {}
   config = configuration.default_guidance_config()
   config.views = dict(name="small_views", count=1)

@@ -60,13 +60,19 @@ PHASES = ("start", "compile", "step", "evaluation", "sampling", "save")
 
 
 def held_and_asked(phases):
-  """[(phase, the process that is held up in it, the one that is asked to stop)]; every second is for the soak."""
+  """[(phase, the process that is held up in it, the one that is asked to stop)]."""
   pairs = lambda phase: [(0, 1), (0, 0)] if phase == "save" else [(1, 0), (0, 1)]  # the first alone signs checkpoints
-  marks = pytest.mark.slow, pytest.mark.soak
-  return [pytest.param(phase, *pair, marks=mark) for phase in phases for pair, mark in zip(pairs(phase), marks)]
+  return [(phase, *pair) for phase in phases for pair in pairs(phase)]
 
 
-@pytest.mark.parametrize(("phase", "held", "asked"), held_and_asked(PHASES))
+def cases(names, values, slow):
+  """Parametrizes a test; those not in `slow` are for the soak."""
+  mark = lambda value: pytest.mark.slow if value in slow else pytest.mark.soak
+  assert set(slow) <= set(values)
+  return pytest.mark.parametrize(names, [pytest.param(*value, marks=mark(value)) for value in values])
+
+
+@cases(("phase", "held", "asked"), held_and_asked(PHASES), slow=[("start", 1, 0), ("step", 1, 0), ("save", 0, 1)])
 def test_any_one_that_is_asked_stops_all_and_all_is_saved(start, tiny, tmp_path, phase, held, asked):
   begun = start(tmp_path, HELD, f"{phase}@{held}", 3, SECONDS)
   until_held(begun[held])
@@ -81,7 +87,7 @@ def test_any_one_that_is_asked_stops_all_and_all_is_saved(start, tiny, tmp_path,
   assert_goes_on(start, tmp_path, tiny(**TRAIN), int(saved[1]) if saved else 0)
 
 
-@pytest.mark.parametrize(("phase", "held", "asked"), held_and_asked(PHASES[:-1]))
+@cases(("phase", "held", "asked"), held_and_asked(PHASES[:-1]), slow=[("start", 1, 0), ("step", 1, 0)])
 def test_a_long_phase_is_left_by_all(start, tiny, tmp_path, phase, held, asked):
   begun = start(tmp_path, HELD, f"{phase}@{held}", 200, 2)
   until_held(begun[held])
@@ -92,8 +98,7 @@ def test_a_long_phase_is_left_by_all(start, tiny, tmp_path, phase, held, asked):
   assert_goes_on(start, tmp_path, tiny(**TRAIN), None)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("phase", "failing"), [("start", 1), ("evaluation", 0), ("save", 0)])
+@cases(("phase", "failing"), [("start", 1), ("evaluation", 0), ("save", 0)], slow=[("start", 1), ("save", 0)])
 def test_one_that_fails_tells_the_others(start, tiny, tmp_path, phase, failing):
   ended = finish(start(tmp_path, HELD, f"{phase}@{failing}", "fail", 15))
   assert [code for code, _, _ in ended] == [1, 1]
@@ -117,8 +122,7 @@ def test_of_many_all_hear_which_one_has_failed(start, tmp_path):
   assert [(code, err) for code, _, err in ended] == [(1, heard)] * 3 + [(1, "error: the disk is on fire\n")]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("phase", "asked"), [("evaluation", 0), ("step", 0), ("step", 1)])
+@cases(("phase", "asked"), [("evaluation", 0), ("step", 0), ("step", 1)], slow=[("step", 1)])
 def test_second_signal_ends_all_at_once(start, tiny, tmp_path, phase, asked):
   begun = start(tmp_path, HELD, f"{phase}@1", 200, 200)
   until_held(begun[1])
@@ -132,8 +136,11 @@ def test_second_signal_ends_all_at_once(start, tiny, tmp_path, phase, asked):
   assert_goes_on(start, tmp_path, tiny(**TRAIN), None)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("phase", "stuck"), [("start", 1), ("step", 1), ("step", 0), ("evaluation", 1), ("save", 0)])
+@cases(
+  ("phase", "stuck"),
+  [("start", 1), ("step", 1), ("step", 0), ("evaluation", 1), ("save", 0)],
+  slow=[("step", 1), ("save", 0)],
+)
 def test_the_others_report_one_that_halts_and_leave(start, tiny, tmp_path, phase, stuck):
   begun = start(tmp_path, HELD, f"{phase}@{stuck}", 2, 15, STUCK_AFTER)
   until_held(begun[stuck])
@@ -160,8 +167,7 @@ def test_one_of_four_that_halts_ends_all(start, tmp_path):
   begun[2].kill()
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("phase", "killed"), [("step", 0), ("step", 1), ("save", 0)])
+@cases(("phase", "killed"), [("step", 0), ("step", 1), ("save", 0)], slow=[("step", 0), ("step", 1)])
 def test_one_that_is_killed_ends_the_others_and_they_go_on(start, tiny, tmp_path, phase, killed):
   begun = start(tmp_path, HELD, f"{phase}@{killed}", 200, 15)
   until_held(begun[killed])

@@ -47,11 +47,17 @@ def assert_goes_on(launch, workdir, whole, config, start):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(
-  ("phase", "saved"), [("compile", 2), ("step", 10), ("evaluation", 6), ("sampling", 4), ("save", 6)]
+  ("phase", "saved", "signum"),
+  [
+    ("compile", 2, signal.SIGINT),
+    ("step", 10, signal.SIGTERM),
+    ("evaluation", 6, signal.SIGINT),
+    ("sampling", 4, signal.SIGTERM),
+    ("save", 6, signal.SIGINT),
+  ],
 )
-def test_short_phase_is_finished_and_all_is_saved(launch, whole, tiny, tmp_path, signum, phase, saved):
+def test_short_phase_is_finished_and_all_is_saved(launch, whole, tiny, tmp_path, phase, saved, signum):
   code, out, err, seconds = stop(launch(tmp_path, HELD, phase, 1, 15, **TRAIN), signum)
   assert (code, err) == (128 + signum, "") and f"stopped at step {saved}, all saved" in out and seconds < SECONDS
   assert newest(tmp_path, tiny(**TRAIN))[0].step == saved
