@@ -54,5 +54,6 @@ def predict(
 
   `more` is for denoisers that take it, such as the `past` of `guidance.AdaptiveProjected`; others raise TypeError.
   """
-  call = denoiser.predict if hasattr(denoiser, "predict") else lambda *args, **given: Denoised(denoiser(*args, **given))
-  return call(x, sigma, cond, key=key, **more)
+  if hasattr(denoiser, "predict"):
+    return denoiser.predict(x, sigma, cond, key=key, **more)
+  return Denoised(denoiser(x, sigma, cond, key=key, **more))
