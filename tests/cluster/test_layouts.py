@@ -110,6 +110,7 @@ def test_fsdp_of_whole_batches(tiny_data, tmp_path, kind):
 MOVES = [
   dict(num_processes=1, devices=8, layout="pmap"),
   dict(num_processes=1, devices=2, layout="pmap"),
+  dict(num_processes=1, devices=8, layout="pmap"),
   dict(num_processes=4, devices=2, layout="pmap"),
   dict(num_processes=1, devices=8, layout="fsdp"),
   dict(num_processes=2, devices=2, layout="fsdp"),
@@ -119,8 +120,8 @@ MOVES = [
 
 @pytest.mark.slow
 def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
-  """8 -> 2 devices, 4 processes -> 1, pmap -> fsdp -> pmap: each goes on with the very state, and the next ids."""
-  changes = WIDE | {"train.steps": 16, "train.sample_every": 0, "train.steps_per_call": 1}
+  """8 -> 2 -> 8 devices, 4 processes -> 1, pmap -> fsdp -> pmap: each goes on with the very state, and the next ids."""
+  changes = WIDE | {"train.steps": 18, "train.sample_every": 0, "train.steps_per_call": 1}
   examples, before, step = {}, None, 0
   for i, move in enumerate(MOVES):
     last = i == len(MOVES) - 1
@@ -136,14 +137,14 @@ def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
     before = restored(tmp_path / "run")
     former, step = step, int(before.step)
     print(f"{move}: goes on to step {step}", flush=True)
-    assert step == 16 if last else step - former in (2, 3)  # several processes agree on a stop one call later
+    assert step == 18 if last else step - former in (2, 3)  # several processes agree on a stop one call later
   config = runs.read_config(tmp_path / "run")
-  assert examples == examples_expected(config, 0, 16)
+  assert examples == examples_expected(config, 0, 18)
   (tmp_path / "alone").mkdir()
   whole, _ = processes.run(tmp_path / "alone", "whole", tiny_data, config=changes)
   for a, b in zip(jax.tree.leaves(before), leaves(whole[0]), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-3)
-  print(f"{len(MOVES)} moves, 16 steps, {len(examples)} examples, none repeated or skipped")
+  print(f"{len(MOVES)} moves, 18 steps, {len(examples)} examples, none repeated or skipped")
 
 
 def test_a_model_that_is_shared_draws_what_a_whole_one_draws(eight):

@@ -1,12 +1,20 @@
-"""What a run leaves, and whether two left the same."""
+"""Which faults are tried when, what a run leaves, and whether two left the same."""
 
 import json
 import pathlib
 
 import jax
+import pytest
 
 from diffjax import from_config, runs
 from diffjax.runs.checkpoints import Checkpoints
+
+
+def cases(names, values, slow):
+  """Parametrizes a test; those not in `slow` are for the soak."""
+  mark = lambda value: pytest.mark.slow if value in slow else pytest.mark.soak
+  assert set(slow) <= set(values)
+  return pytest.mark.parametrize(names, [pytest.param(*value, marks=mark(value)) for value in values])
 
 
 def newest(workdir: pathlib.Path, config):

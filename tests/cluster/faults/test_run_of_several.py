@@ -9,7 +9,7 @@ import time
 
 import processes
 import pytest
-from outcomes import newest
+from outcomes import cases, newest
 from processes import finish
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -63,13 +63,6 @@ def held_and_asked(phases):
   """[(phase, the process that is held up in it, the one that is asked to stop)]."""
   pairs = lambda phase: [(0, 1), (0, 0)] if phase == "save" else [(1, 0), (0, 1)]  # the first alone signs checkpoints
   return [(phase, *pair) for phase in phases for pair in pairs(phase)]
-
-
-def cases(names, values, slow):
-  """Parametrizes a test; those not in `slow` are for the soak."""
-  mark = lambda value: pytest.mark.slow if value in slow else pytest.mark.soak
-  assert set(slow) <= set(values)
-  return pytest.mark.parametrize(names, [pytest.param(*value, marks=mark(value)) for value in values])
 
 
 @cases(("phase", "held", "asked"), held_and_asked(PHASES), slow=[("start", 1, 0), ("step", 1, 0), ("save", 0, 1)])

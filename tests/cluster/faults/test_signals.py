@@ -1,10 +1,11 @@
 """Ctrl-C and SIGTERM in every phase: saved and gone in time, and a second one at once; the same command goes on."""
 
+import itertools
 import signal
 import time
 
 import pytest
-from outcomes import assert_same_run, newest
+from outcomes import assert_same_run, cases, newest
 
 HELD = "tests/cluster/faults/held_train.py"
 TRAIN = dict(steps=12, checkpoint_every=6, sample_every=4, log_every=2, steps_per_call=2)
@@ -46,18 +47,16 @@ def assert_goes_on(launch, workdir, whole, config, start):
   assert_same_run(workdir, whole, config)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ("phase", "saved", "signum"),
-  [
-    ("compile", 2, signal.SIGINT),
-    ("step", 10, signal.SIGTERM),
-    ("evaluation", 6, signal.SIGINT),
-    ("sampling", 4, signal.SIGTERM),
-    ("save", 6, signal.SIGINT),
-  ],
+SAVED = {"compile": 2, "step": 10, "evaluation": 6, "sampling": 4, "save": 6}
+
+
+@cases(
+  ("phase", "signum"),
+  [(phase, signum) for phase in SAVED for signum in (signal.SIGINT, signal.SIGTERM)],
+  slow=list(zip(SAVED, itertools.cycle((signal.SIGINT, signal.SIGTERM)))),
 )
-def test_short_phase_is_finished_and_all_is_saved(launch, whole, tiny, tmp_path, phase, saved, signum):
+def test_short_phase_is_finished_and_all_is_saved(launch, whole, tiny, tmp_path, phase, signum):
+  saved = SAVED[phase]
   code, out, err, seconds = stop(launch(tmp_path, HELD, phase, 1, 15, **TRAIN), signum)
   assert (code, err) == (128 + signum, "") and f"stopped at step {saved}, all saved" in out and seconds < SECONDS
   assert newest(tmp_path, tiny(**TRAIN))[0].step == saved
