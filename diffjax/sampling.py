@@ -1,5 +1,6 @@
 """The trajectory: any denoiser, any sampler, any grid, in one compiled loop."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -79,7 +80,7 @@ def sample(
     shape = getattr(denoised.x0, "shape", type(denoised.x0).__name__)
     if shape != x.shape:
       raise ValueError(f"the denoiser gives x0 {shape} for x {x.shape}, but must give an array of x's shape.")
-    return denoised.replace(x0=denoised.x0.astype(dtype))
+    return dataclasses.replace(denoised, x0=denoised.x0.astype(dtype))
 
   conditioned = Predicting(predicted)
 

@@ -44,7 +44,10 @@ def dataclass(cls: type[T]) -> type[T]:
   put together again without `__init__`, so that checks there see what a caller gives and never a tracer.
   """
   printed = vars(cls).get("__repr__", _repr)
-  cls = dataclasses.dataclass(frozen=True, repr=False)(cls)
+  return _register(dataclasses.dataclass(frozen=True, repr=False)(cls), printed)
+
+
+def _register(cls, printed):
   cls.__repr__ = printed
   cls.replace = dataclasses.replace
   fields = dataclasses.fields(cls)

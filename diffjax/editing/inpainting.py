@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -34,7 +36,7 @@ class Inpaint(Predictor):
     """The denoiser's own prediction, with what is known in its place, guided or not."""
     own = predict(self.denoiser, x, sigma, cond, key=key)
     unguided = None if own.unguided is None else self._replace(own.unguided)
-    return own.replace(x0=self._replace(own.x0), unguided=unguided)
+    return dataclasses.replace(own, x0=self._replace(own.x0), unguided=unguided)
 
   def _replace(self, x0):
     return self.mask * x0 + (1 - self.mask) * self.known

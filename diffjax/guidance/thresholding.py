@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 
 from diffjax import struct
@@ -19,7 +21,7 @@ class StaticThreshold(Predictor):
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
     """The denoiser's own prediction, its x0 clipped."""
     own = predict(self.denoiser, x, sigma, cond, key=key)
-    return own.replace(x0=self._threshold(own.x0))
+    return dataclasses.replace(own, x0=self._threshold(own.x0))
 
   def _threshold(self, x0):
     return jnp.clip(x0, -self.bound, self.bound)
@@ -45,7 +47,7 @@ class DynamicThreshold(Predictor):
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
     """The denoiser's own prediction, its x0 clipped."""
     own = predict(self.denoiser, x, sigma, cond, key=key)
-    return own.replace(x0=self._threshold(own.x0))
+    return dataclasses.replace(own, x0=self._threshold(own.x0))
 
   def _threshold(self, x0):
     limit = jnp.quantile(jnp.abs(x0), self.quantile, axis=tuple(range(1, x0.ndim)), keepdims=True)

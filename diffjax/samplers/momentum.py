@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax.numpy as jnp
 
 from diffjax import struct
@@ -43,7 +45,7 @@ class Momentum:
           "momentum needs guidance that has one; make the denoiser a guidance.AdaptiveProjected itself."
         ) from error
       differences.append(denoised.difference)
-      return denoised.replace(x0=denoised.x0.astype(x.dtype))
+      return dataclasses.replace(denoised, x0=denoised.x0.astype(x.dtype))
 
     x, carry = self.sampler.step(Predicting(guided), x, sigma, sigma_next, carry, key)
     return x, (carry, differences[0].astype(past.dtype))

@@ -5,6 +5,7 @@ the cutouts of Disco Diffusion 5, though not in every number: overviews of the w
 size.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -62,7 +63,7 @@ class Cutouts:
   def at(self, sigma: Array) -> "Cutouts":
     """The views at a noise level: their numbers as numbers."""
     highest = jnp.max(sigma)  # a batch has one number of views
-    return self.replace(overview=_number(self.overview, highest), inner=_number(self.inner, highest))
+    return dataclasses.replace(self, overview=_number(self.overview, highest), inner=_number(self.inner, highest))
 
   @property
   def count(self) -> Array:
