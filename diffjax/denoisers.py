@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from diffjax import struct
 from diffjax.arrays import expand
@@ -46,7 +47,7 @@ class Prediction(abc.ABC):
 
 def check_prediction(prediction: Prediction, schedule: Schedule) -> None:
   """Raises ValueError for a prediction of noise or score where the schedule ends in pure noise; not under jit."""
-  if not isinstance(prediction, Eps | Score) or any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(schedule)):
+  if not isinstance(prediction, Eps | Score) or any(isinstance(a, Tracer) for a in jax.tree.leaves(schedule)):
     return
   with jax.ensure_compile_time_eval():
     highest = float(schedule.sigma(schedule.t_max))

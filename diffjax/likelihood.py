@@ -11,6 +11,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from diffjax import losses, posterior, randomness, struct
 from diffjax.denoised import predict
@@ -111,7 +112,7 @@ def _with_trace(predict, x, directions):
 def _check_ascending(sigmas, dtype):
   if jnp.ndim(sigmas) != 1 or jnp.shape(sigmas)[0] < 2:
     raise ValueError(f"sigmas must be a list of at least two levels, got shape {jnp.shape(sigmas)}.")
-  if isinstance(sigmas, jax.core.Tracer):
+  if isinstance(sigmas, Tracer):
     return
   values = np.asarray(jnp.asarray(sigmas, dtype))  # two levels of a wider grid may round to one
   if not (values[0] > 0 and np.all(np.diff(values) > 0) and np.isfinite(values[-1])):

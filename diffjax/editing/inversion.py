@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from diffjax import arrays, randomness
 from diffjax.checks import check_call, check_sampler
@@ -111,7 +112,7 @@ def _check_invertible(sampler, sigmas):
   name = type(sampler).__name__
   if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
     raise ValueError(f"{name} remembers earlier steps and cannot be inverted; take a one-step method such as Euler.")
-  hidden = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((sampler, sigmas)))
+  hidden = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((sampler, sigmas)))
   with jax.ensure_compile_time_eval():
     # of hidden hyper-parameters this much is known: what draws noise with all of them zero always does
     zero = lambda leaf: np.zeros(np.shape(leaf), jnp.result_type(leaf))

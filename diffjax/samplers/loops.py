@@ -2,6 +2,7 @@ import functools
 from collections.abc import Callable
 
 import jax
+from jax.core import eval_jaxpr
 
 from diffjax.typing import PyTree
 
@@ -16,7 +17,7 @@ def while_loop(going: Callable, body: Callable, state: PyTree, max_steps: int) -
   outline = jax.tree.structure(shapes)
 
   def body_of(closed_over, state):
-    return jax.tree.unflatten(outline, jax.core.eval_jaxpr(jaxpr.jaxpr, closed_over, *jax.tree.leaves(state)))
+    return jax.tree.unflatten(outline, eval_jaxpr(jaxpr.jaxpr, closed_over, *jax.tree.leaves(state)))
 
   return _while(going, body_of, max_steps, jaxpr.consts, state)
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.core import Tracer
 
 from diffjax.typing import Array, PyTree, Sampler
 
@@ -38,4 +39,4 @@ def init_one_step(wrapper: Any, x: Array) -> PyTree:
 
 
 def _traced(*values):
-  return any(isinstance(value, jax.core.Tracer) for value in values)
+  return any(isinstance(value, Tracer) for value in values)

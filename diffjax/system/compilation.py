@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 # XLA's older convolutions are faster on CPU than those of YNNPACK, which this keeps to lone matrix products.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
@@ -61,7 +62,7 @@ class jit:
 
   def __call__(self, *args, **kwargs):
     # Inside a jit even a new constant is traced, which is the one public sign of being there.
-    nested = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((args, kwargs, jnp.zeros(()))))
+    nested = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs, jnp.zeros(()))))
     return (self._nested if nested else self._outermost)(*args, **kwargs)
 
   def lower(self, *args, **kwargs):
@@ -75,9 +76,9 @@ def use_persistent_cache() -> pathlib.Path:
   That is $XDG_CACHE_HOME/diffjax/compilation, else ~/.cache/diffjax/compilation; a folder that the user has already
   given to JAX stays in use. For scripts: a library leaves this to its user.
   """
-  if jax.config.jax_compilation_cache_dir is None:
+  if jax.config.values["jax_compilation_cache_dir"] is None:
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "diffjax" / "compilation"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-  return pathlib.Path(jax.config.jax_compilation_cache_dir)
+  return pathlib.Path(jax.config.values["jax_compilation_cache_dir"])

@@ -11,7 +11,7 @@ DRIVERS = ("gcsfs", "tensorflow")
 """The packages, of which one suffices, by which epath reads a bucket."""
 
 
-def as_path(folder: str | os.PathLike) -> Any:
+def as_path(folder: str | os.PathLike) -> pathlib.Path:
   """A local folder as a `pathlib.Path`; one in a bucket as an `etils.epath.Path`, which has the same methods.
 
   Raises:
@@ -26,7 +26,7 @@ def as_path(folder: str | os.PathLike) -> Any:
     raise ImportError(f'{folder} lies in a bucket, and gcsfs is missing; install it with: pip install -e ".[gcs]"')
   from etils import epath
 
-  return epath.Path(folder)
+  return epath.Path(folder)  # pyright: ignore[reportReturnType]  it does not inherit from pathlib.Path
 
 
 def is_remote(folder: str | os.PathLike) -> bool:
