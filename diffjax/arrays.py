@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from diffjax.typing import Array, PyTree
+from diffjax.typing import Array, ArrayLike, PyTree
 
 
-def expand(level: Array, x: Array) -> Array:
+def expand(level: ArrayLike, x: Array) -> Array:
   """Reshapes `level` [] or [B] so that it multiplies x [B, ...]; a scalar stays as it is.
 
   Raises:

@@ -7,9 +7,10 @@ that would not, as for sigma_min above sigma_max, is a ValueError; under jit the
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from diffjax.schedules import Schedule, check_num_steps, linear
-from diffjax.typing import Array
+from diffjax.typing import Array, ArrayLike
 
 DDPM = linear()
 SPACINGS = ("leading", "trailing", "linspace")
@@ -34,7 +35,7 @@ def check_grid(sigmas: Array, dtype: jnp.dtype | None = None, final_sigma: float
   """
   if np.ndim(sigmas) != 1 or len(sigmas) < 2:
     raise ValueError(f"sigmas must be a list of at least two levels, got shape {np.shape(sigmas)}; see diffjax.grids.")
-  if isinstance(sigmas, jax.core.Tracer):
+  if isinstance(sigmas, Tracer):
     return
   values = np.asarray(sigmas).astype(jax.dtypes.canonicalize_dtype(dtype or np.asarray(sigmas).dtype))
   ends = values[-1] == np.asarray(final_sigma, values.dtype)
@@ -51,7 +52,7 @@ def stop_at(sigmas: Array, final_sigma: float) -> Array:
   Raises:
     ValueError: if final_sigma does not lie between the grid's first level and zero.
   """
-  if isinstance(sigmas, jax.core.Tracer):
+  if isinstance(sigmas, Tracer):
     return sigmas
   values = np.asarray(sigmas)
   if not 0 < final_sigma < values[0]:
@@ -59,14 +60,14 @@ def stop_at(sigmas: Array, final_sigma: float) -> Array:
   return jnp.append(jnp.asarray(values[values > final_sigma]), final_sigma)
 
 
-def end_in_zero(sigmas: Array) -> Array:
+def end_in_zero(sigmas: ArrayLike) -> Array:
   """Appends the data's noise level: the step to zero is handled, and the grid checked, here once for all grids."""
   sigmas = jnp.append(sigmas, 0.0)
   check_grid(sigmas)
   return sigmas
 
 
-def karras(num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Array:
+def karras(num_steps: int, sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0, rho: float = 7.0) -> Array:
   """Equal steps in sigma^(1/rho) (Karras et al. 2022, eq. 5)."""
   check_num_steps(num_steps)
   power = jnp.divide(1, rho)
@@ -74,13 +75,15 @@ def karras(num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rh
   return end_in_zero(jnp.linspace(*ends, num_steps) ** rho)
 
 
-def exponential(num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> Array:
+def exponential(num_steps: int, sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0) -> Array:
   """Equal steps in log sigma."""
   check_num_steps(num_steps)
   return end_in_zero(jnp.exp(jnp.linspace(jnp.log(sigma_max), jnp.log(sigma_min), num_steps)))
 
 
-def polyexponential(num_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 1.0) -> Array:
+def polyexponential(
+  num_steps: int, sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0, rho: float = 1.0
+) -> Array:
   """Steps in log sigma along a power: equal at rho = 1, shorter near sigma_min above it (Crowson's k-diffusion)."""
   check_num_steps(num_steps)
   low, high = jnp.log(sigma_min), jnp.log(sigma_max)

@@ -19,7 +19,7 @@ import numpy as np
 
 from diffjax import struct
 from diffjax.arrays import expand
-from diffjax.typing import Array
+from diffjax.typing import Array, ArrayLike
 
 MAX_SIGMA = 1e5
 """Stands for an infinite noise-to-signal ratio (a flow at t = 1, zero terminal SNR): float32 still resolves x0."""
@@ -63,28 +63,28 @@ class Schedule(abc.ABC):
   num_steps: int | None = None
 
   @abc.abstractmethod
-  def log_snr(self, t: Array) -> Array:
+  def log_snr(self, t: ArrayLike) -> Array:
     """log(alpha^2 / sigma_t^2) at time t."""
 
   @abc.abstractmethod
-  def time(self, log_snr: Array) -> Array:
+  def time(self, log_snr: ArrayLike) -> Array:
     """The time at which the schedule has this log-SNR: the inverse of `log_snr`."""
 
-  def sigma(self, t: Array) -> Array:
+  def sigma(self, t: ArrayLike) -> Array:
     """The noise-to-signal ratio at time t, at most MAX_SIGMA."""
     return jnp.exp(-jnp.maximum(self.log_snr(t), MIN_LOG_SNR) / 2)
 
-  def t(self, sigma: Array) -> Array:
+  def t(self, sigma: ArrayLike) -> Array:
     """The time at which the noise-to-signal ratio is sigma."""
     return self.time(-2 * jnp.log(sigma))
 
-  def alpha_sigma(self, t: Array) -> tuple[Array, Array]:
+  def alpha_sigma(self, t: ArrayLike) -> tuple[Array, Array]:
     """(alpha, sigma_t) of x_t = alpha * x0 + sigma_t * noise."""
     sigma = self.sigma(t)
     alpha = self.scaling(sigma)
     return alpha, alpha * sigma
 
-  def add_noise(self, x0: Array, noise: Array, t: Array) -> Array:
+  def add_noise(self, x0: Array, noise: Array, t: ArrayLike) -> Array:
     """x_t in one step from x0 [B, ...] and noise [B, ...], at t [] or [B] (Ho et al. 2020, eq. 4)."""
     alpha, sigma_t = self.alpha_sigma(t)
     return expand(alpha, x0) * x0 + expand(sigma_t, x0) * noise
@@ -94,7 +94,7 @@ class Schedule(abc.ABC):
 class Discrete(Schedule):
   """T steps given by their log-SNR; t in 0..T-1, with log-SNR linear in t between two steps."""
 
-  log_snrs: Array
+  log_snrs: Array | np.ndarray
   scaling: Callable = _static(variance_preserving)
 
   @property
@@ -121,7 +121,7 @@ class Discrete(Schedule):
     times = jnp.interp(-log_snr, -jnp.asarray(self.log_snrs), np.arange(self.num_steps))
     return times.astype(jnp.result_type(log_snr, float))
 
-  def sigma_below(self, sigma: Array) -> Array:
+  def sigma_below(self, sigma: ArrayLike) -> Array:
     """The noise level one step below that of sigma; zero, the data's, below the first step."""
     t = jnp.round(self.t(sigma))
     return jnp.where(t > 0, self.sigma(jnp.maximum(t - 1, 0)), 0)

@@ -8,8 +8,11 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 Array = jax.Array
+ArrayLike = Array | np.ndarray | float
+"""Where a NumPy array or a number of Python's will do, too."""
 PyTree = Any
 Cond = Any
 """What a network is conditioned on: None, or a dict of arrays with leading [B], such as {"label": int32 [B]}."""
@@ -43,7 +46,7 @@ class Conditioner(Protocol):
     """The cond of asking for nothing, of any batch; None where the network has none."""
     ...
 
-  def cond(self, num: int, **asked: Any) -> Cond:
+  def cond(self, num: int, *args: Any, **asked: Any) -> Cond:
     """The cond, with leading [num], of `num` pictures."""
     ...
 

@@ -11,18 +11,18 @@ from diffjax.denoised import predict
 from diffjax.denoisers import NetworkDenoiser
 from diffjax.losses.squared_error import mean_flat
 from diffjax.losses.weights import Weight
-from diffjax.schedules import Discrete
-from diffjax.typing import Array, Cond
+from diffjax.schedules import Schedule
+from diffjax.typing import Array, ArrayLike, Cond
 
 
 def variational_bound(
   x0: Array,
   x: Array,
   x0_predicted: Array,
-  fraction: Array,
+  fraction: ArrayLike,
   sigma: Array,
   sigma_next: Array,
-  schedule: Discrete,
+  schedule: Schedule,
 ) -> Array:
   """One term of the variational bound in bits per dimension, [B] (Nichol & Dhariwal 2021, eq. 4-6).
 
