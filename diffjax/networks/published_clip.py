@@ -1,13 +1,14 @@
 """Published CLIP configurations by name: `CLIP(**PUBLISHED_CLIP["vit_b_32"])`."""
 
 import math
+from typing import Any
 
 from diffjax.networks.clip import ImageEncoder, TextEncoder
 
 
 def _clip(image_size, patch, image, text, features, activation="quick_gelu", **more):
   """Towers of (width, layers, heads) each."""
-  shared = dict(features=features, activation=activation)
+  shared: dict[str, Any] = dict(features=features, activation=activation)
   names = ("width", "layers", "heads")
   return dict(
     image=ImageEncoder(image_size=image_size, patch=patch, **dict(zip(names, image)), **shared, **more),
@@ -16,8 +17,10 @@ def _clip(image_size, patch, image, text, features, activation="quick_gelu", **m
 
 
 def _siglip(image_size, patch, width, layers, heads, mlp_width, context, vocab_size=32000):
-  shared = dict(width=width, layers=layers, heads=heads, mlp_width=mlp_width, activation="gelu_tanh", norm_eps=1e-6)
-  text = dict(pooling="last", causal=False, projection_bias=True)
+  shared: dict[str, Any] = dict(
+    width=width, layers=layers, heads=heads, mlp_width=mlp_width, activation="gelu_tanh", norm_eps=1e-6
+  )
+  text: dict[str, Any] = dict(pooling="last", causal=False, projection_bias=True)
   return dict(
     image=ImageEncoder(image_size=image_size, patch=patch, pooling="attention", **shared),
     text=TextEncoder(vocab_size=vocab_size, context=context, features=width, **text, **shared),

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import einops
 import flax.linen as nn
@@ -70,7 +71,9 @@ class Block(nn.Module):
     x = (x + h) * self.skip_scale
     if self.num_heads is None:
       return x
-    attention = dict(num_heads=self.num_heads, num_groups=self.num_groups, norm_eps=self.norm_eps, dtype=self.dtype)
+    attention: dict[str, Any] = dict(
+      num_heads=self.num_heads, num_groups=self.num_groups, norm_eps=self.norm_eps, dtype=self.dtype
+    )
     x = SelfAttention(**attention, name="attention")(x, perturb) * self.skip_scale
     if self.cross_attention:
       x = CrossAttention(**attention, name="cross_attention")(x, context) * self.skip_scale

@@ -93,7 +93,7 @@ def draw_batches(
   """
   count = parallel.device_count()
   batch_size = -(-min(batch_size, num) // count) * count
-  settings = {"batch_size": batch_size}
+  settings: dict[str, Any] = {"batch_size": batch_size}
   if count > 1:
     settings["parallel"] = next(name for name, known in LAYOUTS.items() if known is layout)
   batches = []

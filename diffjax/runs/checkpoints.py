@@ -297,7 +297,7 @@ class Checkpoints:
   def _rename(self, path):
     aside = self.folder / f"damaged-{path.name}"
     if paths.is_remote(aside):
-      aside.rmtree(missing_ok=True)
+      aside.rmtree(missing_ok=True)  # pyright: ignore[reportAttributeAccessIssue]  epath has it, pathlib does not
     else:
       shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
@@ -321,8 +321,8 @@ def _damage(path: pathlib.Path, part: slice = slice(None)) -> str | None:
   except (AttributeError, FileNotFoundError, IsADirectoryError, ValueError):
     return f"{CHECKSUMS} cannot be read"
   for name, checksum in checksums:
-    part = pathlib.PurePath(name)
-    if part.is_absolute() or ".." in part.parts or not name.isprintable() or max(map(len, part.parts), default=0) > 255:
+    file = pathlib.PurePath(name)
+    if file.is_absolute() or ".." in file.parts or not name.isprintable() or max(map(len, file.parts), default=0) > 255:
       return f"{CHECKSUMS} names {shown(name)}, which is no file of a checkpoint"
     try:
       if not (path / name).is_file():

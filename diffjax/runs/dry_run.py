@@ -4,6 +4,7 @@ import functools
 import math
 import pathlib
 import shutil
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +65,7 @@ def _data(config) -> data.Source | None:
 def _memory(train_step, state, layout, batch, steps_per_call, resident: data.Source | None) -> dict[str, str]:
   own = layout.target
   gradients = _own_bytes(own.params)
-  rows = {"parameters": gradients, "gradients": gradients}
+  rows: dict[str, Any] = {"parameters": gradients, "gradients": gradients}
   rows |= {"optimiser": _own_bytes(own.opt_state), "averages": _own_bytes(own.ema)}
   whole = {} if resident is None else {n: _of_length(len(resident), a) for n, a in batch.items() if n != "index"}
   if whole:

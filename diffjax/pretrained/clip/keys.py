@@ -1,12 +1,14 @@
 """CLIP's key maps: Hugging Face's names for CLIP and SigLIP, and OpenCLIP's."""
 
+from collections.abc import Mapping
+
 from diffjax.pretrained.key_maps import KeyMap
 
 IGNORED = (".position_ids", "position_ids", "attn_mask")
 """Constants that older files hold beside the parameters; names end so."""
 
 
-def _layers(ours: str, theirs: str, names: dict[str, str | tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+def _layers(ours: str, theirs: str, names: Mapping[str, str | tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
   """Modules of one layer under its path and prefix, "{i}" being its number."""
   tuples = {path: (name,) if isinstance(name, str) else name for path, name in names.items()}
   start = f"{ours}/transformer/layer_{{i}}_"

@@ -25,7 +25,8 @@ def clip(config: Config, dtype: jnp.dtype) -> CLIP:
   model = _object(config, "model_cfg", MODEL)
   vision, text = _object(model, "vision_cfg", VISION), _object(model, "text_cfg", TEXT)
   features = whole(model, "embed_dim", None, "features")
-  shared = dict(features=features, activation="quick_gelu" if model.get("quick_gelu") else "gelu", dtype=dtype)
+  activation = "quick_gelu" if model.get("quick_gelu") else "gelu"
+  shared: Config = dict(features=features, activation=activation, dtype=dtype)
   return CLIP(
     image=ImageEncoder(**check_tower(_image(vision)), **shared),
     text=TextEncoder(**check_tower(_text(text)), **shared),
