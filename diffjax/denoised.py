@@ -54,6 +54,7 @@ def predict(
 
   `more` is for denoisers that take it, such as the `past` of `guidance.AdaptiveProjected`; others raise TypeError.
   """
-  if hasattr(denoiser, "predict"):
-    return denoiser.predict(x, sigma, cond, key=key, **more)
+  knows_more = getattr(denoiser, "predict", None)
+  if knows_more is not None:
+    return knows_more(x, sigma, cond, key=key, **more)
   return Denoised(denoiser(x, sigma, cond, key=key, **more))

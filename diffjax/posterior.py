@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from diffjax.arrays import expand, root
 from diffjax.schedules import variance_preserving
-from diffjax.typing import Array, ArrayLike
+from diffjax.typing import Array
 
 Scaling = Callable[[Array], Array]
 """A schedule's alpha as a function of sigma."""
@@ -30,7 +30,7 @@ def log_variance(sigma: Array, sigma_next: Array) -> Array:
   return 2 * jnp.log(sigma_next) + jnp.log1p(-jnp.square(sigma_next / sigma))
 
 
-def ancestral(sigma: Array, sigma_next: Array, eta: ArrayLike) -> tuple[Array, Array]:
+def ancestral(sigma: Array, sigma_next: Array, eta: Array | float) -> tuple[Array, Array]:
   """(sigma_down, sigma_up): an ODE solver goes down to sigma_down, and fresh noise sigma_up leads back to sigma_next.
 
   sigma_down^2 + sigma_up^2 = sigma_next^2, for levels of one shape and eta in [0, 1]; at eta = 1 sigma_up^2 is the
@@ -51,13 +51,13 @@ def larger_log_variance(sigma: Array, sigma_next: Array, scaling: Scaling = vari
 
 
 def interpolated_log_variance(
-  fraction: ArrayLike, sigma: Array, sigma_next: Array, scaling: Scaling = variance_preserving
+  fraction: Array | float, sigma: Array, sigma_next: Array, scaling: Scaling = variance_preserving
 ) -> Array:
   """Log variance between the posterior's (fraction 0) and the larger one (1) (Nichol & Dhariwal 2021, eq. 15)."""
   return fraction * larger_log_variance(sigma, sigma_next, scaling) + (1 - fraction) * log_variance(sigma, sigma_next)
 
 
-def normal_kl(mean_q: Array, log_variance_q: Array, mean_p: ArrayLike, log_variance_p: Array) -> Array:
+def normal_kl(mean_q: Array, log_variance_q: Array, mean_p: Array | float, log_variance_p: Array) -> Array:
   """Elementwise KL(q || p) in nats of two normal distributions."""
   difference = log_variance_q - log_variance_p
   return (jnp.expm1(difference) - difference + jnp.square(mean_q - mean_p) * jnp.exp(-log_variance_p)) / 2

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ def sample(
   trajectory: bool = False,
   carry: bool = False,
   callback: Callable[[int], None] | None = None,
-) -> Array | tuple:
+) -> Any:
   """Draws x0 by walking down a grid of noise levels; the last step, to zero, is the denoiser itself.
 
   All arithmetic is in the precision of x, at least float32, whatever the denoiser computes in. Denoisers and samplers

@@ -84,6 +84,11 @@ class Schedule(abc.ABC):
     alpha = self.scaling(sigma)
     return alpha, alpha * sigma
 
+  def sigma_below(self, sigma: ArrayLike) -> Array:
+    """Of discrete time: the noise level one step below sigma's; zero, the data's, below the first step."""
+    t = jnp.round(self.t(sigma))
+    return jnp.where(t > 0, self.sigma(jnp.maximum(t - 1, 0)), 0)
+
   def add_noise(self, x0: Array, noise: Array, t: ArrayLike) -> Array:
     """x_t in one step from x0 [B, ...] and noise [B, ...], at t [] or [B] (Ho et al. 2020, eq. 4)."""
     alpha, sigma_t = self.alpha_sigma(t)
@@ -120,11 +125,6 @@ class Discrete(Schedule):
   def time(self, log_snr):
     times = jnp.interp(-log_snr, -jnp.asarray(self.log_snrs), np.arange(self.num_steps))
     return times.astype(jnp.result_type(log_snr, float))
-
-  def sigma_below(self, sigma: ArrayLike) -> Array:
-    """The noise level one step below that of sigma; zero, the data's, below the first step."""
-    t = jnp.round(self.t(sigma))
-    return jnp.where(t > 0, self.sigma(jnp.maximum(t - 1, 0)), 0)
 
 
 def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Discrete:

@@ -2,13 +2,14 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import arrays, randomness, struct
 from diffjax.denoised import Denoised, Predictor, predict
 from diffjax.typing import Array, Cond, Denoiser, NoiseFn, Sampler
 
 
-def hole(known: Array, mask: Array) -> Array:
+def hole(known: Array | np.ndarray, mask: Array | np.ndarray) -> Array | np.ndarray:
   """What to add sigmas[0] * noise to as the start of an inpainting: `known` where it is kept, zero where not."""
   return known * (1 - mask)
 
@@ -29,8 +30,8 @@ class Inpaint(Predictor):
   """
 
   denoiser: Denoiser
-  known: Array
-  mask: Array
+  known: Array | np.ndarray
+  mask: Array | np.ndarray
 
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
     """The denoiser's own prediction, with what is known in its place, guided or not."""

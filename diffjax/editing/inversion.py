@@ -76,7 +76,7 @@ def invert(
   draws_noise = _check_invertible(sampler, sigmas)
   keys = randomness.sample_keys(jax.random.key(0), x0.shape[0])  # a deterministic step does not use them
 
-  def bound(x, sigma, *, key=None):
+  def bound(x, sigma, cond=cond, *, key=None):
     return denoiser(x, sigma, cond, key=key).astype(x0.dtype)
 
   def solve(step, end, sigma, sigma_next):

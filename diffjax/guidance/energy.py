@@ -11,6 +11,7 @@ which is exact where the energy is linear within the posterior of x0, and else i
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,14 @@ from diffjax.typing import Array, Cond, Denoiser
 Energy = Callable[[Array, Array | None], Array]
 """(x0 [B, ...], keys [B] or None) -> [B]; a pytree where it has parameters. An energy that depends on the noise level
 has a method `at(sigma)` that gives the energy there."""
+
+
+@runtime_checkable
+class LevelEnergy(Protocol):
+  """What gives an energy at each noise level."""
+
+  def at(self, sigma: Array) -> Energy: ...
+
 
 POSITIONS = ("score", "mean", "x0")
 
@@ -67,7 +76,7 @@ class EnergyGuidance(Predictor):
   """
 
   denoiser: Denoiser
-  energy: Energy
+  energy: Energy | LevelEnergy
   scale: Scale = 1.0
   position: str = struct.field(pytree_node=False, default="score")
   normalize: bool = struct.field(pytree_node=False, default=False)
@@ -137,10 +146,11 @@ class EnergyGuidance(Predictor):
     return math.log(self.num_samples) - jax.nn.logsumexp(minus, axis=0)
 
   def _tame(self, gradient, sigma):
-    if self.report is not None:
+    report = self.report
+    if report is not None:
       finite = jnp.isfinite(gradient).all(tuple(range(1, gradient.ndim)))
       # under vmap both branches of a cond run
-      told = lambda count, sigma: self.report(count, sigma) if count else None
+      told = lambda count, sigma: report(count, sigma) if count else None
       tell = lambda: jax.debug.callback(told, (~finite).sum(), jnp.max(sigma))
       jax.lax.cond(finite.all(), lambda: None, tell)
       gradient = jnp.where(expand(finite, gradient), gradient, 0)
@@ -157,7 +167,8 @@ class Energies:
   def __call__(self, x0: Array, key: Array | None = None) -> Array:
     """The sum, [B]."""
     keys = [None] * len(self.terms) if key is None else randomness.split(key, len(self.terms))
-    return sum(weight * term(x0, k) for weight, term, k in zip(self.weights, self.terms, keys))
+    weighted = [weight * term(x0, k) for weight, term, k in zip(self.weights, self.terms, keys)]
+    return sum(weighted[1:], start=weighted[0])
 
   def at(self, sigma: Array) -> "Energies":
     """The sum at a noise level."""
@@ -176,9 +187,9 @@ def energies(*terms: Energy, weights: Sequence[float] | None = None) -> Energies
   return Energies(terms, weights)
 
 
-def at(energy: Energy, sigma: Array) -> Energy:
+def at(energy: Energy | LevelEnergy, sigma: Array) -> Energy:
   """The energy at a noise level: itself, unless it depends on it."""
-  return energy.at(sigma) if hasattr(energy, "at") else energy
+  return energy.at(sigma) if isinstance(energy, LevelEnergy) else energy
 
 
 def _rms(x):

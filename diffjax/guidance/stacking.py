@@ -18,9 +18,10 @@ def stacked(denoiser: Denoiser, x: Array, sigma: Array, conds: list[Cond], key: 
       raise ValueError(
         f"cond has an entry of shape {jnp.shape(entry)}, but x has {x.shape[0]} samples; give each a row."
       )
-  many = lambda a: None if a is None else jnp.concatenate([a] * len(conds))
+  many = lambda a: jnp.concatenate([a] * len(conds))
   cond = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conds)
-  out = predict(denoiser, many(x), sigma if jnp.ndim(sigma) == 0 else many(sigma), cond, key=many(key))
+  sigma, key = sigma if jnp.ndim(sigma) == 0 else many(sigma), None if key is None else many(key)
+  out = predict(denoiser, many(x), sigma, cond, key=key)
   return jax.tree.map(lambda a: a.reshape(len(conds), x.shape[0], *a.shape[1:]), out)
 
 

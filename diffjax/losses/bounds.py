@@ -12,14 +12,14 @@ from diffjax.denoisers import NetworkDenoiser
 from diffjax.losses.squared_error import mean_flat
 from diffjax.losses.weights import Weight
 from diffjax.schedules import Schedule
-from diffjax.typing import Array, ArrayLike, Cond
+from diffjax.typing import Array, Cond
 
 
 def variational_bound(
   x0: Array,
   x: Array,
   x0_predicted: Array,
-  fraction: ArrayLike,
+  fraction: Array | float,
   sigma: Array,
   sigma_next: Array,
   schedule: Schedule,

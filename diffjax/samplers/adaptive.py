@@ -11,7 +11,7 @@ from diffjax.grids import check_grid
 from diffjax.samplers.loops import while_loop
 from diffjax.samplers.runge_kutta import flow_time, slope, slopes
 from diffjax.samplers.step_checks import check_above_zero, check_downward
-from diffjax.typing import Array, Cond, Denoiser
+from diffjax.typing import Array, ArrayLike, Cond, Denoiser
 
 TABLEAU = (
   (1 / 5,),
@@ -108,8 +108,8 @@ class Adaptive:
 def solve(
   denoiser: Denoiser,
   x: Array,
-  sigma: Array,
-  sigma_next: Array,
+  sigma: ArrayLike,
+  sigma_next: ArrayLike,
   *,
   key: Array,
   cond: Cond = None,

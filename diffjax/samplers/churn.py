@@ -42,7 +42,7 @@ class Churn:
   s_tmin: float = 0.0
   s_tmax: float = float("inf")
   s_noise: float = 1.0
-  num_steps: int | None = struct.field(kw_only=True)
+  num_steps: int = struct.field(kw_only=True)
   noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
@@ -66,7 +66,7 @@ class Churn:
     return self.sampler.step(denoiser, x, sigma * (1 + gamma), sigma_next, carry, key_step)
 
 
-def _churned(sampler, s_churn, *fields, num_steps) -> Sampler:
+def _churned(sampler, s_churn: float, *fields, num_steps) -> Sampler:
   off = isinstance(s_churn, numbers.Real) and s_churn == 0
   return sampler if off else Churn(sampler, s_churn, *fields, num_steps=num_steps)
 

@@ -57,7 +57,7 @@ class Cutouts:
   degrees: float = struct.field(pytree_node=False, default=10.0)
 
   def __post_init__(self):
-    if all(isinstance(number, int) for number in (self.overview, self.inner)) and self.overview + self.inner < 1:
+    if isinstance(self.overview, int) and isinstance(self.inner, int) and self.overview + self.inner < 1:
       raise ValueError(f"overview is {self.overview} and inner {self.inner}; CLIP must see one view at least.")
 
   def at(self, sigma: Array) -> "Cutouts":
@@ -68,7 +68,8 @@ class Cutouts:
   @property
   def count(self) -> Array:
     """How many views there are."""
-    return self.overview + self.inner
+    # numbers, once `at` a level
+    return self.overview + self.inner  # pyright: ignore[reportOperatorIssue, reportReturnType]
 
   def __call__(self, x0: Array, keys: Array, number: Array) -> Array:
     return jax.vmap(self._view, (0, 0, None))(x0, keys, number)
@@ -117,7 +118,7 @@ def _uniform(key, shape=(), minval=0.0):
   return alone(lambda key: jax.random.uniform(key, shape, minval=minval))(key)
 
 
-def _number(count, sigma):
+def _number(count: Count, sigma):
   if isinstance(count, tuple):
     levels, numbers = zip(*count)
     return jnp.select([sigma >= level for level in levels], [jnp.asarray(number) for number in numbers], 0)
