@@ -86,7 +86,7 @@ def check_whole(least: int, **values: Any) -> None:
       raise ValueError(f"{name} is {value!r}, but must be a whole number of at least {least}.")
 
 
-def _lies_in(number: float, interval: str) -> bool:
+def _lies_in(number: Any, interval: str) -> bool:
   low, high = map(float, interval[1:-1].split(","))
   above = number > low if interval.startswith("(") else number >= low
   return above and (number < high if interval.endswith(")") else number <= high)

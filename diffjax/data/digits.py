@@ -84,7 +84,7 @@ def _read(root: Path) -> Digits | None:
       return None
     builder = Digits(data_dir=root)
     for split, size in SIZES.items():
-      records = builder.as_data_source(split)
+      records = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]  TFDS's decorator hides the parameters
       if len(records) != size or any(record["image"] is None for record in records):  # None: cut or flipped bytes
         return None
     return builder

@@ -105,7 +105,7 @@ def _init() -> None:
   """Lets PIL know its own formats, and HEIC where pillow-heif is installed."""
   Image.init()
   try:
-    import pillow_heif
+    import pillow_heif  # pyright: ignore[reportMissingImports]  an extra
   except ImportError:
     return
   pillow_heif.register_heif_opener()

@@ -27,15 +27,15 @@ class Source:
   shape: tuple[int, int, int]
   num_classes: int
   records: Sequence[Any] = dataclasses.field(repr=False)
-  decode: Callable[[Any], dict[str, np.ndarray]] = dataclasses.field(repr=False)
+  decode: Callable[[Any], dict[str, Any]] = dataclasses.field(repr=False)
 
   def __len__(self) -> int:
     return len(self.records)
 
-  def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+  def __getitem__(self, i: int) -> dict[str, Any]:
     return self.decode(self.records[range(len(self))[operator.index(i)]])
 
-  def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+  def __iter__(self) -> Iterator[dict[str, Any]]:
     return (self[i] for i in range(len(self)))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core import naming
 
 from diffjax.data.digits import open_digits
 from diffjax.data.pictures import fit, read_picture
@@ -27,10 +28,10 @@ def open_tfds(
 ) -> Source:
   """Opens "digits" or any image set that TFDS knows; arguments and errors as `diffjax.data.load`."""
   builder = open_digits(data_dir, prepare) if name == "digits" else _open_builder(name, data_dir)
-  features = builder.info.features
+  features = _info(builder).features
   image, label = (features[key] if key in features else None for key in ("image", "label"))
   stored = getattr(image, "shape", ())
-  if len(stored) != 3 or stored[2] not in (1, 3, 4) or image.np_dtype != np.uint8:
+  if image is None or len(stored) != 3 or stored[2] not in (1, 3, 4) or image.np_dtype != np.uint8:
     held = ", ".join(features.keys())
     raise ValueError(f"data set {name!r} holds no 8-bit images under 'image' (it holds {held}); choose an image set")
   if image_size is None and None in stored[:2]:
@@ -39,21 +40,21 @@ def open_tfds(
     if not prepare:
       raise FileNotFoundError(f"data set {name!r} is not prepared under {builder.data_dir}")
     _prepare(builder, name)
-  channels = channels or min(stored[2], 3)
+  depth = channels or min(stored[2], 3)
   height, width = (stored[0], stored[1]) if image_size is None else (image_size, image_size)
-  num_classes = label.num_classes if isinstance(label, tfds.features.ClassLabel) else 0
+  num_classes = (label.num_classes or 0) if isinstance(label, tfds.features.ClassLabel) else 0
   return Source(
     name=name,
-    shape=(height, width, channels),
+    shape=(height, width, depth),
     num_classes=num_classes,
     records=_open_records(builder, name, _stored_split(builder, name, split, num_classes > 0)),
-    decode=functools.partial(_decode, name=name, size=image_size, channels=channels, labelled=num_classes > 0),
+    decode=functools.partial(_decode, name=name, size=image_size, channels=depth, labelled=num_classes > 0),
   )
 
 
 def _open_builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:
   try:
-    if not tfds.core.naming.parse_builder_name_kwargs(name)[0].namespace:
+    if not naming.parse_builder_name_kwargs(name)[0].namespace:
       return tfds.builder(name, data_dir=data_dir)
   except Exception as error:
     known = [*tfds.list_builders(with_community_datasets=False), "digits", "image_folder", "arrays"]
@@ -67,12 +68,17 @@ def _open_builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Da
   raise ValueError(f"data set {name!r} would bring code from elsewhere; choose one of TensorFlow Datasets' own")
 
 
+def _info(builder: tfds.core.DatasetBuilder) -> Any:
+  """What is known of a data set; by its declared type none of it need be there."""
+  return builder.info
+
+
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
   return (builder.data_path / "dataset_info.json").exists()
 
 
 def _prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
-  encodes = any(isinstance(feature, tfds.features.Image) for feature in builder.info.features.values())
+  encodes = any(isinstance(feature, tfds.features.Image) for feature in _info(builder).features.values())
   if encodes and importlib.util.find_spec("tensorflow") is None:
     raise ImportError(
       f"data set {name!r} is not prepared under {builder.data_dir}, and preparing it takes TensorFlow;"
@@ -102,18 +108,18 @@ def _stored_split(builder: tfds.core.DatasetBuilder, name: str, split: str, labe
 
 
 def _open_records(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Any:
-  encoded = isinstance(builder.info.features["image"], tfds.features.Image)
+  encoded = isinstance(_info(builder).features["image"], tfds.features.Image)
   # Stored files are decoded by `read_picture`, as TFDS would warn that OpenCV is missing.
   decoders = {"image": tfds.decode.SkipDecoding()} if encoded else None
   try:
-    records = builder.as_data_source(split, decoders=decoders)
+    records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]  TFDS's decorator hides the parameters
     if records[0]["image"] is None:  # what array_record and TFDS make of a file that was cut
       raise OSError("damaged records")
     return records
   except NotImplementedError as error:
     raise ValueError(
-      f"data set {name!r} is prepared under {builder.data_dir} as {builder.info.file_format.value}, which has no random"
-      " access; delete that folder or give another data_dir, and it is prepared anew as array_record"
+      f"data set {name!r} is prepared under {builder.data_dir} as {_info(builder).file_format.value}, which has no"
+      " random access; delete that folder or give another data_dir, and it is prepared anew as array_record"
     ) from error
   except Exception as error:
     raise OSError(
@@ -122,9 +128,7 @@ def _open_records(builder: tfds.core.DatasetBuilder, name: str, split: str) -> A
     ) from error
 
 
-def _decode(
-  record: dict[str, Any], name: str, size: int | None, channels: int, labelled: bool
-) -> dict[str, np.ndarray]:
+def _decode(record: dict[str, Any], name: str, size: int | None, channels: int, labelled: bool) -> dict[str, Any]:
   image = record["image"]
   if image is None:
     raise OSError(f"a record of data set {name!r} is damaged; delete its prepared folder, and it is prepared anew")

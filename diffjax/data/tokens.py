@@ -165,7 +165,7 @@ def _read_if_there(folder, name):
   return read_json(folder, name) if (folder / name).exists() else {}
 
 
-def clip_bpe(vocab: dict[str, int], merges: list[tuple[str, str]], source: str) -> Any:
+def clip_bpe(vocab: dict[str, int], merges: list[Any], source: str) -> Any:
   """A `tokenizers.Tokenizer` with CLIP's rules; ValueError naming `source` where vocabulary and merges do not fit."""
   from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 

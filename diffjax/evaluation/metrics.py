@@ -134,7 +134,8 @@ def _pair(first, second, at_least: int) -> tuple[np.ndarray, np.ndarray]:
 def _mean_and_root(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Mean [D] and a root R [min(N, D), D] of the unbiased covariance R'R."""
   mean = features.mean(0)
-  return mean, np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r")
+  root = np.linalg.qr((features - mean) / np.sqrt(len(features) - 1), mode="r")
+  return mean, root  # pyright: ignore[reportReturnType]  NumPy's stub has Q and R here, too
 
 
 def _radii(features: np.ndarray, k: int) -> np.ndarray:

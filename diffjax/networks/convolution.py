@@ -10,7 +10,7 @@ from jax.interpreters import ad, batching, mlir
 
 from diffjax.typing import Array
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+Padding = tuple[tuple[int, int], ...]
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 

@@ -29,7 +29,7 @@ class ImageFeatures:
 
   def __call__(self, images: Array) -> Array:
     prepared = prepare(images, self.module, self.mean, self.std, self.crop)
-    return unit(self.module.apply(self.params, prepared).features)
+    return unit(self.module.apply(self.params, prepared).features)  # pyright: ignore[reportAttributeAccessIssue]  Flax: no pair, as nothing is mutable
 
 
 def prepare(

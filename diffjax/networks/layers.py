@@ -85,7 +85,7 @@ class GroupNorm(nn.Module):
   eps: float = 1e-6
 
   @nn.compact
-  def __call__(self, x: Array, scale: Array | None = None, shift: Array | None = None) -> Array:
+  def __call__(self, x: Array, scale: Array | None = None, shift: Array | float = 0.0) -> Array:
     C = x.shape[-1]
     weight = self.param("scale", nn.initializers.ones, (C,), jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (C,), jnp.float32)

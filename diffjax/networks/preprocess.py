@@ -42,8 +42,8 @@ def preprocess(
     raise ValueError(f"preprocess expects a size of at least one pixel, got {size}")
   x = resize(_unit_range(images), size, crop=crop, bounds=(0.0, 1.0) if clip else None)
   x = jnp.broadcast_to(x, (*x.shape[:3], 3))
-  mean, std = (jnp.asarray(a, jnp.float32)[None, None, None] for a in (mean, std))
-  return (x - mean) / std
+  centre, width = (jnp.asarray(a, jnp.float32)[None, None, None] for a in (mean, std))
+  return (x - centre) / width
 
 
 def _unit_range(images):

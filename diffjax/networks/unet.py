@@ -75,7 +75,7 @@ class Block(nn.Module):
       num_heads=self.num_heads, num_groups=self.num_groups, norm_eps=self.norm_eps, dtype=self.dtype
     )
     x = SelfAttention(**attention, name="attention")(x, perturb) * self.skip_scale
-    if self.cross_attention:
+    if self.cross_attention and context is not None:
       x = CrossAttention(**attention, name="cross_attention")(x, context) * self.skip_scale
     return x
 

@@ -16,7 +16,7 @@ from flax import traverse_util
 
 from diffjax.pretrained.tensors import FLOATS, Stored
 from diffjax.system.files import shown
-from diffjax.typing import Array, PyTree
+from diffjax.typing import PyTree
 
 LAYOUTS = {  # ours -> stored, stored -> ours
   "same": (lambda a: a, lambda a: a),
@@ -43,7 +43,7 @@ class KeyMap(NamedTuple):
     index = number[1] if number else ""
     return tuple(prefix.replace("{i}", index) + suffix for prefix in self.modules[module]), layout
 
-  def to_stored(self, path: str, array: Array) -> dict[str, Array]:
+  def to_stored(self, path: str, array: np.ndarray) -> dict[str, np.ndarray]:
     """A parameter of ours as the tensors it is stored as."""
     names, layout = self.find(path)
     width = array.shape[-1] // len(names) if array.ndim else 0

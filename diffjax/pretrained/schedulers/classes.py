@@ -10,6 +10,7 @@ from diffjax import denoisers, schedules
 from diffjax.pretrained.schedulers import levels
 from diffjax.pretrained.schedulers.levels import Config
 from diffjax.schedules import Schedule
+from diffjax.typing import Array
 
 
 class Scheduler(NamedTuple):
@@ -20,7 +21,7 @@ class Scheduler(NamedTuple):
   """
 
   defaults: dict[str, Any]
-  levels: Callable[[Config, Schedule, int], np.ndarray]
+  levels: Callable[[Config, Schedule, int], Array | np.ndarray]
   sampler: Callable[[Config, Schedule], dict[str, Any]]
   schedule: Callable[[Config], Schedule] | None = None
   prediction: Callable[[Config], denoisers.Prediction] | None = None

@@ -37,9 +37,9 @@ def interpolated(config: Config, schedule: Schedule, num_steps: int) -> np.ndarr
   """linspace does not round its times, and sigma is linear between two steps."""
   if config["timestep_spacing"] != "linspace":
     return _spaced(config, rounded(config, schedule, num_steps), num_steps)
-  every = np.asarray(schedule.sigma(np.arange(schedule.num_steps)))
-  times = np.linspace(schedule.num_steps - 1, 0, num_steps)
-  return _spaced(config, np.interp(times, np.arange(schedule.num_steps), every), num_steps)
+  every = _every(schedule)
+  times = np.linspace(len(every) - 1, 0, num_steps)
+  return _spaced(config, np.interp(times, np.arange(len(every)), every), num_steps)
 
 
 def multistep(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
@@ -47,7 +47,7 @@ def multistep(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
   if is_flow(config):
     t = 1 - np.linspace(1, 1 / config["num_train_timesteps"], num_steps + 1)[:0:-1]
     return _flow_levels(_shifted(t, config["flow_shift"]))
-  every = np.asarray(schedule.sigma(np.arange(schedule.num_steps)), np.float64)
+  every = _every(schedule)
   if any(config[key] for key in SPACINGS):
     return _spaced(config, every[::-1], num_steps)
   if config.get("use_lu_lambdas"):
@@ -56,7 +56,7 @@ def multistep(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
   times = {
     "linspace": lambda: np.linspace(0, total - 1, num_steps + 1).round()[:0:-1],
     "leading": lambda: np.arange(num_steps, 0, -1) * (total // (num_steps + 1)) + config["steps_offset"],
-    "trailing": lambda: np.arange(total, 0, -schedule.num_steps / num_steps).round() - 1,
+    "trailing": lambda: np.arange(total, 0, -len(every) / num_steps).round() - 1,
   }[config["timestep_spacing"]]()
   return every[_descending(times.astype(int), schedule, num_steps)]
 
@@ -73,7 +73,7 @@ def unipc(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
 def single_step(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
   """The levels at which a step begins: between two of them lie order - 1 that are its middle."""
   spacing = {"timestep_spacing": "linspace"}
-  return multistep(config | spacing, schedule, num_steps)[:: config["solver_order"]]
+  return multistep({**config, **spacing}, schedule, num_steps)[:: config["solver_order"]]
 
 
 def squared_sine(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
@@ -108,10 +108,15 @@ def flow_match(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray
   return _flow_levels(_spaced(config, _shifted(t, shift), num_steps))
 
 
-def edm(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
+def edm(config: Config, schedule: Schedule, num_steps: int) -> Array:
   if config["sigma_schedule"] == "karras":
     return grids.karras(num_steps, config["sigma_min"], config["sigma_max"], config["rho"])[:-1]
   return grids.exponential(num_steps, config["sigma_min"], config["sigma_max"])[:-1]
+
+
+def _every(schedule: Schedule) -> np.ndarray:
+  """The level of each step of a discrete schedule."""
+  return np.asarray(schedule.sigma(np.arange(schedule.num_steps or 0)), np.float64)
 
 
 def _descending(times, schedule, num_steps):
