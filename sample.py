@@ -15,6 +15,7 @@ CLIP. The same seed draws the same pictures.
 
 import pathlib
 import sys
+from typing import Any
 
 import numpy as np
 from absl import flags
@@ -95,7 +96,7 @@ def draw(
   if best_of is not None:
     kept = np.argsort(-arrays["scores"], kind="stable")[:num]
     images, arrays = images[kept], {name: values[kept] for name, values in arrays.items()}
-    path = path[:, kept] if filmstrip else None
+    path = None if path is None else path[:, kept]
   parallel.from_first(lambda: write(out, images, arrays, path, asked))
   calls = "" if run.calls is None else f", each with {run.calls.min()} to {run.calls.max()} network calls"
   parallel.announce(f"{num} pictures from step {run.step} in {out}{calls}")
@@ -105,7 +106,7 @@ def draw(
 def write(out: pathlib.Path, images: np.ndarray, arrays: dict[str, np.ndarray], path, asked: Prompt | None) -> None:
   """Writes the pictures, what else is known of each, and the way there if there is one."""
   with writing.replacing(out / "samples.npz") as part, part.open("wb") as file:
-    np.savez_compressed(file, images=images, **arrays)
+    np.savez_compressed(file, images=images, **arrays)  # pyright: ignore[reportArgumentType]  none is allow_pickle
   notes = [f"{score:.2f}" for score in arrays.get("scores", ())[:IN_GRID]]
   plots.save(plots.grid(images[:IN_GRID], notes=notes), out / "grid.png")
   if path is not None:
@@ -187,7 +188,8 @@ def main() -> None:
     "best",
     "filmstrip",
   )
-  draw(given.workdir, given.out, labels=labels, **{name: given[name].value for name in names})
+  options: dict[str, Any] = {name: given[name].value for name in names}
+  draw(given.workdir, given.out, labels=labels, **options)
 
 
 if __name__ == "__main__":

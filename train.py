@@ -134,8 +134,8 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     stop_request.meanwhile(newest.wait),  # a checkpoint that is begun is waited for
     Watchdog(start) as watchdog,
   ):
-    if start and spec.checkpoint_every and start % spec.checkpoint_every == 0:
-      judge(start, found[0], saved["data"])  # the process that saved this may have ended before it came to that
+    if found and start and spec.checkpoint_every and start % spec.checkpoint_every == 0:
+      judge(start, found[0], found[1]["data"])  # the process that saved this may have ended before it came to that
     pending = None
     for num, traced_num, stacked, data_state in parallel.prefetch(feed()):
       stopping = parallel.any_process(stop_request)
@@ -181,7 +181,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
   return layout.snapshot(state)
 
 
-def take(report: Report, step: int, num: int, fetch, max_skipped: int, checkpoints: Checkpoints) -> None:
+def take(report: Report | NoReport, step: int, num: int, fetch, max_skipped: int, checkpoints: Checkpoints) -> None:
   """Waits for the metrics of a call and reports them; stops a run whose updates are no longer finite."""
   metrics = {name: values[:num] for name, values in fetch().items()}
   report.add(step, metrics)

@@ -101,7 +101,7 @@ def count(jaxpr, platform: str = "tpu") -> tuple[float, float]:
       total += equation.params.get("length", 1) * sum(inner)
     elif equation.primitive.name in ("dot_general", "conv_general_dilated", "conv2d"):
       arrays = [variable.aval for variable in (*equation.invars, *equation.outvars)]
-      total += _flops(equation), sum(a.size * a.dtype.itemsize for a in arrays)
+      total += _flops(equation), tree_bytes(arrays)
   return float(total[0]), float(total[1])
 
 
@@ -175,7 +175,7 @@ def table(config, names: list[str], counts: list[int]) -> str:
     ValueError: an unknown device, or a batch that cannot be shared.
   """
   batch_size = config.train.batch_size
-  rows = [
+  rows: list[tuple[str, ...]] = [
     (
       "device",
       "count",
@@ -199,7 +199,7 @@ def table(config, names: list[str], counts: list[int]) -> str:
         raise ValueError(f"{num} devices cannot share a batch of {batch_size} evenly; change --count or the batch.")
       cost = cost_of(batch_size // num, device.platform)
       taken = times(cost, device, num)
-      slowest = max(taken, key=taken.get)
+      slowest = max(taken, key=lambda part: taken[part])
       step = taken[slowest]
       parts = [f"{seconds * 1e3:.3g} ms" + ("*" if part == slowest else "") for part, seconds in taken.items()]
       sent = all_reduce_bytes(cost.gradients, num)

@@ -49,7 +49,7 @@ def module(config) -> CLIP:
   make = lambda name, **fields: construct(towers, "tower", {"name": name, **set_fields(spec[name])}, **both, **fields)
   vocab_size, context = tokenizer(config).vocab_size, config.captions.length
   # SigLIP's own (Zhai et al. 2023, section 3.2)
-  start = {"log_scale": math.log(10), "bias": -10.0} if spec.loss == "sigmoid" else {}
+  start: dict[str, Any] = {"log_scale": math.log(10), "bias": -10.0} if spec.loss == "sigmoid" else {}
   image, text = make("image", image_size=config.data.image_size), make("text", vocab_size=vocab_size, context=context)
   return CLIP(image=image, text=text, **start)
 

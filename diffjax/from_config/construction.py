@@ -29,7 +29,7 @@ def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any],
   Raises:
     ValueError: an unknown name, a key that the method does not have, with the nearest, or a number out of range.
   """
-  fields = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in spec.items()}
+  fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in spec.items()}
   name = fields.pop("name", "")
   make = lookup(table, kind, name)
   parameters = list(inspect.signature(make).parameters)[len(args) :]

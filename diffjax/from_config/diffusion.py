@@ -140,9 +140,9 @@ def guided(config, denoiser: Denoiser, scale: float | None = None) -> Denoiser:
   if scale is not None:
     check_numbers({"guidance_scale": scale})
     null_cond = conditioner(config).null_cond
-    interval = tuple(float(end) for end in config.sampler.guidance_interval)
+    low, high = map(float, config.sampler.guidance_interval)
     rescale = float(config.sampler.guidance_rescale)
-    denoiser = guidance.ClassifierFree(denoiser, null_cond, float(scale), interval, rescale)
+    denoiser = guidance.ClassifierFree(denoiser, null_cond, float(scale), (low, high), rescale)
   return construct(THRESHOLDS, "threshold", config.sampler.threshold, denoiser)
 
 
@@ -265,7 +265,7 @@ def check(config) -> None:
   sigmas, method = grid(config, config.sampler.steps), sampler(config)
   if isinstance(method, samplers.Restart):
     method.check_grid(sigmas)
-  guided(config, None)
+  construct(THRESHOLDS, "threshold", config.sampler.threshold, None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -126,7 +126,7 @@ def edit(
   mask: np.ndarray | None,
   strength: float | None,
   shape: tuple[int, ...],
-) -> tuple[Denoiser, Array, np.ndarray]:
+) -> tuple[Denoiser, Array, Array | np.ndarray]:
   """(denoiser, sigmas, start) of pictures that start at start + sigmas[0] * noise.
 
   Args:

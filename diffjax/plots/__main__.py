@@ -7,6 +7,7 @@ python -m diffjax.plots samplers  [--out=docs/samplers.png]     error against ne
 import itertools
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,7 @@ from absl import flags
 from diffjax import arrays, from_config, grids, randomness, sample
 from diffjax.cluster import command_line
 from diffjax.samplers import METHODS
-from diffjax.samplers.adaptive import solve
+from diffjax.samplers.adaptive import Adaptive, solve
 from diffjax.system import compilation, writing
 
 HIGH, LOW = 20.0, 0.05
@@ -76,7 +77,7 @@ def calls_of(sampler, num_steps: int) -> int:
   return len(counted)
 
 
-def curve(name: str, error) -> tuple[list[int], list[float]]:
+def curve(name: str, error) -> tuple[Sequence[float], Sequence[float]]:
   """(network calls, error(sampler, num_steps)) of a sampler in about as many calls as CALLS says."""
   sampler, each = from_config.SAMPLERS[name](), METHODS[name].calls
   per_step = each if isinstance(each, int) else 1
@@ -85,7 +86,7 @@ def curve(name: str, error) -> tuple[list[int], list[float]]:
   return spent, [float(error(sampler, num)) for num in steps]
 
 
-def errors() -> dict[str, tuple[list[int], list[float]]]:
+def errors() -> dict[str, tuple[Sequence[float], Sequence[float]]]:
   """(network calls, greatest error of x0) on the mixture of every sampler that follows the ODE, in float64."""
   start = HIGH * jnp.linspace(-2.5, 2.5, 9)[:, None]
   fine = grids.exponential(20_000, LOW, HIGH)
@@ -95,9 +96,7 @@ def errors() -> dict[str, tuple[list[int], list[float]]]:
   curves = {name: curve(name, error) for name in from_config.SAMPLERS if follows_ode(name)}
   if "adaptive" in from_config.SAMPLERS:
     found = [
-      solve(
-        ideal, start, HIGH, LOW, key=jax.random.key(0), sampler=from_config.SAMPLERS["adaptive"](tolerance, tolerance)
-      )
+      solve(ideal, start, HIGH, LOW, key=jax.random.key(0), sampler=Adaptive(tolerance, tolerance))
       for tolerance in TOLERANCES
     ]
     curves["adaptive"] = (
@@ -107,7 +106,7 @@ def errors() -> dict[str, tuple[list[int], list[float]]]:
   return curves
 
 
-def distances() -> dict[str, tuple[list[int], list[float]]]:
+def distances() -> dict[str, tuple[Sequence[float], Sequence[float]]]:
   """(network calls, Wasserstein distance of x0 to the mixture's) of every sampler that always draws noise."""
   # one picture of many pixels, for the corrector measures a picture's norm
   at = lambda sigma: jnp.asarray(quantiles(np.hypot(STD, sigma)))[None]

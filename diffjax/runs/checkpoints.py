@@ -109,7 +109,7 @@ class Checkpoints:
 
     def is_best():
       best = self._manager.best_step()
-      return bool(np.isfinite(loss) and (best is None or loss < self._manager.metrics(best)["loss"]))
+      return bool(np.isfinite(loss) and (best is None or loss < self._manager.metrics(best)["loss"]))  # pyright: ignore[reportOptionalSubscript]  each save has metrics
 
     if parallel.from_first(is_best):
       self.save(step, state, config, data, loss)
@@ -166,8 +166,9 @@ class Checkpoints:
     _compare(contents, _describe(target), config, path)
     shared = lambda a: getattr(a, "sharding", None) is not None
     buffers = jax.tree.map(lambda a: a if shared(a) else np.empty(a.shape, a.dtype), target)
-    read = self._read(path, state=args.StandardRestore(_full_fields(buffers))).state
-    state = dataclasses.replace(buffers, **read) if dataclasses.is_dataclass(buffers) else read
+    state = self._read(path, state=args.StandardRestore(_full_fields(buffers))).state
+    if dataclasses.is_dataclass(buffers) and not isinstance(buffers, type):
+      state = dataclasses.replace(buffers, **state)
     return jax.tree.map(lambda a, leaf: a if shared(leaf) else np.asarray(a), state, target), contents
 
   def restore_newest(self, target: PyTree, config: Any = None) -> tuple[PyTree, dict] | None:
@@ -217,7 +218,7 @@ class Checkpoints:
     with self._writing():
       self._manager.close()
 
-  def _read(self, path, **items):
+  def _read(self, path, **items) -> Any:
     """Reads in all processes, or in none: they must not go on from different checkpoints."""
     read = failure = None
     try:
@@ -227,7 +228,7 @@ class Checkpoints:
     failed = parallel.how_many(failure is not None)
     if not failed:
       return read
-    if isinstance(failure, jax.errors.JaxRuntimeError):  # of devices' memory, say
+    if failure and isinstance(failure, jax.errors.JaxRuntimeError):  # of devices' memory, say
       raise failure
     if failed == parallel.process()["process_count"]:
       if self._has_gone(path.name):
@@ -345,7 +346,7 @@ def _checked(contents: Any, path: pathlib.Path) -> dict:
   return contents
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException | None) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 

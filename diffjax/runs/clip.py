@@ -70,7 +70,7 @@ class ClipRun:
 
 @functools.partial(compilation.jit, static_argnums=0)
 def _encode_texts(module: CLIP, params: PyTree, tokens: Array) -> Array:
-  return unit(module.apply(params, tokens, method="encode_text").features)
+  return unit(module.apply(params, tokens, method="encode_text").features)  # pyright: ignore[reportAttributeAccessIssue]  Flax: no pair, as nothing is mutable
 
 
 @compilation.jit

@@ -48,7 +48,7 @@ class Run:
     """{"image": uint8 [N, H, W, C], "label": int32 [N] if any} of "train" or "test", as the model is trained on it."""
     return data.in_memory(load_data(self.config, split))
 
-  def draw(self, num: int, **options: Any) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
+  def draw(self, num: int, **options: Any) -> Any:
     """The images of `pipelines.Pipeline.draw` with its options; with `trajectory` (images, path).
 
     `pipeline.draw` itself also returns the noise that pictures drawn as floats started from.

@@ -44,7 +44,7 @@ def load_data(config, split: str, *, prepare: bool = True) -> data.Source:
   return source
 
 
-def read_config(workdir: pathlib.Path):
+def read_config(workdir: str | pathlib.Path):
   """The config of the run in a folder.
 
   Raises:
@@ -61,7 +61,7 @@ def read_config(workdir: pathlib.Path):
     raise ValueError(f"{path} is no run's config ({error}); restore it, or train in a new workdir.") from error
 
 
-def check_folder(workdir: pathlib.Path) -> None:
+def check_folder(workdir: str | pathlib.Path) -> None:
   """Raises ValueError if a run's folder is a file."""
   if paths.as_path(workdir).is_file():
     raise ValueError(f"{workdir} is a file; give the folder of a run as --workdir.")

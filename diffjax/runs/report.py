@@ -111,7 +111,8 @@ class Report:
     """Writes loss.png from all reports so far."""
     finite = [(line["step"], line["loss"]) for line in self._history if line["loss"] is not None]
     if finite:
-      plots.loss_curve(*zip(*finite), self._curve)
+      steps, losses = zip(*finite)
+      plots.loss_curve(steps, losses, self._curve)
 
   def held_out(self, step: int, loss: float) -> None:
     """Records the averaged model's loss on held-out data."""
@@ -184,7 +185,8 @@ class _Events:
     folder.mkdir(parents=True, exist_ok=True)
     self._writer = EventsWriter(str(folder / "events"))
     if start:  # hides what a killed run has written beyond
-      self._write(start + 1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START))
+      log = event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]  protobuf makes it at run time
+      self._write(start + 1, session_log=log(status=log.START))
 
   def _write(self, step, **contents):
     self._writer.write_event(self._event.Event(step=step, wall_time=time.time(), **contents))

@@ -76,9 +76,11 @@ def use_persistent_cache() -> pathlib.Path:
   That is $XDG_CACHE_HOME/diffjax/compilation, else ~/.cache/diffjax/compilation; a folder that the user has already
   given to JAX stays in use. For scripts: a library leaves this to its user.
   """
-  if jax.config.values["jax_compilation_cache_dir"] is None:
+  folder = jax.config.values["jax_compilation_cache_dir"]
+  if folder is None:
     home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    jax.config.update("jax_compilation_cache_dir", str(pathlib.Path(home) / "diffjax" / "compilation"))
+    folder = str(pathlib.Path(home) / "diffjax" / "compilation")
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-  return pathlib.Path(jax.config.values["jax_compilation_cache_dir"])
+  return pathlib.Path(folder)

@@ -76,7 +76,7 @@ def wanted(message: str) -> int | None:
 
 
 @contextlib.contextmanager
-def explaining(step: Callable | None, settings: dict[str, Any]) -> Iterator[Callable]:
+def explaining(step: Any, settings: dict[str, Any]) -> Iterator[Callable]:
   """Yields a compiled step; where memory does not suffice in the block, the reason is told in one sentence.
 
   Args:

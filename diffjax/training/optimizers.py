@@ -53,7 +53,7 @@ def at_most(name: str, bound: float) -> optax.GradientTransformation:
   def cut(path, update, param):
     return jnp.minimum(update, bound - param) if path[-1].key == name else update
 
-  def update(updates, state, params):
+  def update(updates, state, params=None):
     return jax.tree_util.tree_map_with_path(cut, updates, params), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import arrays, randomness, struct
 from diffjax.cluster import parallel
@@ -33,7 +34,7 @@ class ContrastiveObjective:
     train: whether pictures are augmented.
   """
 
-  tokens: Array
+  tokens: Array | np.ndarray
   noise_levels: Any = None
   module: Any = struct.field(pytree_node=False, default=None)
   shift: int = struct.field(pytree_node=False, default=0)
