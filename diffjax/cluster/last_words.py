@@ -34,6 +34,8 @@ _answered = 0.0
 class Stopped(SystemExit):
   """Leaves a program by a signal, with the exit code 128 + its number."""
 
+  code: int
+
   def __init__(self, signum: int):
     super().__init__(128 + signum)
     self.reason = f"was stopped by {signal.Signals(signum).name}"

@@ -46,11 +46,11 @@ def initialize(
     ValueError: if some of the three are missing, or contradict each other.
     OSError: if not all of them come in time; says who is missing, but on a TPU pod, where JAX aborts.
   """
-  given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
+  given: dict[str, Any] = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
   if any(value is not None for value in given.values()):
     _check_processes(given)
-    call_the_roll(coordinator, num_processes, process_id, timeout)
-    how = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
+    call_the_roll(**given, timeout=timeout)
+    how: dict[str, Any] = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
     how["cluster_detection_method"] = "deactivate"
   elif all(name in os.environ for name in SLURM) and int(os.environ["SLURM_NTASKS"]) > 1:
     from jax._src.clusters.slurm_cluster import SlurmCluster  # what JAX will ask, too
@@ -58,7 +58,7 @@ def initialize(
     address = SlurmCluster.get_coordinator_address(timeout, None)
     call_the_roll(address, int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_PROCID"]), timeout)
     how = {"cluster_detection_method": "slurm"}
-  elif "tpu" in (jax.config.jax_platforms or ""):  # as JAX sets it on a Cloud TPU machine
+  elif "tpu" in (jax.config.values["jax_platforms"] or ""):  # as JAX sets it on a Cloud TPU machine
     how = {}
   else:
     return

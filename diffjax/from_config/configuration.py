@@ -16,7 +16,7 @@ FREE_KEYS = ("parallel",)
 """Keys that may change from one start of a run to the next: how it runs, and not what comes out."""
 
 
-def default_config():
+def default_config() -> Any:
   """A diffusion model's ConfigDict with every key that train.py and sample.py read; files in configs/ fill it in."""
   from ml_collections import ConfigDict
 
@@ -43,7 +43,7 @@ def default_config():
   return config
 
 
-def default_clip_config():
+def default_clip_config() -> Any:
   """A CLIP's ConfigDict with every key that train.py reads; files in configs/ fill it in."""
   from ml_collections import ConfigDict
 
@@ -59,7 +59,7 @@ DEFAULTS = {"diffusion": default_config, "clip": default_clip_config}
 """By kind of model."""
 
 
-def default_guidance_config():
+def default_guidance_config() -> Any:
   """How pictures are guided by CLIP, with every key; configs/guidance.py has others by name."""
   from ml_collections import ConfigDict
 
@@ -92,7 +92,7 @@ def _type(field):
   return int if field.default in (None, dataclasses.MISSING) else type(field.default)
 
 
-def _common():
+def _common() -> Any:
   from ml_collections import ConfigDict
 
   config = ConfigDict()

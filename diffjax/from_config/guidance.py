@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from jax.tree_util import Partial
 
 from diffjax import guidance, samplers, schedules
@@ -34,7 +35,11 @@ METHODS: dict[str, Callable[..., guidance.EnergyGuidance]] = {
 
 
 def clip_energy(
-  config, image_features: ImageFeatures, targets: Array, weights: Sequence[float], logit_scale: float
+  config,
+  image_features: ImageFeatures,
+  targets: Array | np.ndarray,
+  weights: Sequence[float] | np.ndarray,
+  logit_scale: float,
 ) -> guidance.ClipEnergy:
   """How far pictures are from unit vectors [P, D], as a guidance config measures it; ValueError if it is none."""
   if "views" not in config:

@@ -22,8 +22,15 @@ from diffjax.typing import Array, Codec, Conditioner, Denoiser, Sampler
 class Defaults(Protocol):
   """What to draw with where a caller does not say: a run's config, or a folder of published weights, has them."""
 
-  steps: int
-  guidance_scale: float
+  @property
+  def steps(self) -> int:
+    """The sampler's steps."""
+    ...
+
+  @property
+  def guidance_scale(self) -> float:
+    """The scale of classifier-free guidance."""
+    ...
 
   def grid(self, num_steps: int, name: str | None = None) -> Array:
     """The noise levels [num_steps + 1] of a number of steps, or of the grid of that name."""

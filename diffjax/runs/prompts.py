@@ -35,7 +35,8 @@ class Prompt:
     self, denoiser: Denoiser, sampler: Sampler, report: Callable[[int, float], None] | None = None
   ) -> tuple[Denoiser, Sampler]:
     """Both, guided to the prompts; `report` as in `guidance.EnergyGuidance`."""
-    guided = from_config.guidance.guided(self.config, denoiser, self.energy, self.scale).replace(report=report)
+    guided = from_config.guidance.guided(self.config, denoiser, self.energy, self.scale)
+    guided = dataclasses.replace(guided, report=report)
     return guided, from_config.guidance.sampler(self.config, guided, sampler)
 
   def scores(self, images: np.ndarray) -> np.ndarray:

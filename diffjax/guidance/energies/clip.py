@@ -4,10 +4,13 @@ The words become vectors once. At every step the predicted picture, or several v
 tower, is compared with them, and `EnergyGuidance` takes the gradient.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import arrays, randomness, struct
 from diffjax.guidance.energy import at
@@ -35,7 +38,7 @@ class ClipEnergy:
   image_features: Callable[[Array], Array]
   targets: Array
   weights: Array
-  views: Callable[..., Array] | None = None
+  views: Any = None
   logit_scale: float = 100.0
   distance: str = struct.field(pytree_node=False, default="spherical")
 
@@ -48,7 +51,7 @@ class ClipEnergy:
 
   def at(self, sigma: Array) -> "ClipEnergy":
     """The energy at a noise level, on which the number of views may depend."""
-    return self if self.views is None else self.replace(views=at(self.views, sigma))
+    return self if self.views is None else dataclasses.replace(self, views=at(self.views, sigma))
 
   def compare(self, images: Array) -> Array:
     """The weighted distance [B] of pictures [B, H, W, C] to the targets."""
@@ -66,8 +69,8 @@ class ClipEnergy:
 
 def clip(
   image_features: Callable[[Array], Array],
-  targets: Array,
-  weights: Sequence[float] | None = None,
+  targets: Array | np.ndarray,
+  weights: Sequence[float] | np.ndarray | None = None,
   *,
   distance: str = "spherical",
   views: Callable[..., Array] | None = None,
@@ -89,21 +92,21 @@ def clip(
       "softmax" with negative weights or with one target alone, whose share is always 1.
   """
   targets = jnp.asarray(targets)
-  weights = jnp.ones(len(targets)) if weights is None else jnp.asarray(weights, jnp.float32)
-  if targets.ndim != 2 or not len(targets) or weights.shape != (len(targets),):
-    raise ValueError(f"targets are {targets.shape} and weights {weights.shape}; give [P, D], and one weight for each.")
-  total = float(jnp.abs(weights).sum())
+  shares = jnp.ones(len(targets)) if weights is None else jnp.asarray(weights, jnp.float32)
+  if targets.ndim != 2 or not len(targets) or shares.shape != (len(targets),):
+    raise ValueError(f"targets are {targets.shape} and weights {shares.shape}; give [P, D], and one weight for each.")
+  total = float(jnp.abs(shares).sum())
   if not 0 < total < float("inf"):
-    raise ValueError(f"the weights of the prompts are {weights.tolist()}; give finite ones, not all of them 0.")
+    raise ValueError(f"the weights of the prompts are {shares.tolist()}; give finite ones, not all of them 0.")
   if distance not in DISTANCES:
     raise ValueError(f"there is no distance {distance!r}; choose one of {', '.join(DISTANCES)}.")
-  if distance == "softmax" and float(weights.min()) < 0:
+  if distance == "softmax" and float(shares.min()) < 0:
     raise ValueError(
       "a share among prompts cannot be negative; give 0 to what should not be drawn, or another distance."
     )
   if distance == "softmax" and len(targets) == 1:
     raise ValueError("one prompt alone has all of the share; add what it is to be told from, as in 'a three|a two::0'.")
-  return ClipEnergy(image_features, targets, weights / total, views, logit_scale, distance)
+  return ClipEnergy(image_features, targets, shares / total, views, logit_scale, distance)
 
 
 def _distances(cosines, distance, logit_scale):
