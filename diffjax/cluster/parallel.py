@@ -49,7 +49,7 @@ def initialize(
   given: dict[str, Any] = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
   if any(value is not None for value in given.values()):
     _check_processes(given)
-    call_the_roll(*given.values(), timeout)
+    call_the_roll(given["coordinator"], given["num_processes"], given["process_id"], timeout)
     how: dict[str, Any] = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
     how["cluster_detection_method"] = "deactivate"
   elif all(name in os.environ for name in SLURM) and int(os.environ["SLURM_NTASKS"]) > 1:
