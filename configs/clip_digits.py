@@ -34,7 +34,7 @@ def get_config():
     vocab_size=700,
     length=14,
   )  # fmt: skip
-  config.noise_levels.update(name="log_normal", mean=-1.2, std=1.2)
+  config.noise_levels.update(name="log_normal", mean=-0.3, std=1.3)
   config.train.update(
     steps=4000, batch_size=64, learning_rate=3e-3, warmup_steps=100, decay="cosine", weight_decay=0.05,
     steps_per_call=50, checkpoint_every=2000, sample_every=2000,

@@ -25,8 +25,8 @@ class ContrastiveObjective:
 
   Attributes:
     tokens: int32 [templates, classes, L], the captions.
-    noise_levels: uniform numbers [b] -> sigma [b] of the noise that pictures get, half of which are then denoised as
-      far as their mean and variance tell; None: none.
+    noise_levels: uniform numbers [b] -> sigma [b] of the noise that pictures get. Half of the noised pictures are then
+      denoised by `ideal_denoiser` of the batch: guidance shows CLIP pictures that are half drawn. None: no noise.
     module: a `networks.CLIP`.
     shift: pixels that pictures are moved by, at most.
     flip: mirror half of the pictures.
@@ -73,14 +73,14 @@ class ContrastiveObjective:
     sigma = self.noise_levels(randomness.uniform(key_level))
     x = x0 + arrays.expand(sigma, x0) * randomness.normal(key_noise, x0.shape)
     denoised = arrays.expand(randomness.uniform(key_denoise) < 0.5, x)
-    return jnp.where(denoised, _half_denoised(x, x0, sigma, axis_name), x)
+    return jnp.where(denoised, ideal_denoiser(x, sigma, parallel.gather(x0, axis_name)), x)
 
 
-def _half_denoised(x, x0, sigma, axis_name):
-  """What a denoiser makes of x at noise level sigma, were the global batch x0 normally distributed: a blur, mostly.
+def ideal_denoiser(x: Array, sigma: Array, data: Array) -> Array:
+  """The mean of the pictures `data` [N, ...] that x [B, ...] may be, noised by sigma [B] (Karras et al. 2022, eq. 57).
 
-  Such are the pictures that guidance asks about while they are drawn.
+  A picture's weight is the density of a normal distribution about it, of standard deviation sigma, at x.
   """
-  mean = parallel.mean(x0.mean(axis=0, keepdims=True), axis_name)
-  variance = parallel.mean(jnp.square(x0 - mean).mean(), axis_name)
-  return mean + arrays.expand(variance / (variance + jnp.square(sigma)), x) * (x - mean)
+  distances = jax.vmap(lambda x: jnp.square(data - x[None]).sum(axis=tuple(range(1, data.ndim))))(x)
+  weights = jax.nn.softmax(-distances / (2 * jnp.square(sigma))[:, None], axis=1)
+  return jnp.tensordot(weights, data, axes=1, precision=jax.lax.Precision.HIGHEST)

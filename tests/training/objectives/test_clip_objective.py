@@ -9,6 +9,7 @@ from diffjax import from_config, noise_levels, randomness
 from diffjax.codecs import to_float
 from diffjax.losses import contrastive
 from diffjax.networks import preprocess
+from diffjax.training.objectives.clip import ideal_denoiser
 
 
 def a_batch(size, seed=0):
@@ -74,33 +75,27 @@ def test_gradient_over_devices_is_that_of_the_whole_batch(tiny_clip, loss):
 
 
 def test_augmentation_moves_and_noises(tiny_clip):
+  """Half are noised; half are denoised again, at so little noise to themselves among pictures that differ by far."""
   always = noise_levels.LogNormal(mean=-2.0, std=0.0)
   objective, batch = from_config.clip.objective(tiny_clip()).replace(noise_levels=always), a_batch(64)
   keys = randomness.fold_in_each(jax.random.key(0), batch["index"])
   seen = objective._augment(batch["image"], keys)
   still = objective.replace(shift=0)._augment(batch["image"], keys)
-  x0 = np.asarray(to_float(batch["image"]))
-  noise = np.asarray(still) - x0
-  left, stds = noise.std((1, 2, 3)), np.exp(-2)
-  assert (np.abs(left / stds - 1) < 0.4).all() and 0.9 < left[left > stds].mean() / stds < 1.3
-  centred = x0 - x0.mean(0)
-  shrinks = ((np.asarray(still) - x0.mean(0)) * centred).sum((1, 2, 3)) / np.square(centred).sum((1, 2, 3))
-  half_denoised = shrinks < 1 - 0.5 * stds**2 / (stds**2 + x0.var(0).mean())
-  assert 16 < half_denoised.sum() < 48
+  left = (np.asarray(still) - np.asarray(to_float(batch["image"]))).std((1, 2, 3)) * np.exp(2)
+  denoised = left < 1e-3
+  assert 16 < denoised.sum() < 48
+  assert (np.abs(left[~denoised] - 1) < 0.4).all() and 0.95 < left[~denoised].mean() < 1.05
   assert not np.allclose(seen, still, atol=1)
   np.testing.assert_array_equal(objective.replace(train=False)._augment(batch["image"], keys), to_float(batch["image"]))
 
 
-def test_half_denoised_is_the_posterior_mean_of_normal_pictures():
-  """Least squares of x0 on x, for pictures drawn from a normal distribution, gives the same shrinkage."""
-  from diffjax.training.objectives.clip import _half_denoised
-
-  key_x0, key_noise = jax.random.split(jax.random.key(0))
-  x0 = 0.3 + 0.5 * jax.random.normal(key_x0, (20000, 2, 2, 1))
-  x = x0 + 0.7 * jax.random.normal(key_noise, x0.shape)
-  slope, constant = np.polyfit(np.ravel(x), np.ravel(x0), 1)
-  found = _half_denoised(x, x0, jnp.full(20000, 0.7), None)
-  np.testing.assert_allclose(found, constant + slope * x, atol=0.02)
+def test_the_ideal_denoiser_of_two_opposite_pictures():
+  """Of v and -v it is v tanh(v.x / sigma^2), at every noise level."""
+  v = jnp.asarray([0.9, -0.4, 0.1, -1.0]).reshape(2, 2, 1)
+  x, sigma = jax.random.normal(jax.random.key(0), (5, 2, 2, 1)), jnp.asarray([0.05, 0.3, 1.0, 3.0, 80.0])
+  along = jnp.tensordot(x, v, axes=3) / jnp.square(sigma)
+  expected = jnp.tanh(along)[:, None, None, None] * v
+  np.testing.assert_allclose(ideal_denoiser(x, sigma, jnp.stack([v, -v])), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_rows_randomness_is_its_own(tiny_clip):
