@@ -94,7 +94,7 @@ def test_the_ideal_denoiser_of_two_opposite_pictures():
   v = jnp.asarray([0.9, -0.4, 0.1, -1.0]).reshape(2, 2, 1)
   x, sigma = jax.random.normal(jax.random.key(0), (5, 2, 2, 1)), jnp.asarray([0.05, 0.3, 1.0, 3.0, 80.0])
   along = jnp.tensordot(x, v, axes=3) / jnp.square(sigma)
-  expected = jnp.tanh(along)[:, None, None, None] * v
+  expected = jnp.tanh(along)[:, None, None, None] * v[None]
   np.testing.assert_allclose(ideal_denoiser(x, sigma, jnp.stack([v, -v])), expected, rtol=1e-5, atol=1e-6)
 
 
