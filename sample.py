@@ -66,7 +66,7 @@ def draw(
     clip: the folder of a CLIP, its run or published weights, for a prompt.
     prompt: what to draw, in words; several separated by |, each with a weight after ::.
     image_prompt: picture files to be like, written as prompts are.
-    guidance: a ConfigDict that says how CLIP guides; default: `configuration.default_guidance_config`.
+    guidance: a ConfigDict that says how CLIP guides; default: as `runs.make_prompt`.
     guidance_scale: of the guidance by CLIP, or, without a prompt, by labels.
     best_of: draw so many and keep the `num` that CLIP likes best.
     best: draw from the checkpoint with the least held-out loss instead of the newest.
@@ -199,7 +199,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("out", "out", "Folder to write to.")
   flags.DEFINE_integer("num", 64, "How many pictures.")
   flags.DEFINE_integer("steps", None, "Noise levels above zero; default: the run's.")
-  flags.DEFINE_string("sampler", None, "Name of a sampler; default: the run's.")
+  flags.DEFINE_string("sampler", None, "Name of a sampler; default: as the prompt's guidance says, or the run's.")
   flags.DEFINE_string("grid", None, "Name of a grid; default: what the run recommends for the number of steps.")
   flags.DEFINE_integer("seed", 0, "Seed of all randomness.")
   flags.DEFINE_list("label", None, "Class to draw, or several in turn: --label=0,1,2.")
@@ -213,7 +213,10 @@ if __name__ == "__main__":
   flags.DEFINE_integer("best_of", None, "Draw this many and keep the --num that CLIP rates highest.")
   flags.DEFINE_bool("cfgpp", False, "CFG++: keep the unguided model's noise; with a guidance_scale of 0 to 1.")
   flags.DEFINE_integer(
-    "repeats", 1, "Time travel: take each step this many times, going back by fresh noise in between."
+    "repeats",
+    None,
+    "Time travel: take each step this many times, going back by fresh noise in between; default: as the prompt's"
+    " guidance says, or once.",
   )
   flags.DEFINE_string("init_image", None, "Picture file to start from instead of noise.")
   flags.DEFINE_string("mask", None, "Picture file: white where to draw the init image anew, black where to keep it.")

@@ -19,7 +19,10 @@ class ClipPrompts:
   clip: Any
 
   def cond(
-    self, prompt: str | None = None, image_prompts: Sequence[tuple[np.ndarray, float]] = ()
+    self,
+    prompt: str | None = None,
+    image_prompts: Sequence[tuple[np.ndarray, float]] = (),
+    alternatives: Sequence[str] = (),
   ) -> dict[str, np.ndarray]:
     """{"targets": unit vectors [P, D], "weights": [P]} of what to draw.
 
@@ -27,6 +30,7 @@ class ClipPrompts:
       prompt: texts separated by |, each with a weight after :: if it is not 1; "a three|a four::-0.5" asks for a three
         that is little like a four.
       image_prompts: pictures uint8 [H, W, C] of any size to be like, with their weights.
+      alternatives: texts of weight 0, which what is drawn is told from.
 
     Raises:
       ValueError: an empty text, a weight that is no number, or nothing at all.
@@ -34,5 +38,6 @@ class ClipPrompts:
     texts = split_prompt(prompt or "") if prompt is not None or not image_prompts else []
     targets = [self.clip.encode_texts([text for text, _ in texts])] if texts else []
     targets += [self.clip.encode_pictures(image[None]) for image, _ in image_prompts]
-    weights = [weight for _, weight in (*texts, *image_prompts)]
+    targets += [self.clip.encode_texts(alternatives)] if alternatives else []
+    weights = [weight for _, weight in (*texts, *image_prompts)] + [0.0] * len(alternatives)
     return {"targets": np.concatenate(targets), "weights": np.asarray(weights, np.float32)}

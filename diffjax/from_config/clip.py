@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax.data import Tokenizer, captions, train_tokenizer
+from diffjax.from_config import guidance
 from diffjax.from_config.construction import construct, lookup, set_fields
 from diffjax.from_config.diffusion import DTYPES, NOISE_LEVELS
-from diffjax.networks import CLIP, ImageEncoder, TextEncoder
+from diffjax.networks import CLIP, ImageEncoder, ImageFeatures, TextEncoder
 from diffjax.training.objectives.clip import ContrastiveObjective
 from diffjax.training.optimizers import at_most
 from diffjax.typing import Array, PyTree
@@ -88,6 +89,7 @@ def check(config) -> None:
     )
   held_out_captions(config)
   objective(config)
+  guidance.check(config.guidance, ImageFeatures({}, module(config).image))
 
 
 def memory_settings(config) -> dict[str, Any]:

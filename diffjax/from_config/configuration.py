@@ -9,7 +9,10 @@ from diffjax.from_config.kinds import kind_of
 from diffjax.networks import ImageEncoder, TextEncoder, UNet
 from diffjax.system.files import parse_json, shown
 
-NEW_KEYS = {"diffusion": {"sampler": ("guidance_interval", "guidance_rescale", "threshold"), "data": ("augment",)}}
+NEW_KEYS = {
+  "diffusion": ("sampler.guidance_interval", "sampler.guidance_rescale", "sampler.threshold", "data.augment"),
+  "clip": ("guidance",),
+}
 """By kind of model, keys that the configs of older runs lack, and whose defaults mean what those runs did."""
 
 FREE_KEYS = ("parallel",)
@@ -44,7 +47,7 @@ def default_config() -> Any:
 
 
 def default_clip_config() -> Any:
-  """A CLIP's ConfigDict with every key that train.py reads; files in configs/ fill it in."""
+  """A CLIP's ConfigDict with every key that train.py and sample.py read; files in configs/ fill it in."""
   from ml_collections import ConfigDict
 
   config = _common()
@@ -52,6 +55,7 @@ def default_clip_config() -> Any:
   config.model.update(name="clip", features=64, loss="softmax", dtype="float32")
   config.model.update(image=_fields(ImageEncoder, OF_BOTH_TOWERS), text=_fields(TextEncoder, OF_BOTH_TOWERS))
   config.captions = ConfigDict(dict(names=ConfigDict(), templates=(), held_out=(), vocab_size=1024, length=32))
+  config.guidance = default_guidance_config()
   return config
 
 
@@ -67,6 +71,8 @@ def default_guidance_config() -> Any:
   config.options = ConfigDict()
   config.views = ConfigDict(dict(name="small_views"))
   config.penalties = ConfigDict()
+  config.sampler = ""  # the run's
+  config.by_steps = ConfigDict()  # "from this many steps on": other values of these keys
   return config
 
 
@@ -139,9 +145,11 @@ def from_json(text: str | bytes):
   parts = tree if isinstance(tree, dict) else {}
   kind = kind_of(parts) if isinstance(parts.get("model"), dict) else "diffusion"
   default = DEFAULTS[kind]().to_dict()
-  for section, keys in NEW_KEYS.get(kind, {}).items():
-    if isinstance(parts.get(section), dict):
-      tree[section] = {key: default[section][key] for key in keys} | tree[section]
+  for key in NEW_KEYS[kind]:
+    section, _, name = key.rpartition(".")
+    part, known = (parts.get(section), default[section]) if section else (parts, default)
+    if isinstance(part, dict):
+      part.setdefault(name, known[name])
   misfits = list(_misfits(tree, default))
   if misfits:
     raise ValueError("; ".join(misfits))

@@ -42,6 +42,19 @@ def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any],
   return make(*args, **fields)
 
 
+def from_steps_on(table: Mapping[str, Any], num_steps: int) -> Any:
+  """The entry for a number of steps in a table by "from so many steps on", {"1": ..., "8": ...}; None: there is none."""
+  fitting = [key for key in table if int(key) <= num_steps]
+  return table[max(fitting, key=int)] if fitting else None
+
+
+def check_steps(table: Iterable[str], key: str) -> None:
+  """Raises ValueError unless all names in a table, that of a config's `key`, are numbers of steps."""
+  for steps in table:
+    if not (steps.isdecimal() and int(steps)):
+      raise ValueError(f"{key} has a key {steps!r}; expected a number of steps such as '8'.")
+
+
 def set_fields(spec: Mapping[str, Any]) -> dict[str, Any]:
   """The fields that a config sets; those that are None are left to the network's own defaults."""
   return {key: value for key, value in spec.items() if value is not None}

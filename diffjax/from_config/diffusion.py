@@ -21,7 +21,7 @@ from diffjax import (
 )
 from diffjax.checks import check_numbers
 from diffjax.cluster.layouts import LAYOUTS
-from diffjax.from_config.construction import construct, lookup, set_fields
+from diffjax.from_config.construction import check_steps, construct, from_steps_on, lookup, set_fields
 from diffjax.networks import contract
 from diffjax.pipelines import Pipeline
 from diffjax.schedules import Schedule
@@ -188,10 +188,9 @@ def grid(config, num_steps: int, name: str | None = None) -> Array:
   grids.check_num_steps(num_steps)
   spec = {"name": name}
   if name is None:
-    fitting = [key for key in config.sampler.grids if int(key) <= num_steps]
-    if not fitting:
+    spec = from_steps_on(config.sampler.grids, num_steps)
+    if spec is None:
       raise ValueError(f"sampler.grids names no grid for {num_steps} steps; add one under the key '1', or name a grid.")
-    spec = config.sampler.grids[max(fitting, key=int)]
   return _grid(config, spec, num_steps)
 
 
@@ -258,9 +257,8 @@ def check(config) -> None:
   interval = tuple(config.sampler.guidance_interval)
   if len(interval) != 2 or not interval[0] < interval[1]:
     raise ValueError(f"sampler.guidance_interval is {interval}, but must be two noise levels, the lower one first.")
+  check_steps(config.sampler.grids, "sampler.grids")
   for steps, spec in config.sampler.grids.items():
-    if not (steps.isdecimal() and int(steps)):
-      raise ValueError(f"sampler.grids has a key {steps!r}; expected a number of steps such as '8'.")
     _grid(config, spec, max(int(steps), 2))  # a single step would show no more than the first level
   sigmas, method = grid(config, config.sampler.steps), sampler(config)
   if isinstance(method, samplers.Restart):

@@ -7,7 +7,7 @@ from jax.tree_util import Partial
 
 from diffjax import guidance, samplers, schedules
 from diffjax.checks import check_numbers
-from diffjax.from_config.construction import construct, lookup
+from diffjax.from_config.construction import check_steps, construct, from_steps_on, lookup
 from diffjax.guidance.training_free import posterior_sampling
 from diffjax.networks import ImageFeatures
 from diffjax.typing import Array, Denoiser, Sampler
@@ -32,6 +32,29 @@ METHODS: dict[str, Callable[..., guidance.EnergyGuidance]] = {
   "universal": guidance.universal,
   "training_free": guidance.training_free,
 }
+
+
+def at_steps(config, num_steps: int):
+  """A guidance config for a number of steps: with the values that its `by_steps` has from so many steps on.
+
+  Raises:
+    ValueError: a key there that guidance does not have, or that is no number of steps.
+  """
+  check_steps(config.by_steps, "by_steps of guidance")
+  config = config.copy_and_resolve_references()
+  for key, value in (from_steps_on(config.by_steps, num_steps) or {}).items():
+    lookup(config, "key of guidance", key)
+    config[key] = value
+  return config
+
+
+def check(config, image_features: ImageFeatures) -> None:
+  """Raises ValueError for the first mistake in what a guidance config says, for any number of steps."""
+  for steps in ("1", *config.by_steps):
+    told = at_steps(config, int(steps))
+    if told.sampler:
+      lookup(samplers.METHODS, "sampler", told.sampler)
+    sampler(told, guided(told, None, clip_energy(told, image_features, np.eye(2), (1, 0), 1.0)), samplers.Euler())
 
 
 def clip_energy(

@@ -48,6 +48,15 @@ class Defaults(Protocol):
 class Guide(Protocol):
   """What a prompt that is no cond does: it guides denoiser and sampler, as `runs.Prompt` does."""
 
+  @property
+  def sampler(self) -> str | None:
+    """The name of the sampler that guidance wants where a caller does not say; None: the model's own."""
+    ...
+
+  def at(self, num_steps: int, repeats: int | None = None) -> "Guide":
+    """The same for a number of steps, each of them taken `repeats` times, or as often as the guidance says."""
+    ...
+
   def guide(
     self, denoiser: Denoiser, sampler: Sampler, report: Callable[[int, float], None] | None = None
   ) -> tuple[Denoiser, Sampler]: ...
@@ -87,7 +96,7 @@ class Pipeline:
     guidance_scale: float | None = None,
     prompt: Guide | None = None,
     cfgpp: bool = False,
-    repeats: int = 1,
+    repeats: int | None = None,
     init_image: np.ndarray | None = None,
     mask: np.ndarray | None = None,
     strength: float | None = None,
@@ -102,7 +111,7 @@ class Pipeline:
     Args:
       num: how many.
       steps: noise levels above zero.
-      sampler: its name.
+      sampler: its name; default: as the prompt's guidance says, or the model's own.
       grid: its name.
       sigmas: the noise levels themselves, [steps + 1], descending to 0, instead of `steps` and `grid`.
       seed: of all randomness.
@@ -111,7 +120,8 @@ class Pipeline:
       guidance_scale: of classifier-free guidance, for pictures with labels.
       prompt: what to draw, by `runs.make_prompt`; its guidance stands on top of that by labels.
       cfgpp: CFG++ in its place, `samplers.MeanGuided`: the noise that stays is the unguided model's; a scale in [0, 1].
-      repeats: time travel, `samplers.Recurrent`: how often each step is taken, with so many times the network calls.
+      repeats: time travel, `samplers.Recurrent`: how often each step is taken, with so many times the network calls;
+        default: as the prompt's guidance says, or once.
       init_image: uint8 [H, W, C], a picture to start from (SDEdit) instead of noise.
       mask: bool [H, W], True where the init image is drawn anew (inpainting); elsewhere it is kept as it is.
       strength: in (0, 1], the share of the steps that are done; default: 1 with a mask, 0.5 without. Below 1 what is
@@ -136,7 +146,11 @@ class Pipeline:
     sigmas, shape = self._levels(steps, grid, sigmas), self._x0_shape()
     if noise is not None and np.shape(noise) != (num, *shape):
       raise ValueError(f"noise has shape {np.shape(noise)}, but {num} pictures start from {(num, *shape)}.")
-    method = self.defaults.sampler(sampler, num_steps=len(sigmas) - 1, **options)
+    num_steps = len(sigmas) - 1
+    if prompt:
+      prompt, repeats = prompt.at(num_steps, repeats), 1
+    sampler = sampler or (prompt and prompt.sampler)
+    method = self.defaults.sampler(sampler, num_steps=num_steps, **options)
     cond, scale = self._cond(num, labels, guidance_scale)
     denoiser = self.defaults.guided(self.denoiser, scale)
     if cfgpp:
@@ -146,7 +160,7 @@ class Pipeline:
     def assemble(report=None):
       wrapped = samplers.MeanGuided(method) if cfgpp else method
       guided, wrapped = prompt.guide(denoiser, wrapped, report) if prompt else (denoiser, wrapped)
-      wrapped = samplers.Recurrent(wrapped, repeats) if repeats != 1 else wrapped
+      wrapped = wrapped if repeats in (None, 1) else samplers.Recurrent(wrapped, repeats)
       edited, levels, start = edit(guided, sigmas, known, mask, strength, shape)
       if isinstance(method, samplers.Restart):
         method.check_grid(levels)

@@ -47,6 +47,12 @@ class ClipRun:
     """The learned inverse temperature."""
     return float(jnp.exp(self.params["params"]["logit_scale"]))
 
+  @property
+  def captions(self) -> list[str]:
+    """The texts that it was trained on; none of published weights."""
+    made = from_config.clip.training_captions(self.config) if self.config is not None else []
+    return [text for texts in made for text in texts]
+
   def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
     """Unit vectors [T, D] of texts that say what to draw; an empty one is a ValueError."""
     return np.asarray(_encode_texts(self.module, self.params, self.tokenizer.prompts(texts)))

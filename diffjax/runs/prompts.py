@@ -31,6 +31,17 @@ class Prompt:
   config: Any
   scale: float | None = None
 
+  @property
+  def sampler(self) -> str | None:
+    """The name of the sampler that the config wants; None: the model's own."""
+    return self.config.sampler or None
+
+  def at(self, num_steps: int, repeats: int | None = None) -> "Prompt":
+    """The same for a number of steps, each of them taken `repeats` times, or as often as the config says."""
+    config = from_config.guidance.at_steps(self.config, num_steps)
+    config.repeats = config.repeats if repeats is None else repeats
+    return dataclasses.replace(self, config=config)
+
   def guide(
     self, denoiser: Denoiser, sampler: Sampler, report: Callable[[int, float], None] | None = None
   ) -> tuple[Denoiser, Sampler]:
@@ -65,14 +76,17 @@ def make_prompt(
     prompt: texts separated by |, each with a weight after :: if it is not 1; "a three|a four::-0.5" draws a three that
       is little like a four.
     image_prompts: pictures uint8 [H, W, C] of any size to be like, with their weights.
-    config: `configuration.default_guidance_config()` or another in configs/guidance.py; None: that default.
+    config: how CLIP guides, as `configuration.default_guidance_config` or configs/guidance.py make it; None: for words
+      as the CLIP's run says, and for pictures, or a CLIP with published weights, that default.
     scale: of the guidance; None is the config's.
 
   Raises:
     ValueError: no prompt at all, an empty one, a weight that is no number, all weights 0, or a config that cannot work.
   """
-  config = default_guidance_config() if config is None else config
-  cond = ClipPrompts(clip).cond(prompt, image_prompts)
+  if config is None:
+    config = default_guidance_config() if image_prompts or clip.config is None else clip.config.guidance
+  # A share is one among all that a picture could be
+  cond = ClipPrompts(clip).cond(prompt, image_prompts, clip.captions if config.distance == "softmax" else ())
   energy = from_config.guidance.clip_energy(
     config, clip.image_features, cond["targets"], cond["weights"], clip.logit_scale
   )

@@ -58,8 +58,9 @@ def test_a_run_of_before_these_keys_is_read_and_goes_on(tmp_path, tiny):
   runs.claim(tmp_path, config)
   path = tmp_path / runs.CONFIG
   old = json.loads(path.read_text())
-  for key in configuration.NEW_KEYS["diffusion"]["sampler"]:
-    del old["sampler"][key]
+  for key in configuration.NEW_KEYS["diffusion"]:
+    section, name = key.split(".")
+    del old[section][name]
   path.write_text(json.dumps(old))
   (tmp_path / runs.CHECKPOINTS / "3").mkdir(parents=True)
   assert not configuration.differences(runs.read_config(tmp_path), config)

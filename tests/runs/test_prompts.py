@@ -1,5 +1,7 @@
 """Words that say what to draw: how they are read, and that they move what is drawn."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -121,6 +123,63 @@ def test_prompt_scale_and_weight_do_not_compile_again(clip, model):
     logger.removeHandler(handler)
     jax.config.update("jax_log_compiles", False)
   assert not [text for text in compiled if "draw" in text]
+
+
+def test_words_are_guided_as_the_clip_says_and_pictures_by_the_default(clip):
+  clip.config.guidance.update(distance="softmax", scale=5.0)
+  picture = np.zeros((8, 8, 3), np.uint8)
+  words = runs.make_prompt(clip, "a three|a four::-1")
+  assert words.config == clip.config.guidance and words.energy.distance == "softmax"
+  captions = from_config.clip.training_captions(clip.config)
+  expected = clip.encode_texts(["a three", "a four", *(text for texts in captions for text in texts)])
+  np.testing.assert_allclose(words.energy.targets, expected, atol=1e-6)
+  np.testing.assert_array_equal(words.energy.weights, [0.5, -0.5] + [0] * (len(expected) - 2))
+  for asked in (dict(), dict(prompt="a three")):
+    pictures = runs.make_prompt(clip, **asked, image_prompts=[(picture, 1.0)])
+    assert pictures.config == configuration.default_guidance_config()
+  published = dataclasses.replace(clip, config=None)
+  assert runs.make_prompt(published, "a three").config == configuration.default_guidance_config()
+  with pytest.raises(ValueError, match="one prompt alone"):
+    runs.make_prompt(published, "a three", config=clip.config.guidance)
+
+
+def test_guidance_by_number_of_steps(clip, model):
+  config = configuration.default_guidance_config()
+  config.update(sampler="heun", scale=2.0)
+  config.by_steps = {"3": dict(scale=5.0, repeats=4), "10": dict(sampler="euler")}
+  prompt = runs.make_prompt(clip, "a three", config=config)
+  seen = lambda prompt: (prompt.config.scale, prompt.config.repeats, prompt.sampler)
+  assert seen(prompt.at(2)) == (2.0, 1, "heun")
+  assert seen(prompt.at(9)) == (5.0, 4, "heun")
+  assert seen(prompt.at(9, repeats=2)) == (5.0, 2, "heun")
+  assert seen(prompt.at(10)) == (2.0, 1, "euler")
+  assert seen(prompt) == (2.0, 1, "heun")
+  assert runs.make_prompt(clip, "a three").at(5).sampler is None
+  draw = lambda prompt=prompt, **options: model.draw(2, prompt=prompt, steps=3, **options)
+  plain = configuration.default_guidance_config()
+  plain.update(scale=5.0, repeats=4)
+  same = draw(runs.make_prompt(clip, "a three", config=plain), sampler="heun")
+  np.testing.assert_array_equal(draw(), same)
+  assert (draw(sampler="euler") != same).any() and (draw(repeats=1) != same).any()
+
+
+@pytest.mark.parametrize(
+  ("change", "says"),
+  [
+    (dict(method="dsp"), "Did you mean 'dps'"),
+    (dict(distance="angular"), "choose one of spherical"),
+    (dict(sampler="huen"), "Did you mean 'heun'"),
+    (dict(by_steps={"few": {}}), "a key 'few'"),
+    (dict(by_steps={"0": {}}), "a key '0'"),
+    (dict(by_steps={"2": dict(scael=1.0)}), "Did you mean 'scale'"),
+    (dict(by_steps={"2": dict(sampler="huen")}), "Did you mean 'heun'"),
+  ],
+)
+def test_guidance_of_a_clip_is_checked_before_it_is_trained(tiny_clip, change, says):
+  config = tiny_clip()
+  config.guidance.update(change)
+  with pytest.raises(ValueError, match=says):
+    from_config.check(config)
 
 
 @pytest.mark.slow

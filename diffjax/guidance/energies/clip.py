@@ -83,13 +83,13 @@ def clip(
     targets: unit vectors [P, D] of what to draw, texts and pictures alike.
     weights: one for each target, scaled here to an absolute sum of 1; default: equal. Negative: away from it.
     distance: "spherical", 2 arcsin(|u - v| / 2)^2; "cosine", 1 - u.v; "softmax", -log of the share that a target has
-      among all targets, so that a target of weight 0 is an alternative to be told from.
+      among all targets, so that a target of weight 0 is an alternative to be told from, as in a classifier.
     views: `Cutouts`, or `small_views` for pictures of few pixels.
     logit_scale: inverse temperature of "softmax", CLIP's own is learned.
 
   Raises:
     ValueError: no target, not one weight for each, weights that are all 0 or not finite, an unknown distance, or
-      "softmax" with negative weights or with one target alone, whose share is always 1.
+      "softmax" with one target alone, whose share is always 1.
   """
   targets = jnp.asarray(targets)
   shares = jnp.ones(len(targets)) if weights is None else jnp.asarray(weights, jnp.float32)
@@ -100,10 +100,6 @@ def clip(
     raise ValueError(f"the weights of the prompts are {shares.tolist()}; give finite ones, not all of them 0.")
   if distance not in DISTANCES:
     raise ValueError(f"there is no distance {distance!r}; choose one of {', '.join(DISTANCES)}.")
-  if distance == "softmax" and float(shares.min()) < 0:
-    raise ValueError(
-      "a share among prompts cannot be negative; give 0 to what should not be drawn, or another distance."
-    )
   if distance == "softmax" and len(targets) == 1:
     raise ValueError("one prompt alone has all of the share; add what it is to be told from, as in 'a three|a two::0'.")
   return ClipEnergy(image_features, targets, shares / total, views, logit_scale, distance)
