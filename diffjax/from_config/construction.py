@@ -43,7 +43,7 @@ def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any],
 
 
 def from_steps_on(table: Mapping[str, Any], num_steps: int) -> Any:
-  """The entry for a number of steps in a table by "from so many steps on", {"1": ..., "8": ...}; None: there is none."""
+  """The entry for a number of steps in a table by "from so many on", {"1": ..., "8": ...}; None if there is none."""
   fitting = [key for key in table if int(key) <= num_steps]
   return table[max(fitting, key=int)] if fitting else None
 
