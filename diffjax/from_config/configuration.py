@@ -72,6 +72,7 @@ def default_guidance_config() -> Any:
   config.views = ConfigDict(dict(name="small_views"))
   config.penalties = ConfigDict()
   config.sampler = ""  # the run's
+  config.accept = 0.0  # the least share of what was asked for, of a picture that is not drawn again
   config.by_steps = ConfigDict()  # "from this many steps on": other values of these keys
   return config
 

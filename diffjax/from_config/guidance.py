@@ -6,7 +6,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from diffjax import guidance, samplers, schedules
-from diffjax.checks import check_numbers
+from diffjax.checks import check_in, check_numbers
 from diffjax.from_config.construction import check_steps, construct, from_steps_on, lookup
 from diffjax.guidance.training_free import posterior_sampling
 from diffjax.networks import ImageFeatures
@@ -38,13 +38,14 @@ def at_steps(config, num_steps: int):
   """A guidance config for a number of steps: with the values that its `by_steps` has from so many steps on.
 
   Raises:
-    ValueError: a key there that guidance does not have, or that is no number of steps.
+    ValueError: a key there that guidance does not have, or that is no number of steps; a share out of range.
   """
   check_steps(config.by_steps, "by_steps of guidance")
   config = config.copy_and_resolve_references()
   for key, value in (from_steps_on(config.by_steps, num_steps) or {}).items():
     lookup(config, "key of guidance", key)
     config[key] = value
+  check_in("[0, 1)", accept=config.accept)
   return config
 
 

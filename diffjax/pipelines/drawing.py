@@ -68,21 +68,21 @@ def draw_batches(
   layout: type[Layout],
   assemble: Callable[..., tuple],
   asked: PyTree,
-  num: int,
+  numbers: np.ndarray,
   batch_size: int,
   progress: Callable[[Sequence[int]], Iterable[int]],
   *,
   again: bool,
 ) -> Drawn:
-  """Draws `num` pictures by a `compiled_draw`, each process its share of every batch.
+  """Draws the pictures of these numbers by a `compiled_draw`, each process its share of every batch.
 
   Args:
     program: the compiled function.
     layout: how arrays lie on the devices.
     assemble: gives what all pictures share; with a report of non-finite gradients, the same with that report.
     asked: what each picture has of its own, arrays [num, ...].
-    num: how many pictures.
-    batch_size: how many at a time.
+    numbers: int [num], what each picture's randomness follows from, besides the seed.
+    batch_size: how many at a time, rounded up to a multiple of the devices.
     progress: wraps the list of batches.
     again: whether a batch that is not finite is drawn once more, by a program that takes gradients that are not finite
       for zero and reports them. Host callbacks keep that one out of the cache on disk.
@@ -91,8 +91,8 @@ def draw_batches(
     FloatingPointError: a picture is NaN or infinite.
     MemoryError: a device's memory does not suffice.
   """
-  count = parallel.device_count()
-  batch_size = -(-min(batch_size, num) // count) * count
+  num, count = len(numbers), parallel.device_count()
+  batch_size = -(-batch_size // count) * count
   settings: dict[str, Any] = {"batch_size": batch_size}
   if count > 1:
     settings["parallel"] = next(name for name, known in LAYOUTS.items() if known is layout)
@@ -100,9 +100,8 @@ def draw_batches(
   with memory.explaining(program, settings) as program:
     shared = layout.spread(assemble())
     for first in progress(range(0, num, batch_size)):
-      numbers = np.arange(first, first + batch_size)[parallel.own_part(batch_size)]
-      rows = np.minimum(numbers, num - 1)
-      own = layout.split((numbers, jax.tree.map(lambda a, rows=rows: a[rows], asked)))
+      rows = np.minimum(np.arange(first, first + batch_size), num - 1)[parallel.own_part(batch_size)]
+      own = layout.split(jax.tree.map(lambda a, rows=rows: a[rows], (numbers, asked)))
       drawn = program(*shared, *own)
       if again and not layout.join(drawn["finite"]).all():
         drawn = program(*layout.spread(assemble(warn_of_nonfinite)), *own)
@@ -117,6 +116,16 @@ def draw_batches(
   if "path" in whole:
     whole["path"] = np.moveaxis(whole["path"], 1, 0)
   return Drawn(**whole)
+
+
+def put(drawn: Drawn, rows: np.ndarray, anew: Drawn) -> Drawn:
+  """Pictures with those of `rows` drawn anew."""
+  if drawn.path is not None:
+    drawn.path[:, rows] = anew.path
+  for old, new in ((drawn.images, anew.images), (drawn.noise, anew.noise), (drawn.calls, anew.calls)):
+    if old is not None:
+      old[rows] = new
+  return drawn
 
 
 def edit(

@@ -11,12 +11,18 @@ import numpy as np
 
 from diffjax import samplers
 from diffjax.checks import check_numbers
+from diffjax.cluster import parallel
 from diffjax.cluster.layouts import Layout, Replicated
 from diffjax.codecs import Pixels, to_float
 from diffjax.conditioning import Unconditional
 from diffjax.grids import check_grid
-from diffjax.pipelines.drawing import Drawn, compiled_draw, draw_batches, edit
+from diffjax.pipelines.drawing import Drawn, compiled_draw, draw_batches, edit, put
 from diffjax.typing import Array, Codec, Conditioner, Denoiser, Sampler
+
+ATTEMPTS = 5
+"""How often a picture is drawn at most, where the prompt does not accept it."""
+APART = 2**28
+"""Between the numbers of a picture's attempts; no more pictures than these are drawn at once."""
 
 
 class Defaults(Protocol):
@@ -59,7 +65,13 @@ class Guide(Protocol):
 
   def guide(
     self, denoiser: Denoiser, sampler: Sampler, report: Callable[[int, float], None] | None = None
-  ) -> tuple[Denoiser, Sampler]: ...
+  ) -> tuple[Denoiser, Sampler]:
+    """Both, guided; `report` as in `guidance.EnergyGuidance`."""
+    ...
+
+  def accepts(self, images: np.ndarray) -> np.ndarray:
+    """Whether each of the pictures, uint8 or in -1..1 [N, H, W, C], shows what was asked for, bool [N]."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +119,8 @@ class Pipeline:
     **options: float | None,
   ) -> Drawn:
     """Draws pictures; each depends on the seed and its own number alone.
+
+    A picture that the prompt does not accept is drawn again from other noise, `ATTEMPTS` times in all.
 
     Args:
       num: how many.
@@ -167,9 +181,19 @@ class Pipeline:
       return edited, wrapped, self.codec, levels, jax.random.key(seed), start
 
     program = compiled_draw(self.layout, shape, floats, trajectory)
-    return draw_batches(
-      program, self.layout, assemble, (cond, noise), num, batch_size, progress, again=prompt is not None
-    )
+    size = min(batch_size, num)  # of all attempts: another would compile anew
+
+    def draw_these(numbers):
+      asked = jax.tree.map(lambda a: a[numbers % APART], (cond, noise))
+      return draw_batches(program, self.layout, assemble, asked, numbers, size, progress, again=prompt is not None)
+
+    drawn = draw_these(np.arange(num))
+    for attempt in range(1, ATTEMPTS if prompt and noise is None else 1):
+      refused = parallel.from_first(lambda drawn=drawn: np.flatnonzero(~prompt.accepts(drawn.images)).tolist())
+      if not refused:
+        break
+      drawn = put(drawn, np.asarray(refused), draw_these(np.asarray(refused) + attempt * APART))
+    return drawn
 
   def _levels(self, steps, grid, sigmas):
     if sigmas is None:

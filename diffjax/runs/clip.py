@@ -47,11 +47,17 @@ class ClipRun:
     """The learned inverse temperature."""
     return float(jnp.exp(self.params["params"]["logit_scale"]))
 
-  @property
-  def captions(self) -> list[str]:
-    """The texts that it was trained on; none of published weights."""
-    made = from_config.clip.training_captions(self.config) if self.config is not None else []
-    return [text for texts in made for text in texts]
+  @functools.cached_property
+  def classes(self) -> np.ndarray | None:
+    """Unit vectors [C, D] of the classes that it was trained on, means over their captions; None of published weights.
+
+    CLIP, section 3.1.4, "ensembling over different prompts".
+    """
+    if self.config is None:
+      return None
+    captions = np.asarray(from_config.clip.training_captions(self.config))
+    vectors = self.encode_texts(captions.ravel().tolist()).reshape(*captions.shape, -1)
+    return np.asarray(unit(vectors.mean(axis=0)))
 
   def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
     """Unit vectors [T, D] of texts that say what to draw; an empty one is a ValueError."""

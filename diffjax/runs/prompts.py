@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffjax import from_config, guidance
 from diffjax.codecs import to_float
-from diffjax.conditioning import ClipPrompts
+from diffjax.conditioning import ClipPrompts, among
 from diffjax.from_config.configuration import default_guidance_config
 from diffjax.runs.clip import ClipRun
 from diffjax.system import compilation
@@ -25,11 +26,13 @@ class Prompt:
     energy: `guidance.ClipEnergy` of the prompts.
     config: a guidance ConfigDict.
     scale: of the guidance; None is the config's.
+    asked: bool [P], which of the energy's targets a picture should be read as; None: pictures are not read.
   """
 
   energy: guidance.ClipEnergy
   config: Any
   scale: float | None = None
+  asked: np.ndarray | None = None
 
   @property
   def sampler(self) -> str | None:
@@ -52,13 +55,35 @@ class Prompt:
 
   def scores(self, images: np.ndarray) -> np.ndarray:
     """How well CLIP thinks pictures uint8 [N, H, W, C] fit: weighted cosines [N], higher is better."""
-    parts = [_similarity(self.energy, images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-    return np.concatenate([np.asarray(part) for part in parts])
+    return _by_batches(_similarity, self.energy, images)
+
+  def accepts(self, images: np.ndarray) -> np.ndarray:
+    """Whether each of the pictures, uint8 or in -1..1 [N, H, W, C], is read as what was asked for, bool [N].
+
+    It is where what was asked for has at least the config's `accept` of all shares.
+    """
+    scale = self.config.scale if self.scale is None else self.scale
+    if self.asked is None or not self.config.accept or scale <= 0:
+      return np.ones(len(images), bool)
+    return _by_batches(_shares, self.energy, images) @ self.asked >= self.config.accept
+
+
+def _by_batches(judge, energy, images):
+  return np.concatenate([np.asarray(judge(energy, images[i : i + BATCH])) for i in range(0, len(images), BATCH)])
 
 
 @compilation.jit
 def _similarity(energy: guidance.ClipEnergy, images: Array) -> Array:
-  return energy.similarity(to_float(images))
+  return energy.similarity(_floats(images))
+
+
+@compilation.jit
+def _shares(energy: guidance.ClipEnergy, images: Array) -> Array:
+  return energy.shares(_floats(images))
+
+
+def _floats(images):
+  return images if jnp.issubdtype(images.dtype, jnp.floating) else to_float(images)
 
 
 def make_prompt(
@@ -85,9 +110,10 @@ def make_prompt(
   """
   if config is None:
     config = default_guidance_config() if image_prompts or clip.config is None else clip.config.guidance
-  # A share is one among all that a picture could be
-  cond = ClipPrompts(clip).cond(prompt, image_prompts, clip.captions if config.distance == "softmax" else ())
+  cond = ClipPrompts(clip).cond(prompt, image_prompts)
+  if config.distance == "softmax" and clip.classes is not None:
+    cond = among(clip.classes, cond)  # a share is one of all that a picture could be
   energy = from_config.guidance.clip_energy(
     config, clip.image_features, cond["targets"], cond["weights"], clip.logit_scale
   )
-  return Prompt(energy, config, scale)
+  return Prompt(energy, config, scale, cond.get("asked"))

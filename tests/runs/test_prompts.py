@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from diffjax import from_config, guidance, runs, samplers
-from diffjax.conditioning import split_prompt
+from diffjax.conditioning import among, split_prompt
 from diffjax.from_config import configuration
+from diffjax.pipelines import pipeline
 
 
 @pytest.fixture
@@ -130,8 +131,7 @@ def test_words_are_guided_as_the_clip_says_and_pictures_by_the_default(clip):
   picture = np.zeros((8, 8, 3), np.uint8)
   words = runs.make_prompt(clip, "a three|a four::-1")
   assert words.config == clip.config.guidance and words.energy.distance == "softmax"
-  captions = from_config.clip.training_captions(clip.config)
-  expected = clip.encode_texts(["a three", "a four", *(text for texts in captions for text in texts)])
+  expected = [*clip.encode_texts(["a three", "a four"]), *clip.classes]
   np.testing.assert_allclose(words.energy.targets, expected, atol=1e-6)
   np.testing.assert_array_equal(words.energy.weights, [0.5, -0.5] + [0] * (len(expected) - 2))
   for asked in (dict(), dict(prompt="a three")):
@@ -141,6 +141,75 @@ def test_words_are_guided_as_the_clip_says_and_pictures_by_the_default(clip):
   assert runs.make_prompt(published, "a three").config == configuration.default_guidance_config()
   with pytest.raises(ValueError, match="one prompt alone"):
     runs.make_prompt(published, "a three", config=clip.config.guidance)
+
+
+def test_classes_are_means_of_their_captions(clip):
+  captions = from_config.clip.training_captions(clip.config)
+  mean = np.mean([clip.encode_texts(texts) for texts in captions], axis=0)
+  np.testing.assert_allclose(clip.classes, mean / np.linalg.norm(mean, axis=1, keepdims=True), atol=1e-6)
+  assert dataclasses.replace(clip, config=None).classes is None
+
+
+@pytest.mark.parametrize(
+  ("weights", "read_as"),
+  [([1, 0], [1, 0, 1, 0, 0]), ([1, -1], [1, 0, 1, 0, 0]), ([1, 2], [1, 1, 1, 1, 0]), ([-1, 0], [0, 0, 0, 0, 1])],
+)
+def test_what_a_picture_should_be_read_as(weights, read_as):
+  """Two texts near the first two of three classes."""
+  texts, classes = np.array([[0.9, 0.1, 0], [0.1, 0.9, 0]]), np.eye(3)
+  cond = among(classes, {"targets": texts, "weights": np.array(weights, np.float32)})
+  np.testing.assert_array_equal(cond["asked"], np.array(read_as, bool))
+  np.testing.assert_array_equal(cond["weights"], [*weights, 0, 0, 0])
+  np.testing.assert_array_equal(cond["targets"], [*texts, *classes])
+
+
+def test_pictures_that_are_read_as_something_else_are_drawn_again(clip, model):
+  """By a rule of its own: the first pictures of seed 0 that are darker than the median."""
+  config = configuration.default_guidance_config()
+  config.update(scale=0.0)
+  prompt = runs.make_prompt(clip, "a three", config=config)
+  options = dict(sampler="euler", eta=1.0, steps=2, prompt=prompt)
+  first = model.draw(12, **options)
+  limit = np.median(first.mean((1, 2, 3)))
+  asked = []
+
+  class Dark(runs.Prompt):
+    def accepts(self, images):
+      asked.append(len(images))
+      return images.mean((1, 2, 3)) <= limit
+
+  dark = Dark(**{field.name: getattr(prompt, field.name) for field in dataclasses.fields(prompt)})
+  options["prompt"] = dark
+  drawn = model.draw(12, **options)
+  kept = first.mean((1, 2, 3)) <= limit
+  np.testing.assert_array_equal(drawn[kept], first[kept])
+  assert (drawn[~kept] != first[~kept]).any((1, 2, 3)).all()
+  assert 2 <= len(asked) < pipeline.ATTEMPTS and (drawn.mean((1, 2, 3)) <= limit).all()
+  np.testing.assert_array_equal(model.draw(7, batch_size=3, **options), drawn[:7])  # a picture depends on itself alone
+  images, path = model.draw(12, trajectory=True, **options)
+  np.testing.assert_array_equal(images, drawn)
+  np.testing.assert_array_equal(path[-1], drawn)
+  limit = -1
+  asked.clear()
+  assert model.draw(3, **options).shape == (3, 8, 8, 1) and len(asked) == pipeline.ATTEMPTS - 1
+  noise = np.zeros((3, 8, 8, 1), np.float32)
+  asked.clear()
+  model.draw(3, **options, noise=noise)
+  assert not asked
+
+
+def test_shares_say_what_is_accepted(clip):
+  clip.config.guidance.update(distance="softmax", accept=0.5)
+  prompt = runs.make_prompt(clip, "a three")
+  images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+  logits = clip.logit_scale * clip.encode_pictures(images) @ np.asarray(prompt.energy.targets).T
+  shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+  share = shares[:, prompt.asked].sum(axis=1)
+  prompt.config.accept = float(np.median(share))
+  np.testing.assert_array_equal(prompt.accepts(images), share >= np.median(share))
+  np.testing.assert_array_equal(prompt.accepts(images / np.float32(127.5) - 1), prompt.accepts(images))
+  for all_are in (dataclasses.replace(prompt, scale=-1.0), runs.make_prompt(clip, image_prompts=[(images[0], 1.0)])):
+    assert all_are.accepts(images).all()
 
 
 def test_guidance_by_number_of_steps(clip, model):
@@ -169,6 +238,7 @@ def test_guidance_by_number_of_steps(clip, model):
     (dict(method="dsp"), "Did you mean 'dps'"),
     (dict(distance="angular"), "choose one of spherical"),
     (dict(sampler="huen"), "Did you mean 'heun'"),
+    (dict(accept=1.0), "accept is 1.0, but must be"),
     (dict(by_steps={"few": {}}), "a key 'few'"),
     (dict(by_steps={"0": {}}), "a key '0'"),
     (dict(by_steps={"2": dict(scael=1.0)}), "Did you mean 'scale'"),

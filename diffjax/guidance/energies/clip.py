@@ -62,6 +62,10 @@ class ClipEnergy:
     """The weighted sum [B] of cosines of pictures [B, H, W, C] with the targets: highest for what CLIP likes best."""
     return (self._cosines(images) * jnp.asarray(self.weights)[None]).sum(axis=1)
 
+  def shares(self, images: Array) -> Array:
+    """The share [B, P] of each target in what pictures show, as a classifier among the targets reads them."""
+    return jax.nn.softmax(self.logit_scale * self._cosines(images), axis=1)
+
   def _cosines(self, images):
     features, targets = arrays.wide(self.image_features(images)), arrays.wide(jnp.asarray(self.targets))
     return jnp.dot(features, targets.T, precision=jax.lax.Precision.HIGHEST)
