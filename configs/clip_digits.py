@@ -3,8 +3,8 @@
 python train.py --config=configs/clip_digits.py --workdir=runs/clip_digits
 python -m diffjax.evaluation --workdir=runs/clip_digits --zero_shot
 
-Hardware: 2 cores of an AMD EPYC with AVX-512. Time: 1 min 53 s from an empty cache. Result: held-out digits read by the
-caption most similar, 98.4 % in training templates and in held-out ones.
+Hardware: 2 cores of an AMD EPYC with AVX-512. Time: 1 min 47 s. Result, three trainings: held-out digits read by the
+caption most similar, 98.9 % (98.6 to 99.2) in training templates and in held-out ones. README has what is drawn to it.
 """
 
 from diffjax.from_config.configuration import default_clip_config
@@ -40,4 +40,10 @@ def get_config():
     steps_per_call=50, checkpoint_every=2000, sample_every=2000,
   )  # fmt: skip
   config.ema.decays = (0.99,)
+  config.guidance.update(distance="softmax", accept=0.95, views=dict(name="none"))
+  config.guidance.by_steps = {
+    "1": dict(sampler="heun", repeats=3, scale=3.0),
+    "8": dict(sampler="heun", repeats=2, scale=3.0),
+    "20": dict(sampler="dpmpp_2m_sde", scale=2.0),
+  }
   return config

@@ -2,7 +2,7 @@
 
   python -m diffjax.evaluation --workdir=runs/digits [--num=1000 --steps=10 --sampler=dpmpp_2m --seed=0]
   python -m diffjax.evaluation --workdir=runs/clip_digits --zero_shot
-  python -m diffjax.evaluation --workdir=runs/digits --clip=runs/clip_digits --num=300 --steps=25 --sampler=dpmpp_2m_sde
+  python -m diffjax.evaluation --workdir=runs/digits --clip=runs/clip_digits --num=300 --steps=25
 
 Prints a table and writes `evaluation.json` and `evaluation.png`. Pictures are compared by their pixels; for other
 features call `diffjax.evaluation.evaluate`. Conditional models are asked for every label evenly. With --zero_shot each
@@ -198,7 +198,7 @@ def _options() -> flags.FlagValues:
     "captions", "held_out", ["held_out", "training"], "Which captions ask, with --clip.", flag_values=options
   )
   config_flags.DEFINE_config_file(
-    "guidance", None, "How CLIP guides, such as configs/guidance.py:few_steps.", flag_values=options
+    "guidance", None, "How CLIP guides, such as configs/guidance.py:disco.", flag_values=options
   )
   flags.DEFINE_bool("zero_shot", False, "How well a CLIP's run reads held-out pictures.", flag_values=options)
   flags.DEFINE_string("out", None, "Folder to write to (default: WORKDIR/evaluation).", flag_values=options)

@@ -201,10 +201,10 @@ def _grid(config, spec, num_steps):
     raise ValueError(f"the grid {dict(spec)} in {num_steps} steps cannot be used: {error}") from None
 
 
-def sampler(config, name: str | None = None, *, num_steps: int | None = None, **options: float) -> Sampler:
+def sampler(config, name: str | None = None, steps: int | None = None, /, **options: float) -> Sampler:
   """A sampler by name (default: the config's own, with `sampler.options`), and those of `options` that are not None.
 
-  A network with a learned variance draws with it by "ddpm". Churn is spread over the grid's `num_steps`.
+  A network with a learned variance draws with it by "ddpm". Churn is spread over the grid's `steps`.
 
   Raises:
     ValueError: an unknown name, or an option that the sampler does not have or that is out of range.
@@ -217,7 +217,7 @@ def sampler(config, name: str | None = None, *, num_steps: int | None = None, **
   made = schedule(config)
   own = {"scaling": made.scaling, "schedule": made, "noise": randomness.normal}
   if given.get("s_churn") is not None:
-    own["num_steps"] = num_steps or config.sampler.steps
+    own["num_steps"] = steps or config.sampler.steps
   return construct(SAMPLERS, "sampler", {"name": name, **given}, **own)
 
 
@@ -283,8 +283,8 @@ class Defaults:
   def grid(self, num_steps: int, name: str | None = None) -> Array:
     return grid(self.config, num_steps, name)
 
-  def sampler(self, name: str | None = None, *, num_steps: int, **options: Any) -> Sampler:
-    return sampler(self.config, name, num_steps=num_steps, **options)
+  def sampler(self, name: str | None, steps: int, /, **options: Any) -> Sampler:
+    return sampler(self.config, name, steps, **options)
 
   def guided(self, denoiser: Denoiser, scale: float | None = None) -> Denoiser:
     return guided(self.config, denoiser, scale)

@@ -42,8 +42,8 @@ class Defaults(Protocol):
     """The noise levels [num_steps + 1] of a number of steps, or of the grid of that name."""
     ...
 
-  def sampler(self, name: str | None = None, *, num_steps: int, **options: Any) -> Sampler:
-    """The sampler, or that of a name, with those of its options that are not None."""
+  def sampler(self, name: str | None, steps: int, /, **options: Any) -> Sampler:
+    """The sampler, or that of a name, for so many steps, with those of its options that are not None."""
     ...
 
   def guided(self, denoiser: Denoiser, scale: float | None = None) -> Denoiser:
@@ -164,7 +164,7 @@ class Pipeline:
     if prompt:
       prompt, repeats = prompt.at(num_steps, repeats), 1
     sampler = sampler or (prompt and prompt.sampler)
-    method = self.defaults.sampler(sampler, num_steps=num_steps, **options)
+    method = self.defaults.sampler(sampler, num_steps, **options)
     cond, scale = self._cond(num, labels, guidance_scale)
     denoiser = self.defaults.guided(self.denoiser, scale)
     if cfgpp:

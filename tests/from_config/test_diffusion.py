@@ -111,7 +111,7 @@ def test_options_of_the_configs_own_sampler(tiny):
 def test_churn_from_the_config_is_that_of_the_command_line(tiny):
   config = tiny()
   config.sampler.update(name="heun", options={"s_churn": 2.0})
-  own, asked = from_config.sampler(config, num_steps=18), from_config.sampler(tiny(), "heun", num_steps=18, s_churn=2.0)
+  own, asked = from_config.sampler(config, None, 18), from_config.sampler(tiny(), "heun", 18, s_churn=2.0)
   assert own == asked == samplers.Churn(samplers.Heun(), 2.0, num_steps=18)
 
 

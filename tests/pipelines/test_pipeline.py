@@ -44,7 +44,7 @@ class Recommended:
   def grid(self, num_steps, name=None):
     return grids.karras(num_steps, 0.01, 10.0)
 
-  def sampler(self, name=None, *, num_steps, **options):
+  def sampler(self, name, steps, /, **options):
     return samplers.Heun()
 
   def guided(self, denoiser, scale=None):

@@ -59,7 +59,8 @@ def test_a_grid_on_which_restart_never_restarts_is_refused(run):
   picture = np.zeros((8, 8, 1), np.uint8)
   with pytest.raises(ValueError, match=r"restart begins at sigma 0\.5, but the grid goes from"):
     run.draw(2, sampler="restart", t_min=0.5, t_max=2.0, init_image=picture, strength=0.2)
-  assert run.draw(2, sampler="restart", t_min=0.5, t_max=2.0).shape == (2, 8, 8, 1)
+  draw = lambda **options: run.draw(2, sampler="restart", t_min=0.5, t_max=2.0, **options)
+  assert draw().shape == (2, 8, 8, 1) and (draw(num_steps=4) != draw()).any()
   run.config.sampler.name = "restart"
   with pytest.raises(ValueError, match="restart begins at sigma"):
     from_config.check(run.config)
