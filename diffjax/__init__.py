@@ -17,6 +17,7 @@ from diffjax import (
   schedules,
 )
 from diffjax.sampling import sample
+from diffjax.warning import DiffjaxWarning
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,7 @@ FORMER = {"published": "pretrained", "weights": "pretrained"}
 """What rooms were called in 0.1."""
 
 __all__ = [
+  "DiffjaxWarning",
   "denoisers",
   "editing",
   "grids",

@@ -24,6 +24,7 @@ COLLECTED = pytest.StashKey[set[pathlib.Path]]()
 
 def pytest_configure(config):
   config.stash[COLLECTED] = set()
+  config.addinivalue_line("filterwarnings", "error::diffjax.warning.DiffjaxWarning")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from diffjax import DiffjaxWarning
 from sample import draw
 from train import train
 
@@ -72,7 +73,7 @@ def test_prompts_refused(folders, tmp_path, asked, says):
 
 
 def test_a_long_prompt_is_cut_with_a_warning(folders, tmp_path):
-  with pytest.warns(UserWarning, match="cut off were the words"):
+  with pytest.warns(DiffjaxWarning, match="cut off were the words"):
     draw(folders["model"], tmp_path, num=2, clip=folders["clip"], prompt="a handwritten three " * 20)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax import from_config, runs
+from diffjax import DiffjaxWarning, from_config, runs
 from diffjax.runs.checkpoints import Checkpoints
 from sample import draw
 
@@ -68,7 +68,7 @@ def test_damaged_newest_checkpoint(workdir, tmp_path, capsys):
   whole = metadata.read_bytes()
   metadata.write_bytes(whole[:100])
   try:
-    with pytest.warns(UserWarning, match="Falling back to the one before it"):
+    with pytest.warns(DiffjaxWarning, match="Falling back to the one before it"):
       draw(workdir, tmp_path, num=2)
   finally:
     metadata.write_bytes(whole)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import train as train_script
-from diffjax import data, from_config, runs
+from diffjax import DiffjaxWarning, data, from_config, runs
 from diffjax.cluster import parallel
 from diffjax.cluster.signals import StopRequest
 from diffjax.runs import folder
@@ -129,7 +129,7 @@ def test_damaged_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp
     train(config, tmp_path)
   checkpoint = max((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
   (checkpoint / "run" / "metadata").write_text("{")
-  with pytest.warns(UserWarning, match="Falling back to the one before it"):
+  with pytest.warns(DiffjaxWarning, match="Falling back to the one before it"):
     assert_identical(train(config, tmp_path), state)
   assert (tmp_path / "checkpoints" / f"damaged-{checkpoint.name}").exists()
 

@@ -21,6 +21,7 @@ from diffjax.data.pictures import fit, read_picture, why_unreadable
 from diffjax.data.source import Source
 from diffjax.data.splits import choose
 from diffjax.system.files import shown
+from diffjax.warning import DiffjaxWarning
 
 SUFFIXES = frozenset(
   ".apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .qoi .tga .tif .tiff"
@@ -128,7 +129,9 @@ def _split_folders(paths: list[str]) -> dict[str, str]:
     return {}
   if len(test) > 1:
     warnings.warn(
-      f"{test[0]}/ is held out, and {', '.join(test[1:])} left alone; rename it to change that", stacklevel=4
+      f"{test[0]}/ is held out, and {', '.join(test[1:])} left alone; rename it to change that",
+      DiffjaxWarning,
+      stacklevel=4,
     )
   return {"train": train[0]} | ({"test": test[0]} if test else {})
 
@@ -156,6 +159,7 @@ def _label(paths: list[str]) -> tuple[list[str], list[np.int32]]:
     warnings.warn(
       f"{loose} pictures lie beside the sub-folders, so sub-folders are not taken as labels;"
       " move them into sub-folders if labels are wanted",
+      DiffjaxWarning,
       stacklevel=4,
     )
     return [], []
@@ -206,4 +210,4 @@ def _report(folder: Path, reasons: dict[str, str | None], max_unreadable: float)
   count = f"{len(bad)} of {len(reasons)} picture files under {folder} cannot be read"
   if len(bad) > max_unreadable * len(reasons):
     raise ValueError(f"{count}, more than the {max_unreadable:.0%} allowed; mend or remove them: {named}")
-  warnings.warn(f"{count} and are skipped: {named}", stacklevel=4)
+  warnings.warn(f"{count} and are skipped: {named}", DiffjaxWarning, stacklevel=4)

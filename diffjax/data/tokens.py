@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffjax.system.files import read_json, read_small, shown
+from diffjax.warning import DiffjaxWarning
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 SUFFIX = "</w>"
@@ -50,8 +51,8 @@ class Tokenizer(NamedTuple):
   def __call__(self, texts: Sequence[str]) -> np.ndarray:
     """int32 [len(texts), length]: start of text, the words, end of text, then padding.
 
-    A text of more tokens loses its end, with a UserWarning that names the text and what was cut off. An empty text is
-    start and end alone. TypeError for anything but a list of strings.
+    A text of more tokens loses its end, with a DiffjaxWarning that names the text and what was cut off. An empty text
+    is start and end alone. TypeError for anything but a list of strings.
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
       raise TypeError(f"a tokenizer expects a list of strings, got {type(texts).__name__} {str(texts)[:60]!r}")
@@ -77,6 +78,7 @@ class Tokenizer(NamedTuple):
     cut = text[encoding.offsets[kept][0] :]
     warnings.warn(
       f"text {number} has {len(encoding.ids)} tokens and {self.length} are read: cut off were the words {cut[:80]!r}",
+      DiffjaxWarning,
       stacklevel=3,
     )
     return [*encoding.ids[:kept], self.end_id]

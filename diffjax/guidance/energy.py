@@ -22,6 +22,7 @@ from diffjax.checks import check_in, check_whole
 from diffjax.denoised import Denoised, Predictor, predict
 from diffjax.guidance.scales import Scale, at_level
 from diffjax.typing import Array, Cond, Denoiser
+from diffjax.warning import DiffjaxWarning
 
 Energy = Callable[[Array, Array | None], Array]
 """(x0 [B, ...], keys [B] or None) -> [B]; a pytree where it has parameters. An energy that depends on the noise level
@@ -41,7 +42,7 @@ POSITIONS = ("score", "mean", "x0")
 def warn_of_nonfinite(count: int, sigma: float) -> None:
   """Warns that `count` gradients of a batch were not finite."""
   told = f"energy guidance: {count} gradients at sigma {sigma:.3g} were not finite, and were taken as zero"
-  warnings.warn(told, stacklevel=1)
+  warnings.warn(told, DiffjaxWarning, stacklevel=1)
 
 
 @struct.dataclass

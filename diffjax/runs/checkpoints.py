@@ -23,6 +23,7 @@ from diffjax.from_config.configuration import tree_differences
 from diffjax.system import paths
 from diffjax.system.files import parse_json, shown
 from diffjax.typing import PyTree
+from diffjax.warning import DiffjaxWarning
 
 CHECKSUMS = "checksums.json"
 MOST = 100
@@ -124,6 +125,7 @@ class Checkpoints:
       warnings.warn(
         f"the disk of {self.folder} has room for one checkpoint and not for two, the newest and the best; make room, or"
         " the run may end at one of them.",
+        DiffjaxWarning,
         stacklevel=2,
       )
 
@@ -189,7 +191,7 @@ class Checkpoints:
         return self.restore_newest(target, config)
       if step != steps[0]:
         if parallel.is_first():
-          warnings.warn(f"{damage} Falling back to the one before it.", stacklevel=2)
+          warnings.warn(f"{damage} Falling back to the one before it.", DiffjaxWarning, stacklevel=2)
         self._set_aside(step)
     if steps:
       raise DamagedCheckpoint(f"{damage} There is no whole one before it; start in a new workdir.")
@@ -287,7 +289,9 @@ class Checkpoints:
   def _set_aside_damaged(self):
     for path in self.folder.glob("*"):
       if path.name.isdigit() and (damage := _damage(path)):
-        warnings.warn(f"checkpoint {path} is damaged: {damage}. The next best takes its place.", stacklevel=3)
+        warnings.warn(
+          f"checkpoint {path} is damaged: {damage}. The next best takes its place.", DiffjaxWarning, stacklevel=3
+        )
         self._rename(path)
 
   def _set_aside(self, step):

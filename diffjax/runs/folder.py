@@ -15,6 +15,7 @@ from diffjax.from_config import configuration
 from diffjax.runs.checkpoints import Checkpoints
 from diffjax.system import files, paths, writing
 from diffjax.training.step import TrainState
+from diffjax.warning import DiffjaxWarning
 
 CONFIG, CHECKPOINTS, BEST, LOCK = "config.json", "checkpoints", "best", "lock"
 
@@ -110,7 +111,9 @@ def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
   with writing.naming(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
   if paths.is_remote(workdir):
-    warnings.warn(f"{workdir} cannot be locked, as no bucket can; let no other process train in it.", stacklevel=3)
+    warnings.warn(
+      f"{workdir} cannot be locked, as no bucket can; let no other process train in it.", DiffjaxWarning, stacklevel=3
+    )
     parallel.from_first(lambda: claim(workdir, config))
     check_shared(workdir)
     yield
@@ -125,7 +128,11 @@ def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
       except BlockingIOError:
         raise ValueError(f"another process trains in {workdir}; stop it, or take another --workdir.") from None
       except OSError as error:  # some file systems of clusters have no locks
-        warnings.warn(f"{workdir} cannot be locked ({error.strerror}); let no other process train in it.", stacklevel=5)
+        warnings.warn(
+          f"{workdir} cannot be locked ({error.strerror}); let no other process train in it.",
+          DiffjaxWarning,
+          stacklevel=5,
+        )
       claim(workdir, config)
 
     parallel.from_first(lock_and_claim)

@@ -11,7 +11,7 @@ import pytest
 from mutations import Bounded, damage, endure
 from PIL import Image
 
-from diffjax import data
+from diffjax import DiffjaxWarning, data
 from diffjax.data.pictures import load_picture
 
 GREY = np.arange(64, dtype=np.uint8).reshape(8, 8) * 3
@@ -163,11 +163,11 @@ UNREADABLE = SKIPPED | {name: (make, "no regular file") for name, make in ODD_FI
 def test_others_are_skipped_counted_and_named(name, hostile):
   content, reason = UNREADABLE[name]
   folder = hostile(name, content)
-  with Bounded(), pytest.warns(UserWarning, match=rf"^1 of 41 picture files .* are skipped: {name} \(.+\)$") as told:
+  with Bounded(), pytest.warns(DiffjaxWarning, match=rf"^1 of 41 picture files .* are skipped: {name} \(.+\)$") as told:
     train = load(folder)
   message = str(told[0].message)
   assert len(told) == 1 and reason in message and message.isprintable() and len(message) < 600
-  with pytest.warns(UserWarning, match="1 of 41"):
+  with pytest.warns(DiffjaxWarning, match="1 of 41"):
     assert len(train) + len(load(folder, "test")) == 40
 
 
@@ -205,7 +205,7 @@ def test_a_folder_may_be_called_like_a_picture(hostile):
     (path / "up").symlink_to("..")
 
   folder = hostile("album.png", make)
-  with pytest.warns(UserWarning, match="beside the sub-folders"):
+  with pytest.warns(DiffjaxWarning, match="beside the sub-folders"):
     assert len(load(folder)) + len(load(folder, "test")) == 41
 
 
@@ -214,7 +214,7 @@ def test_names_are_told_in_one_printable_line(name, hostile, tmp_path):
   with open(os.fsencode(tmp_path) + b"/" + name, "wb"):
     pass
   folder = hostile("words.png", b"words")
-  with pytest.warns(UserWarning, match="2 of 42 picture files") as told:
+  with pytest.warns(DiffjaxWarning, match="2 of 42 picture files") as told:
     load(folder)
   assert str(told[0].message).isprintable()
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffjax import data
+from diffjax import DiffjaxWarning, data
 from diffjax.data import image_folder, pictures
 
 
@@ -71,7 +71,7 @@ def test_deep_folders_are_no_labels(save):
 def test_pictures_beside_sub_folders_turn_labels_off(save):
   save("a/0.png")
   save("b/1.png")
-  with pytest.warns(UserWarning, match=r"^1 pictures lie beside"):
+  with pytest.warns(DiffjaxWarning, match=r"^1 pictures lie beside"):
     source = load(save("2.png"))
   assert source.num_classes == 0
 
@@ -119,12 +119,12 @@ def test_damaged_files_are_named_and_skipped(save, monkeypatch):
   for i in range(45):
     folder = save(f"{i}.png", i)
   bad = damage(folder)
-  with pytest.warns(UserWarning, match=r"^5 of 50 picture files .* are skipped") as caught:
+  with pytest.warns(DiffjaxWarning, match=r"^5 of 50 picture files .* are skipped") as caught:
     train = load(folder)
   assert len(caught) == 1
   for name, reason in bad.items():
     assert name in str(caught[0].message) and reason in str(caught[0].message)
-  with pytest.warns(UserWarning, match="5 of 50"):
+  with pytest.warns(DiffjaxWarning, match="5 of 50"):
     assert greys(train, load(folder, "test")) == list(range(45))
 
 
@@ -211,7 +211,7 @@ def test_photographs_that_cannot_be_read_are_named_with_what_to_install(save, mo
   heic(folder / "renamed.jpg", b"mif1")
   heic(folder / "IMG_2", b"avif")
   (folder / "raw.NEF").write_bytes(b"MM\0*")
-  with pytest.warns(UserWarning, match="^4 of 44 picture files") as caught:
+  with pytest.warns(DiffjaxWarning, match="^4 of 44 picture files") as caught:
     assert len(load(folder)) + len(load(folder, "test")) == 40
   said = str(caught[0].message)
   for part in (
@@ -262,7 +262,7 @@ def test_one_picture_in_a_train_folder_alone_holds_nothing_out(save):
 def test_of_two_held_out_folders_one_is_left_alone(save):
   for name, grey in (("train/a", 1), ("val/b", 2), ("test/c", 3)):
     folder = save(f"{name}.png", grey)
-  with pytest.warns(UserWarning, match=r"^test/ is held out, and val left alone"):
+  with pytest.warns(DiffjaxWarning, match=r"^test/ is held out, and val left alone"):
     assert (greys(load(folder)), greys(load(folder, "test"))) == ([1], [3])
   assert load(folder).num_classes == 0
 

@@ -9,7 +9,7 @@ import pytest
 from captions import CAPTIONS, LONG, ODD
 from mutations import Bounded, damage, endure
 
-from diffjax import data
+from diffjax import DiffjaxWarning, data
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_a_lone_surrogate_is_a_question_mark(tokenizer):
 
 @pytest.mark.parametrize("name", LONG)
 def test_truncation_is_warned_about(name, tokenizer):
-  with pytest.warns(UserWarning, match=r"text 1 has \d+ tokens and 77 are read: cut off"):
+  with pytest.warns(DiffjaxWarning, match=r"text 1 has \d+ tokens and 77 are read: cut off"):
     rows = tokenizer(["a", LONG[name]])
   assert rows[1, -1] == tokenizer.end_id and (rows[1, 1:-1] < tokenizer.vocab_size - 2).all()
 
@@ -51,7 +51,7 @@ def test_the_longest_text_that_fits_is_not_warned_about(tokenizer):
     warnings.simplefilter("error")
     row = tokenizer(["a " * 75])[0]
   assert row[-1] == tokenizer.end_id and (row[1:-1] == row[1]).all()
-  with pytest.warns(UserWarning, match="'b'"):
+  with pytest.warns(DiffjaxWarning, match="'b'"):
     tokenizer(["a " * 75 + "b"])
 
 

@@ -10,7 +10,7 @@ from oracles import Gaussian, Mixture
 from traced import traced
 
 import diffjax
-from diffjax import grids, guidance, samplers
+from diffjax import DiffjaxWarning, grids, guidance, samplers
 from diffjax.arrays import expand
 from diffjax.denoised import Denoised
 from diffjax.randomness import normal
@@ -159,7 +159,7 @@ def test_gradients_that_are_not_finite_are_warned_of_and_no_others():
     jax.jit(lambda x: guided(x, jnp.asarray(0.7)))(start())
     jax.effects_barrier()
   infinite = guidance.EnergyGuidance(DATA, lambda x0, key: total(x0) / 0.0)
-  with pytest.warns(UserWarning, match=r"3 gradients at sigma 0\.7 were not finite"):
+  with pytest.warns(DiffjaxWarning, match=r"3 gradients at sigma 0\.7 were not finite"):
     np.testing.assert_allclose(infinite(start(), jnp.asarray(0.7)), DATA(start(), 0.7), rtol=1e-6)
     jax.effects_barrier()
 

@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from diffjax import DiffjaxWarning
 from diffjax.runs import checkpoints
 from diffjax.runs.checkpoints import Checkpoints, DamagedCheckpoint
 
@@ -124,7 +125,7 @@ def test_any_damaged_file_falls_back_to_the_one_before(written, tmp_path, damage
     folder = tmp_path / str(i)
     shutil.copytree(written, folder)
     damage(folder / "3" / name)
-    with pytest.warns(UserWarning, match=r"checkpoint .*3 is damaged: .*Falling back to the one before"):
+    with pytest.warns(DiffjaxWarning, match=r"checkpoint .*3 is damaged: .*Falling back to the one before"):
       state, contents = newest(folder, read_only=True)
     assert contents["data"] == {"next": 2}
     jax.tree.map(np.testing.assert_array_equal, state, at_step(2))
@@ -163,7 +164,7 @@ def test_all_damaged(written, tmp_path):
   folder = shutil.copytree(written, tmp_path / "run")
   for step in "123":
     truncate(files_that_matter(folder / step)[-1])
-  with pytest.warns(UserWarning), pytest.raises(DamagedCheckpoint, match="no whole one before it"):
+  with pytest.warns(DiffjaxWarning), pytest.raises(DamagedCheckpoint, match="no whole one before it"):
     newest(folder)
 
 
@@ -174,7 +175,7 @@ def test_damaged_best_gives_way(tmp_path):
     best.save_if_best(1, at_step(1), {}, {}, 0.1)
     best.close()
     truncate(folder / "1" / lost)
-    with pytest.warns(UserWarning, match="damaged"):
+    with pytest.warns(DiffjaxWarning, match="damaged"):
       best = Checkpoints(folder, best=True)
     best.save_if_best(2, at_step(2), {}, {}, 0.7)
     best.close()
@@ -275,7 +276,7 @@ def test_room_for_one_warns_and_is_enough(tmp_path, monkeypatch):
   state = {"w": np.zeros(2**20, np.uint8)}
   monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 5 * 2**19))
   checkpoints = Checkpoints(tmp_path, 3)
-  with pytest.warns(UserWarning, match=r"has room for one checkpoint and not for two, .*; make room, or"):
+  with pytest.warns(DiffjaxWarning, match=r"has room for one checkpoint and not for two, .*; make room, or"):
     checkpoints.check_room(state)
   checkpoints.save(1, state, {}, {}, 0.5)
   assert (tmp_path / "1" / "checksums.json").exists()

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffjax import from_config, guidance, runs, samplers
+from diffjax import DiffjaxWarning, from_config, guidance, runs, samplers
 from diffjax.conditioning import among, split_prompt
 from diffjax.from_config import configuration
 from diffjax.pipelines import pipeline
@@ -87,7 +87,7 @@ def test_a_gradient_that_is_not_finite_is_told_and_draws_all_the_same(clip, mode
   """The half of the picture's features are compared by a weight so large that the energy overflows."""
   broken = runs.make_prompt(clip, "a three", scale=1e30)
   broken.energy = broken.energy.replace(targets=broken.energy.targets * 1e30)
-  with pytest.warns(UserWarning, match="gradients at sigma"):
+  with pytest.warns(DiffjaxWarning, match="gradients at sigma"):
     drawn = model.draw(4, sampler="euler", steps=3, prompt=broken)
     jax.effects_barrier()
   np.testing.assert_array_equal(drawn, model.draw(4, sampler="euler", steps=3))

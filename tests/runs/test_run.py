@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_runs import a_run, assert_close, saved
 
-from diffjax import from_config, plots, runs, sample, samplers
+from diffjax import DiffjaxWarning, from_config, plots, runs, sample, samplers
 from diffjax.from_config import configuration
 from diffjax.guidance import ClassifierFree
 
@@ -264,7 +264,7 @@ def test_file_systems_without_locks(tmp_path, tiny, monkeypatch):
     raise OSError(errno.ENOSYS, "Function not implemented")
 
   monkeypatch.setattr("fcntl.flock", flock)
-  with pytest.warns(UserWarning, match="cannot be locked"), runs.claimed(tmp_path, tiny()):
+  with pytest.warns(DiffjaxWarning, match="cannot be locked"), runs.claimed(tmp_path, tiny()):
     pass
 
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from diffjax import plots, runs
+from diffjax import DiffjaxWarning, plots, runs
 from diffjax.runs.checkpoints import Checkpoints
 from diffjax.runs.report import Report
 from diffjax.system import paths, writing
@@ -85,7 +85,7 @@ def test_checkpoints(bucket):
   checkpoints.wait()
   assert checkpoints.steps() == [2, 3]
   damage(bucket / "runs/tiny/checkpoints/3")
-  with pytest.warns(UserWarning, match=rf"{WORKDIR}/checkpoints/3 is damaged: state/\S+ is not what was written"):
+  with pytest.warns(DiffjaxWarning, match=rf"{WORKDIR}/checkpoints/3 is damaged: state/\S+ is not what was written"):
     restored, contents = checkpoints.restore_newest(state)
   np.testing.assert_array_equal(restored["w"], 2 * state["w"])
   assert contents["data"] == {"next": 2} and checkpoints.steps() == [2]
@@ -94,7 +94,7 @@ def test_checkpoints(bucket):
 
 
 def test_claim(tiny, bucket):
-  with pytest.warns(UserWarning, match="gs://bucket/runs/tiny cannot be locked"):
+  with pytest.warns(DiffjaxWarning, match="gs://bucket/runs/tiny cannot be locked"):
     with runs.claimed(paths.as_path(WORKDIR), tiny()):
       pass
   assert runs.read_config(WORKDIR).train.steps == 8
@@ -124,9 +124,9 @@ def test_run_in_a_bucket_is_the_run_in_a_folder(tiny, tmp_path, bucket):
   }
   assert names(bucket / "runs/tiny") == names(tmp_path / "run") - {"lock", "tensorboard"}
   damage(bucket / "runs/tiny/checkpoints/8")
-  with pytest.warns(UserWarning, match="Falling back to the one before it"):
+  with pytest.warns(DiffjaxWarning, match="Falling back to the one before it"):
     assert runs.load_run(WORKDIR).step == 6
-  with pytest.warns(UserWarning, match="Falling back to the one before it"):
+  with pytest.warns(DiffjaxWarning, match="Falling back to the one before it"):
     jax.tree.map(np.testing.assert_array_equal, here, train(tiny(sample_every=4), WORKDIR))
   run = runs.load_run(WORKDIR)
   assert run.step == 8 and run.draw(2).shape == (2, 8, 8, 1)
