@@ -21,7 +21,7 @@ import numpy as np
 from absl import flags
 
 from diffjax import plots
-from diffjax.cluster import parallel
+from diffjax.cluster import processes
 from diffjax.cluster.command_line import run as run_script
 from diffjax.conditioning import split_prompt
 from diffjax.data.pictures import load_picture
@@ -79,7 +79,7 @@ def draw(
     OSError: if nothing can be written to `out`.
   """
   run, out = load_run(workdir, best=best), paths.as_path(out)
-  parallel.from_first(lambda: writing.check_writable(out))
+  processes.from_first(lambda: writing.check_writable(out))
   options |= read_pictures(run, init_image, mask)
   asked = read_prompt(clip, prompt, image_prompt, guidance, guidance_scale)
   options |= {"guidance_scale": guidance_scale} if asked is None else {"prompt": asked}
@@ -97,9 +97,9 @@ def draw(
     kept = np.argsort(-arrays["scores"], kind="stable")[:num]
     images, arrays = images[kept], {name: values[kept] for name, values in arrays.items()}
     path = None if path is None else path[:, kept]
-  parallel.from_first(lambda: write(out, images, arrays, path, asked))
+  processes.from_first(lambda: write(out, images, arrays, path, asked))
   calls = "" if run.calls is None else f", each with {run.calls.min()} to {run.calls.max()} network calls"
-  parallel.announce(f"{num} pictures from step {run.step} in {out}{calls}")
+  processes.announce(f"{num} pictures from step {run.step} in {out}{calls}")
   return images
 
 
@@ -149,7 +149,8 @@ def read_pictures(run: Run, init_image: str | pathlib.Path | None, mask: str | p
 def _progress(batches):
   import tqdm
 
-  return tqdm.tqdm(batches, unit="batch", disable=len(batches) < 2 or not (parallel.is_first() and sys.stderr.isatty()))
+  shown = processes.is_first() and sys.stderr.isatty()
+  return tqdm.tqdm(batches, unit="batch", disable=len(batches) < 2 or not shown)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 
 from diffjax import data, from_config, runs
-from diffjax.cluster import parallel
+from diffjax.cluster import devices, processes
 from diffjax.cluster.command_line import run as run_script
 from diffjax.cluster.signals import StopRequest
 from diffjax.cluster.watchdog import Watchdog
@@ -53,11 +53,11 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   workdir = paths.as_path(workdir)
   # Every error in the config shows here, before anything is written
   from_config.check(config)
-  parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
+  devices.check_batch_size(config.train.batch_size, config.train.accumulate)
   layout = from_config.layout(config)
   multi_step = layout.compile(functools.partial(several_steps, from_config.train_step(config)))
   opened = []
-  parallel.from_first(lambda: opened.append(runs.load_data(config, "train")))  # prepared once, not by all at a time
+  processes.from_first(lambda: opened.append(runs.load_data(config, "train")))  # prepared once, not by all at a time
   source = opened.pop() if opened else runs.load_data(config, "train")
   held_out = held_out_batches(config)
   with runs.claimed(workdir, config), memory.explaining(multi_step, memory_settings(config)) as multi_step:
@@ -75,23 +75,22 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
   state, saved = found or (layout.initial(lambda: from_config.initial_state(config)), None)
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
-  devices = parallel.device_count()
-  say = parallel.announce
-  say(f"{num_params:,} parameters, {len(source):,} pictures, {devices} device(s); all goes to {workdir}")
+  say = processes.announce
+  say(f"{num_params:,} parameters, {len(source):,} pictures, {devices.device_count()} device(s); all goes to {workdir}")
   if start == spec.steps:
     say(f"the run is complete: {start} steps are done")
     return state
-  parallel.from_first(lambda: newest.check_room(state))  # now, not after hours
+  processes.from_first(lambda: newest.check_room(state))  # now, not after hours
   if start:
     say(f"going on from step {start}")
 
   # Data: ids of examples that live on the devices, or the examples themselves
   if config.data.in_memory:
     resident = layout.replicate(data.in_memory(source))
-    batches = data.id_batches(len(source), spec.batch_size, spec.seed, **parallel.process())
+    batches = data.id_batches(len(source), spec.batch_size, spec.seed, **processes.process())
   else:
     resident = {}
-    batches = data.batches(source, spec.batch_size, spec.seed, **parallel.process())
+    batches = data.batches(source, spec.batch_size, spec.seed, **processes.process())
   if saved:
     batches.set_state(saved["data"])
   boundaries = (spec.log_every, spec.checkpoint_every, spec.sample_every)
@@ -107,18 +106,18 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
   key = layout.replicate(jax.random.key(spec.seed))
   state = layout.place(state)
   report = NoReport()
-  if parallel.is_first():
+  if processes.is_first():
     report = Report(workdir, start, spec.steps, spec.batch_size, spec.log_every, from_config.learning_rate(config))
 
   def judge(step, state, data_state):
     """Judges the averaged model on held-out data, and keeps it if it is the best."""
     losses = []
     for batch in held_out:
-      if step < spec.steps and parallel.any_process(stop_request):
+      if step < spec.steps and processes.any_process(stop_request):
         return  # a preempted machine leaves no time; the resumed run evaluates this step
       losses.append(np.asarray(held_out_loss(state.averaged, batch)))
       watchdog.beat(step, slow=True)
-    loss = parallel.from_first(lambda: float(np.concatenate(losses).mean()))
+    loss = processes.from_first(lambda: float(np.concatenate(losses).mean()))
     report.held_out(step, loss)
     best.save_if_best(step, state, config.to_dict(), data_state, loss)
 
@@ -137,8 +136,8 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     if found and start and spec.checkpoint_every and start % spec.checkpoint_every == 0:
       judge(start, found[0], found[1]["data"])  # the process that saved this may have ended before it came to that
     pending = None
-    for num, traced_num, stacked, data_state in parallel.prefetch(feed()):
-      stopping = parallel.any_process(stop_request)
+    for num, traced_num, stacked, data_state in devices.prefetch(feed()):
+      stopping = processes.any_process(stop_request)
       state, metrics = multi_step(state, resident, stacked, traced_num, key)
       step += num
       if pending:
@@ -160,13 +159,13 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
         if saving and step < spec.steps:
           keep()  # before the evaluation, for which a preempted machine leaves no time
         # to begin a checkpoint of several processes takes all of them
-        with stop_request.meanwhile(*((newest.wait,) if parallel.several() else (keep, newest.wait))):
+        with stop_request.meanwhile(*((newest.wait,) if processes.several() else (keep, newest.wait))):
           if saving:
             judge(step, snapshot, data_state)
           watchdog.beat(step, slow=True)
-          if showing and not parallel.any_process(stop_request):
+          if showing and not processes.any_process(stop_request):
             preview(step, snapshot)
-      last = last or bool(parallel.any_process(stop_request))
+      last = last or bool(processes.any_process(stop_request))
       watchdog.beat(step, slow=last)
       if last:
         stop_request.heed()
@@ -197,16 +196,16 @@ def take(report: Report | NoReport, step: int, num: int, fetch, max_skipped: int
 
 def memory_settings(config) -> dict:
   """What of a config decides how much memory its training step needs on these devices."""
-  return from_config.memory_settings(config) | ({"parallel": config.parallel} if parallel.device_count() > 1 else {})
+  return from_config.memory_settings(config) | ({"parallel": config.parallel} if devices.device_count() > 1 else {})
 
 
 def dry_run(config, workdir: str | pathlib.Path) -> None:
   """Prints what `train` would do, and does nothing of it; errors as there."""
   from_config.check(config)
-  parallel.check_batch_size(config.train.batch_size, config.train.accumulate)
+  devices.check_batch_size(config.train.batch_size, config.train.accumulate)
   with memory.explaining(None, memory_settings(config)):  # the compiler may find that it does not suffice
     told = runs.dry_run(config, paths.as_path(workdir), from_config.train_step(config), from_config.layout(config))
-  parallel.announce(told)
+  processes.announce(told)
 
 
 def held_out_batches(config) -> list[dict[str, np.ndarray]]:

@@ -18,7 +18,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import tiny_config
 
 from diffjax import data, from_config
-from diffjax.cluster import parallel
+from diffjax.cluster import devices
 from diffjax.runs import Run
 from diffjax.training.step import TrainStep, init_state
 from train import train
@@ -52,16 +52,16 @@ def nan_on_one_device():
   losses = lambda params, batch: jnp.square(params["w"] - batch["x"])
   objective = jax.tree_util.Partial(lambda params, batch, key, frozen, axis_name: (losses(params, batch), {}))
   step = TrainStep(objective, (0.5,), optax.adam(0.1))
-  state = parallel.replicate(init_state({"w": jnp.ones(())}, step.optimizer, 1))
-  key = parallel.replicate(jax.random.key(0))
-  run = parallel.pmap(lambda state, batch, key: step(state, batch, key, axis_name=parallel.AXIS), donate_argnums=(0,))
+  state = devices.replicate(init_state({"w": jnp.ones(())}, step.optimizer, 1))
+  key = devices.replicate(jax.random.key(0))
+  run = devices.pmap(lambda state, batch, key: step(state, batch, key, axis_name=devices.AXIS), donate_argnums=(0,))
   x = np.linspace(2, 3, 16, dtype=np.float32)
   bad = x.copy()
   bad[11] = np.nan
   seen = {}
   for i, values in enumerate((x, bad, x)):
     former = state
-    state, _ = run(state, parallel.shard({"x": values, "index": np.arange(16)}), key)
+    state, _ = run(state, devices.shard({"x": values, "index": np.arange(16)}), key)
     assert former.params["w"].is_deleted()  # its memory was given to the new state
     seen[f"nan_w{i}"] = np.array(state.params["w"])  # a copy: a view would keep the buffer from being donated
     rest = (state.params, state.opt_state, state.ema)

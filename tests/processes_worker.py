@@ -26,7 +26,7 @@ import tiny_clip_config
 import tiny_config
 
 from diffjax import runs
-from diffjax.cluster import layouts, parallel, signals
+from diffjax.cluster import devices, layouts, processes, signals
 from diffjax.cluster.command_line import reporting
 from diffjax.runs import Run, checkpoints
 from train import train
@@ -43,7 +43,7 @@ def main(asked):
   stopped = False
   try:
     state = train(config, asked["workdir"])
-    seen |= {f"state{i}": leaf for i, leaf in enumerate(jax.tree.leaves(parallel.whole(state)))}
+    seen |= {f"state{i}": leaf for i, leaf in enumerate(jax.tree.leaves(devices.whole(state)))}
   except SystemExit as stop:
     stopped = stop.code == 128 + signal.SIGTERM
     if not stopped:
@@ -58,7 +58,7 @@ def main(asked):
     seen["model_bytes"] = bytes_held(model)
     run = Run(config, model if config.parallel == "fsdp" else state.ema[0], 0)
     seen["drawn"], seen["path"] = run.draw(asked["draw"], labels=labels, batch_size=8, trajectory=True)
-  np.savez(f"{asked['out']}.{parallel.process()['process_index']}.npz", devices=jax.device_count(), **seen)
+  np.savez(f"{asked['out']}.{processes.process()['process_index']}.npz", devices=jax.device_count(), **seen)
 
 
 def bytes_held(tree):
@@ -72,14 +72,14 @@ def read_damaged(workdir, state, nth):
   Files count in the order of checksums.json, of a copy of the checkpoint.
   """
   folder, names, checksum = workdir.with_name("damaged"), [], checkpoints._checksum
-  parallel.from_first(lambda: str(shutil.copytree(workdir / runs.CHECKPOINTS, folder)))
+  processes.from_first(lambda: str(shutil.copytree(workdir / runs.CHECKPOINTS, folder)))
   checkpoints._checksum = lambda path: names.append(str(path)) or checksum(path)
   reader = checkpoints.Checkpoints(folder, read_only=True)
   reader.restore_newest(state)
   seen = {"checked": list(names)}
   newest = folder / str(reader.steps()[-1])
   damaged = newest / list(json.loads((newest / checkpoints.CHECKSUMS).read_text()))[nth]
-  parallel.from_first(lambda: damaged.write_bytes(b""))
+  processes.from_first(lambda: damaged.write_bytes(b""))
   try:
     reader.restore(int(newest.name), state)
   except checkpoints.DamagedCheckpoint as error:
@@ -97,7 +97,7 @@ def watch(layout, seen, stop_after):
 
     def watched(state, resident, batches, num, key):
       if not calls:
-        seen.update({f"start{i}": leaf for i, leaf in enumerate(jax.tree.leaves(parallel.whole(self.snapshot(state))))})
+        seen.update({f"start{i}": leaf for i, leaf in enumerate(jax.tree.leaves(devices.whole(self.snapshot(state))))})
         seen["bytes"] = bytes_held(state)
       count = int(np.asarray(self.fetch(num)))
       seen[f"ids{len(calls)}"], seen[f"index{len(calls)}"] = (
@@ -124,6 +124,6 @@ if __name__ == "__main__":
   asked, (coordinator, num_processes, process_id) = json.loads(sys.argv[1]), sys.argv[2:]
   with reporting():
     if int(num_processes) > 1:
-      parallel.initialize(coordinator, int(num_processes), int(process_id), timeout=asked.get("timeout", 60))
+      processes.initialize(coordinator, int(num_processes), int(process_id), timeout=asked.get("timeout", 60))
     if "workdir" in asked:
       main(asked)

@@ -31,7 +31,7 @@ ROOT = pathlib.Path(diffjax.__file__).parent
 # A room is a file or a folder of diffjax. It may import rooms of the floors below its own, and within itself.
 # A room of a new file goes on the lowest floor that is above all it needs.
 FLOORS = [
-  {"typing", "struct", "checks"},
+  {"typing", "struct", "checks", "warning"},
   {"randomness", "arrays", "denoised", "system"},
   {"cluster", "codecs", "networks", "data", "plots", "conditioning"},
   {"schedules"},
@@ -54,7 +54,7 @@ LOOKS_UP = ("schedules", "pretrained")
 # Rooms that stand apart from the diffusion mathematics: all of ours they may import.
 ALONE = {
   "networks": {"typing", "struct", "randomness", "system"},
-  "data": {"typing", "system"},
+  "data": {"typing", "system", "warning"},
   "plots": {"typing", "system"},
   "weights": {"typing", "files", "networks"},
 }

@@ -15,7 +15,7 @@ import pytest
 
 import train as train_script
 from diffjax import DiffjaxWarning, data, from_config, runs
-from diffjax.cluster import parallel
+from diffjax.cluster import devices
 from diffjax.cluster.signals import StopRequest
 from diffjax.runs import folder
 from diffjax.runs.checkpoints import Checkpoints
@@ -38,7 +38,7 @@ def last_checkpoint(workdir, config):
 
 def stop_after(monkeypatch, calls, signum=signal.SIGTERM):
   """Sends this process a signal once that many calls of the train step have been made, however slow the machine."""
-  made, pmap = [], parallel.pmap
+  made, pmap = [], devices.pmap
   monkeypatch.setattr("train.StopRequest", functools.partial(StopRequest, patience=600.0))
 
   def counting(fun, donate_argnums=()):
@@ -52,7 +52,7 @@ def stop_after(monkeypatch, calls, signum=signal.SIGTERM):
 
     return counted if donate_argnums else mapped
 
-  monkeypatch.setattr(parallel, "pmap", counting)
+  monkeypatch.setattr(devices, "pmap", counting)
 
 
 @pytest.fixture(scope="module")

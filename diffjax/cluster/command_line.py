@@ -14,8 +14,8 @@ from typing import Any
 
 import jax
 
-from diffjax.cluster import last_words, parallel
-from diffjax.cluster.last_words import Stopped
+from diffjax.cluster import exit_reasons, processes
+from diffjax.cluster.exit_reasons import Stopped
 from diffjax.cluster.signals import StopRequest
 
 LONGEST = 2000
@@ -63,7 +63,7 @@ def define_processes(values: Any) -> None:
 
 def join(values: Any) -> None:
   """Joins the processes that those flags, or the environment, tell of; if one of them leaves, all do."""
-  parallel.initialize(values.coordinator, values.num_processes, values.process_id)
+  processes.initialize(values.coordinator, values.num_processes, values.process_id)
   if not faulthandler.is_enabled():
     faulthandler.enable()  # JAX aborts where process 0 is gone: with the stacks of what waits
 
@@ -99,7 +99,7 @@ def reporting() -> Iterator[None]:
 def _end(stop):
   if jax.distributed.is_initialized():
     _be_deaf()
-    last_words.leave(stop.code, stop.reason)
+    exit_reasons.leave(stop.code, stop.reason)
   sys.exit(stop.code)
 
 
@@ -109,12 +109,12 @@ def _end_all(error, ours):
   sentence = _sentence(error)
   say = lambda: print(f"error: {sentence}", file=sys.stderr)
   if ours:
-    last_words.leave(1, f"has failed: {sentence}", say=say)
-  last_words.hear()
+    exit_reasons.leave(1, f"has failed: {sentence}", say=say)
+  exit_reasons.hear()
   if isinstance(error, jax.errors.JaxRuntimeError) and _DISCONNECTED.search(str(error)):
     sentence = f"another process of the run is gone; {_AGAIN} ({sentence})"
-    last_words.leave(last_words.GONE_ON, f"misses another; {_AGAIN}", say=say)
-  last_words.leave(1, f"has failed: {sentence}", say=lambda: traceback.print_exception(error))
+    exit_reasons.leave(exit_reasons.GONE_ON, f"misses another; {_AGAIN}", say=say)
+  exit_reasons.leave(1, f"has failed: {sentence}", say=lambda: traceback.print_exception(error))
 
 
 def _be_deaf():
@@ -125,7 +125,7 @@ def _be_deaf():
 
 
 def _show_warning(message, *where):
-  if last_words.is_first():
+  if exit_reasons.is_first():
     with contextlib.suppress(BrokenPipeError):
       print(f"warning: {_sentence(message)}", file=sys.stderr)
 

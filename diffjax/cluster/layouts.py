@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffjax.cluster import parallel
+from diffjax.cluster import devices
 from diffjax.system.compilation import jit
 from diffjax.typing import PyTree
 
@@ -34,15 +34,15 @@ class Replicated:
 
   def place(self, state: PyTree) -> PyTree:
     """A state, initial or restored, as the compiled steps take it."""
-    return parallel.replicate(state)
+    return devices.replicate(state)
 
   def replicate(self, tree: PyTree) -> PyTree:
     """The same arrays, whole on every device."""
-    return parallel.replicate(tree)
+    return devices.replicate(tree)
 
   def share(self, batches: PyTree) -> PyTree:
     """This process's part of batches [K, b, ...], split among its devices."""
-    return parallel.shard(batches, axis=1)
+    return devices.shard(batches, axis=1)
 
   def abstract(self, state: PyTree, everywhere: PyTree, batches: PyTree) -> tuple[PyTree, PyTree, PyTree]:
     """Shapes of what `place`, `replicate` and `share` give, for those of a state, of anything, of a device's part."""
@@ -52,7 +52,7 @@ class Replicated:
 
   def compile(self, step: Callable[..., Any]) -> Callable[..., tuple[PyTree, PyTree]]:
     """(state, ...) -> (state, metrics) on all devices, of a step with an `axis_name`; consumes the state it takes."""
-    return parallel.pmap(functools.partial(step, axis_name=parallel.AXIS), donate_argnums=(0,))
+    return devices.pmap(functools.partial(step, axis_name=devices.AXIS), donate_argnums=(0,))
 
   def evaluate(self, fun: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Compiles a function of a snapshot's arrays and of NumPy arrays."""
@@ -60,33 +60,33 @@ class Replicated:
 
   def fetch(self, metrics: PyTree) -> PyTree:
     """What all devices hold alike, as NumPy arrays."""
-    return parallel.unreplicate(metrics)
+    return devices.unreplicate(metrics)
 
   def snapshot(self, state: PyTree) -> PyTree:
     """The state to save and to look at before the next step."""
-    return parallel.unreplicate(state)
+    return devices.unreplicate(state)
 
   # To draw with a model takes no state
 
   @staticmethod
   def spread(tree: PyTree) -> PyTree:
     """A model, and whatever else all pictures share, for what `map` compiles."""
-    return parallel.replicate(tree)
+    return devices.replicate(tree)
 
   @staticmethod
   def split(batch: PyTree) -> PyTree:
     """This process's part of a batch [b, ...], for what `map` compiles."""
-    return parallel.shard(batch)
+    return devices.shard(batch)
 
   @staticmethod
   def map(fun: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Compiles a function of what `spread` and `split` give."""
-    return parallel.pmap(fun)
+    return devices.pmap(fun)
 
   @staticmethod
   def join(tree: PyTree) -> PyTree:
     """NumPy copies, in every process, of what `map` returns, with the batch in front."""
-    return parallel.unshard(tree)
+    return devices.unshard(tree)
 
 
 class Sharded:
@@ -97,7 +97,7 @@ class Sharded:
   """
 
   def __init__(self, shapes: PyTree):
-    self._mesh = parallel.mesh()
+    self._mesh = devices.mesh()
     self._whole = NamedSharding(self._mesh, PartitionSpec())
     self._shardings = jax.tree.map(lambda a: NamedSharding(self._mesh, spec(a.shape, self._mesh.size)), shapes)
     self.target = jax.tree.map(
@@ -111,16 +111,16 @@ class Sharded:
     return state
 
   def replicate(self, tree):
-    return parallel.from_copies(tree, self._whole)
+    return devices.from_copies(tree, self._whole)
 
   def share(self, batches):
-    sharding = NamedSharding(self._mesh, PartitionSpec(None, parallel.AXIS))
-    return parallel.from_parts(batches, sharding, axis=1)
+    sharding = NamedSharding(self._mesh, PartitionSpec(None, devices.AXIS))
+    return devices.from_parts(batches, sharding, axis=1)
 
   def abstract(self, state, everywhere, batches):
     del state  # has its shapes and shardings from the start
     whole = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._whole)
-    parts = NamedSharding(self._mesh, PartitionSpec(None, parallel.AXIS))
+    parts = NamedSharding(self._mesh, PartitionSpec(None, devices.AXIS))
     grow = lambda a: (a.shape[0], a.shape[1] * self._mesh.size, *a.shape[2:])
     share = lambda a: jax.ShapeDtypeStruct(grow(a), a.dtype, sharding=parts)
     return self.target, jax.tree.map(whole, everywhere), jax.tree.map(share, batches)
@@ -140,18 +140,18 @@ class Sharded:
 
   @staticmethod
   def spread(tree):
-    mesh = parallel.mesh()
+    mesh = devices.mesh()
 
     def put(a):
       if isinstance(a, jax.Array) and len(a.sharding.device_set) == mesh.size > 1:
         return a  # a state's own
-      return parallel.from_copies(a, NamedSharding(mesh, spec(np.shape(a), mesh.size)))
+      return devices.from_copies(a, NamedSharding(mesh, spec(np.shape(a), mesh.size)))
 
     return jax.tree.map(put, tree)
 
   @staticmethod
   def split(batch):
-    return parallel.from_parts(batch, NamedSharding(parallel.mesh(), PartitionSpec(parallel.AXIS)))
+    return devices.from_parts(batch, NamedSharding(devices.mesh(), PartitionSpec(devices.AXIS)))
 
   @staticmethod
   def map(fun):
@@ -159,7 +159,7 @@ class Sharded:
 
   @staticmethod
   def join(tree):
-    return parallel.whole(tree)
+    return devices.whole(tree)
 
 
 Layout = Replicated | Sharded
@@ -176,4 +176,4 @@ def spec(shape: tuple[int, ...], count: int) -> PartitionSpec:
   axes = [axis for axis, size in enumerate(shape) if size % count == 0]
   if not axes or math.prod(shape) < SMALLEST:
     return PartitionSpec()
-  return PartitionSpec(*[None] * axes[0], parallel.AXIS)
+  return PartitionSpec(*[None] * axes[0], devices.AXIS)

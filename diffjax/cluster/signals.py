@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-from diffjax.cluster import last_words
-from diffjax.cluster.last_words import Stopped
+from diffjax.cluster import exit_reasons
+from diffjax.cluster.exit_reasons import Stopped
 
 PATIENCE = 15.0
 """Seconds from a signal to the end of a loop that has not come by: machines are taken away after 25 to 30."""
@@ -130,4 +130,4 @@ class StopRequest:
 
 def _leave(signum: int, at_once: bool = False) -> NoReturn:
   stopped = Stopped(signum)
-  last_words.leave(stopped.code, stopped.reason, at_once=at_once)
+  exit_reasons.leave(stopped.code, stopped.reason, at_once=at_once)

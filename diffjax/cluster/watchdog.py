@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 
-from diffjax.cluster import last_words, parallel
+from diffjax.cluster import exit_reasons, processes
 
 SLOW = 12
 """How many times longer may take what compiles, draws or writes than what a step may."""
@@ -15,20 +15,20 @@ class Watchdog:
   """Ends this process, with what it was doing, when no step has finished for a long time.
 
   A process that hangs leaves all others waiting in a collective, for ever. Each of them then writes its number, its
-  last step and the Python stacks of all its threads to stderr, and exits with 75. In a run of one process
-  it does nothing: there a slow step is a slow step. Of processes that are halted `last_words` tells, whatever they did.
+  last step and the Python stacks of all its threads to stderr, and exits with 75. In a run of one process it does
+  nothing: there a slow step is a slow step. `exit_reasons` tells of processes that are halted, whatever they did.
 
   Args:
     step: steps done before.
     timeout: in seconds.
   """
 
-  def __init__(self, step: int, timeout: float = parallel.STUCK_AFTER):
+  def __init__(self, step: int, timeout: float = processes.STUCK_AFTER):
     self._timeout, self._closed = timeout, threading.Event()
     self.beat(step, slow=True)
 
   def __enter__(self):
-    if parallel.several():
+    if processes.several():
       threading.Thread(target=self._watch, daemon=True).start()
     return self
 
@@ -44,16 +44,16 @@ class Watchdog:
       slow: more than a step comes next; it may take SLOW times as long.
     """
     self._step, self._time = step, time.monotonic()
-    last_words.progress(step)
+    exit_reasons.progress(step)
     self._limit = self._timeout * (SLOW if slow else 1)
 
   def _watch(self):
     while not self._closed.wait(min(1.0, self._timeout / 4)):
       if time.monotonic() - self._time > self._limit:
-        last_words.leave(last_words.GONE_ON, f"waits in vain since step {self._step}", say=self._report)
+        exit_reasons.leave(exit_reasons.GONE_ON, f"waits in vain since step {self._step}", say=self._report)
 
   def _report(self):
-    index, count = parallel.process().values()
+    index, count = processes.process().values()
     print(
       f"error: process {index} of {count} waits in vain: since step {self._step}, {self._limit:.0f} s ago, no"
       " step has finished; another process may hang or be gone. The same command goes on from the last checkpoint."

@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from diffjax import plots
-from diffjax.cluster import command_line, parallel
+from diffjax.cluster import command_line, processes
 from diffjax.cluster.signals import StopRequest
 from diffjax.data.arrays import read_npz
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
@@ -57,7 +57,7 @@ def report_on_clip(options: flags.FlagValues) -> None:
     )
   out = _out(options)
   held_out = in_memory(load_data(clip.config, "test"))
-  parallel.from_first(lambda: _report_on_clip(clip, options.workdir, held_out, out))
+  processes.from_first(lambda: _report_on_clip(clip, options.workdir, held_out, out))
 
 
 def _report_on_clip(clip, workdir, held_out, out):
@@ -101,7 +101,7 @@ def report_on_run(options: flags.FlagValues) -> None:
   else:
     pixels(train["image"][:1])  # pictures that are too large are refused before any is drawn
     drawn, source = (_draw_prompted if options.clip else _draw)(run, options)
-  parallel.from_first(lambda: _report_on_pictures(drawn, source, train, held_out, out))
+  processes.from_first(lambda: _report_on_pictures(drawn, source, train, held_out, out))
 
 
 def _report_on_pictures(drawn, source, train, held_out, out):
@@ -124,7 +124,7 @@ def _check_workdir(options):
 
 def _out(options):
   out = paths.as_path(options.out or paths.as_path(options.workdir) / "evaluation")
-  parallel.from_first(lambda: writing.check_writable(out))
+  processes.from_first(lambda: writing.check_writable(out))
   return out
 
 

@@ -55,7 +55,8 @@ def check(config, image_features: ImageFeatures) -> None:
     told = at_steps(config, int(steps))
     if told.sampler:
       lookup(samplers.METHODS, "sampler", told.sampler)
-    sampler(told, guided(told, None, clip_energy(told, image_features, np.eye(2), (1, 0), 1.0)), samplers.Euler())
+    energy = clip_energy(told, image_features, np.eye(2), (1, 0), 1.0)
+    sampler(told, guided(told, lambda x, sigma, cond=None, *, key=None: x, energy), samplers.Euler())
 
 
 def clip_energy(

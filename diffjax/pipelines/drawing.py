@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import editing, randomness, samplers
-from diffjax.cluster import parallel
+from diffjax.cluster import devices, processes
 from diffjax.cluster.layouts import LAYOUTS, Layout
 from diffjax.codecs import to_uint8
 from diffjax.guidance.energy import warn_of_nonfinite
@@ -91,7 +91,7 @@ def draw_batches(
     FloatingPointError: a picture is NaN or infinite.
     MemoryError: a device's memory does not suffice.
   """
-  num, count = len(numbers), parallel.device_count()
+  num, count = len(numbers), devices.device_count()
   batch_size = -(-batch_size // count) * count
   settings: dict[str, Any] = {"batch_size": batch_size}
   if count > 1:
@@ -100,7 +100,7 @@ def draw_batches(
   with memory.explaining(program, settings) as program:
     shared = layout.spread(assemble())
     for first in progress(range(0, num, batch_size)):
-      rows = np.minimum(np.arange(first, first + batch_size), num - 1)[parallel.own_part(batch_size)]
+      rows = np.minimum(np.arange(first, first + batch_size), num - 1)[processes.own_part(batch_size)]
       own = layout.split(jax.tree.map(lambda a, rows=rows: a[rows], (numbers, asked)))
       drawn = program(*shared, *own)
       if again and not layout.join(drawn["finite"]).all():

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffjax import samplers
 from diffjax.checks import check_numbers
-from diffjax.cluster import parallel
+from diffjax.cluster import processes
 from diffjax.cluster.layouts import Layout, Replicated
 from diffjax.codecs import Pixels, to_float
 from diffjax.conditioning import Unconditional
@@ -163,7 +163,7 @@ class Pipeline:
     num_steps = len(sigmas) - 1
     if prompt:
       prompt, repeats = prompt.at(num_steps, repeats), 1
-    sampler = sampler or (prompt and prompt.sampler)
+      sampler = sampler or prompt.sampler
     method = self.defaults.sampler(sampler, num_steps, **options)
     cond, scale = self._cond(num, labels, guidance_scale)
     denoiser = self.defaults.guided(self.denoiser, scale)
@@ -188,8 +188,10 @@ class Pipeline:
       return draw_batches(program, self.layout, assemble, asked, numbers, size, progress, again=prompt is not None)
 
     drawn = draw_these(np.arange(num))
-    for attempt in range(1, ATTEMPTS if prompt and noise is None else 1):
-      refused = parallel.from_first(lambda drawn=drawn: np.flatnonzero(~prompt.accepts(drawn.images)).tolist())
+    if prompt is None or noise is not None:
+      return drawn
+    for attempt in range(1, ATTEMPTS):
+      refused = processes.from_first(lambda drawn=drawn: np.flatnonzero(~prompt.accepts(drawn.images)).tolist())
       if not refused:
         break
       drawn = put(drawn, np.asarray(refused), draw_these(np.asarray(refused) + attempt * APART))

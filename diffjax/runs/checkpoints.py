@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffjax.cluster import parallel
+from diffjax.cluster import processes
 from diffjax.cluster.watchdog import SLOW
 from diffjax.from_config.configuration import tree_differences
 from diffjax.system import paths
@@ -55,7 +55,7 @@ class Checkpoints:
     self._ocp, self._read_only, self._error = ocp, read_only, None
     self.folder = paths.as_path(folder) if paths.is_remote(folder) else pathlib.Path(folder).absolute()
     if best and not read_only:
-      parallel.from_first(self._set_aside_damaged)  # the manager reads the losses as soon as it is made
+      processes.from_first(self._set_aside_damaged)  # the manager reads the losses as soon as it is made
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
       best_fn=(lambda metrics: metrics["loss"]) if best else None,
@@ -63,7 +63,7 @@ class Checkpoints:
       create=not read_only,
       cleanup_tmp_directories=not read_only,
       async_options=ocp.AsyncOptions(
-        timeout_secs=SLOW * parallel.STUCK_AFTER,
+        timeout_secs=SLOW * processes.STUCK_AFTER,
         post_finalization_callback=self._write_checksums,
         barrier_sync_fn=self._wait_for_others,
       ),
@@ -93,7 +93,7 @@ class Checkpoints:
     """
     self.wait()
 
-    room = parallel.from_first(lambda: None if step in self._manager.all_steps() else self._room(state))
+    room = processes.from_first(lambda: None if step in self._manager.all_steps() else self._room(state))
     if room is None:
       return
     args = self._ocp.args
@@ -112,7 +112,7 @@ class Checkpoints:
       best = self._manager.best_step()
       return bool(np.isfinite(loss) and (best is None or loss < self._manager.metrics(best)["loss"]))  # pyright: ignore[reportOptionalSubscript]  each save has metrics
 
-    if parallel.from_first(is_best):
+    if processes.from_first(is_best):
       self.save(step, state, config, data, loss)
 
   def check_room(self, state: PyTree) -> None:
@@ -159,9 +159,9 @@ class Checkpoints:
       OSError: if it cannot be read though its files are what was written.
     """
     path = self.folder / str(step)
-    index, count = parallel.process().values()
+    index, count = processes.process().values()
     own_damage = lambda: (_damage(path, slice(index, None, count)) or "")[:600]  # each process reads its own files
-    if damage := next(filter(None, parallel.from_all(own_damage)), None):
+    if damage := next(filter(None, processes.from_all(own_damage)), None):
       raise DamagedCheckpoint(f"checkpoint {path} is damaged: {damage}.")
     args = self._ocp.args
     contents = _checked(self._read(path, run=args.JsonRestore()).run, path)
@@ -180,7 +180,7 @@ class Checkpoints:
       DamagedCheckpoint: if there are checkpoints and all of them are damaged.
       ValueError: as `restore`.
     """
-    steps = parallel.from_first(lambda: self.steps()[-MOST:])
+    steps = processes.from_first(lambda: self.steps()[-MOST:])
     for step in reversed(steps):
       try:
         return self.restore(step, target, config)
@@ -190,7 +190,7 @@ class Checkpoints:
         self._manager.reload()
         return self.restore_newest(target, config)
       if step != steps[0]:
-        if parallel.is_first():
+        if processes.is_first():
           warnings.warn(f"{damage} Falling back to the one before it.", DiffjaxWarning, stacklevel=2)
         self._set_aside(step)
     if steps:
@@ -215,7 +215,7 @@ class Checkpoints:
     """Waits, and ends the threads that write, unless they wait for another process in vain."""
     if "_reader" in vars(self):
       self._reader.close()
-    if self._error or (parallel.several() and isinstance(sys.exception(), Exception)):
+    if self._error or (processes.several() and isinstance(sys.exception(), Exception)):
       return
     with self._writing():
       self._manager.close()
@@ -227,12 +227,12 @@ class Checkpoints:
       read = self._reader.restore(path, args=self._ocp.args.Composite(**items))
     except Exception as error:  # orbax, tensorstore and json report damage in many ways
       failure = error
-    failed = parallel.how_many(failure is not None)
+    failed = processes.how_many(failure is not None)
     if not failed:
       return read
     if failure and isinstance(failure, jax.errors.JaxRuntimeError):  # of devices' memory, say
       raise failure
-    if failed == parallel.process()["process_count"]:
+    if failed == processes.process()["process_count"]:
       if self._has_gone(path.name):
         raise DamagedCheckpoint(f"checkpoint {path} was deleted while it was read.") from failure
       raise OSError(
@@ -241,17 +241,17 @@ class Checkpoints:
       ) from failure
     here = f"here ({_first_line(failure)})" if failure else "elsewhere"
     raise OSError(
-      f"{failed} of {parallel.process()['process_count']} processes cannot read checkpoint {path}, among them one"
+      f"{failed} of {processes.process()['process_count']} processes cannot read checkpoint {path}, among them one"
       f" {here}; let all see the same folder, then give the same command."
     ) from failure
 
   def _has_gone(self, step):
-    return parallel.from_first(lambda: not (self.folder / str(step)).exists())
+    return processes.from_first(lambda: not (self.folder / str(step)).exists())
 
   @functools.cached_property
   def _reader(self):
     """Reads alone: at the end of the manager's `restore` all wait for each other, and for one that failed."""
-    index = parallel.process()["process_index"]
+    index = processes.process()["process_index"]
     alone = self._ocp.options.MultiprocessingOptions(
       primary_host=None, active_processes={index}, barrier_sync_key_prefix=f"{self.folder.name}{index}"
     )
@@ -262,7 +262,7 @@ class Checkpoints:
     try:
       yield
     except BaseException as error:  # a full disk is a ValueError there, an OSError, or wrapped in another
-      self._error = error if parallel.several() else None
+      self._error = error if processes.several() else None
       lost = next((e for e in (error, error.__cause__) if isinstance(e, jax.errors.JaxRuntimeError)), None)
       if lost is not None:  # another process, or memory
         raise lost from None
@@ -275,7 +275,7 @@ class Checkpoints:
 
   def _wait_for_others(self, *, key, timeout_ms):
     """The barrier of the writing threads, which come to it with what has failed, too, and tell nobody else."""
-    if parallel.several():
+    if processes.several():
       if threading.current_thread() is not threading.main_thread():
         self._error = self._error or sys.exception()
       self._ocp.multihost.get_barrier_sync_fn()(key=key, timeout_ms=timeout_ms)
@@ -296,7 +296,7 @@ class Checkpoints:
 
   def _set_aside(self, step):
     if not self._read_only:
-      parallel.from_first(lambda: self._rename(self.folder / str(step)))
+      processes.from_first(lambda: self._rename(self.folder / str(step)))
       self._manager.reload()
 
   def _rename(self, path):

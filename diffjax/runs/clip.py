@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,7 +35,7 @@ class ClipRun:
   module: CLIP
   params: PyTree
   tokenizer: Tokenizer
-  config: object = None
+  config: Any = None
   preprocessing: dict = dataclasses.field(default_factory=dict)
 
   @property

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import data, from_config
-from diffjax.cluster import parallel
+from diffjax.cluster import processes
 from diffjax.cluster.layouts import Layout
 from diffjax.runs.folder import load_data
 from diffjax.system import memory, paths
@@ -30,16 +30,17 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout
     train_step: what is trained.
     layout: where the arrays of its state live.
   """
-  spec, processes, devices = config.train, parallel.process()["process_count"], jax.device_count()
+  spec, num_processes, num_devices = config.train, processes.process()["process_count"], jax.device_count()
   state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), layout.target)
   source = _data(config)
-  batch = examples(config, spec.batch_size // devices, labelled=source.num_classes > 0 if source else None)
+  batch = examples(config, spec.batch_size // num_devices, labelled=source.num_classes > 0 if source else None)
   rows = {
-    "mesh": f"{_count(processes, 'process', 'es')} x {_count(devices // processes, jax.default_backend() + ' device')}",
-    "batch": f"{spec.batch_size} a step, {spec.batch_size // devices} a device"
+    "mesh": f"{_count(num_processes, 'process', 'es')} x "
+    + _count(num_devices // num_processes, f"{jax.default_backend()} device"),
+    "batch": f"{spec.batch_size} a step, {spec.batch_size // num_devices} a device"
     + (f" in {spec.accumulate} parts" if spec.accumulate > 1 else ""),
     **_memory(train_step, state, layout, batch, spec.steps_per_call, source if config.data.in_memory else None),
-    "FLOPs": _flops(train_step, state, batch, devices),
+    "FLOPs": _flops(train_step, state, batch, num_devices),
     "data": f"{len(source):,} pictures of {'x'.join(map(str, source.shape))}" if source else UNPREPARED,
     "folder": str(workdir),
     "checkpoints": _checkpoints(workdir, tree_bytes(state), spec.keep_checkpoints),
@@ -97,13 +98,13 @@ def _lower(train_step, state, layout, resident, batches):
   return layout.compile(functools.partial(several_steps, train_step)).lower(state, resident, batches, num, key)
 
 
-def _flops(train_step, state, batch, devices: int) -> str:
+def _flops(train_step, state, batch, num_devices: int) -> str:
   # Not of the program with its loops, whose bodies the analysis counts once however often they run
   lowered = jax.jit(train_step.replace(accumulate=1)).lower(state, batch, jax.eval_shape(lambda: jax.random.key(0)))
   each = (lowered.cost_analysis() or {}).get("flops")
   if not each:
     return "unknown: this backend has no cost analysis"
-  return f"{each * devices / 1e9:.4g} G a step, {each / 1e9:.4g} G a device"
+  return f"{each * num_devices / 1e9:.4g} G a step, {each / 1e9:.4g} G a device"
 
 
 def _checkpoints(workdir: pathlib.Path, num_bytes: int, keep: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import jax
 
 from diffjax import data, from_config
-from diffjax.cluster import parallel
+from diffjax.cluster import processes
 from diffjax.from_config import configuration
 from diffjax.runs.checkpoints import Checkpoints
 from diffjax.system import files, paths, writing
@@ -114,7 +114,7 @@ def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
     warnings.warn(
       f"{workdir} cannot be locked, as no bucket can; let no other process train in it.", DiffjaxWarning, stacklevel=3
     )
-    parallel.from_first(lambda: claim(workdir, config))
+    processes.from_first(lambda: claim(workdir, config))
     check_shared(workdir)
     yield
     return
@@ -135,7 +135,7 @@ def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
         )
       claim(workdir, config)
 
-    parallel.from_first(lock_and_claim)
+    processes.from_first(lock_and_claim)
     check_shared(workdir)
     yield
 
@@ -145,7 +145,7 @@ def check_shared(workdir: pathlib.Path, timeout: float = 10.0) -> None:
 
   Folders of the same name on disks of their own would let each go on from what it alone finds there.
   """
-  if not parallel.several():
+  if not processes.several():
     return
   lock = workdir / LOCK
 
@@ -154,12 +154,12 @@ def check_shared(workdir: pathlib.Path, timeout: float = 10.0) -> None:
     lock.write_text(token)
     return token
 
-  token, deadline = parallel.from_first(sign), time.monotonic() + timeout
+  token, deadline = processes.from_first(sign), time.monotonic() + timeout
   while not (seen := lock.exists() and lock.read_text() == token) and time.monotonic() < deadline:
     time.sleep(0.1)
-  blind = parallel.how_many(not seen)
+  blind = processes.how_many(not seen)
   if blind:
-    who = f"{blind} of {parallel.process()['process_count']} processes" + ("" if seen else ", this one among them,")
+    who = f"{blind} of {processes.process()['process_count']} processes" + ("" if seen else ", this one among them,")
     raise OSError(
       f"{who} do not see the folder {workdir} of process 0; give all of them one that they share, on a disk of the"
       " network or in a bucket."

@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from diffjax import from_config, plots
-from diffjax.cluster import parallel
+from diffjax.cluster import devices, processes
 from diffjax.runs.clip import ClipRun
 from diffjax.runs.diffusion import Run
 from diffjax.runs.folder import load_data
@@ -23,8 +23,8 @@ def preview(config, params: PyTree, step: int, path: pathlib.Path) -> None:
 
 
 def _preview_clip(config, params, step, path):
-  params = parallel.whole(params)
-  if parallel.is_first():
+  params = devices.whole(params)
+  if processes.is_first():
     similarity(ClipRun(from_config.clip.module(config), params, from_config.clip.tokenizer(config), config), path)
 
 
@@ -32,7 +32,7 @@ def _preview_drawn(config, params, step, path):
   run = Run(config, params, step)
   labels = np.arange(DRAWN) % run.num_classes if run.num_classes else None
   drawn = run.draw(DRAWN, labels=labels, batch_size=DRAWN)
-  if parallel.is_first():
+  if processes.is_first():
     plots.save(plots.grid(drawn), path)
 
 

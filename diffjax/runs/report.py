@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from diffjax import plots
-from diffjax.cluster import parallel
+from diffjax.cluster import processes
 from diffjax.system import paths, writing
 
 
@@ -105,7 +105,7 @@ class Report:
     else:
       steps, elapsed = line["step"] - self._start, time.perf_counter() - self._begin
       left = f", {elapsed / steps * (self._total - line['step']):.0f} s left" if steps else ""
-      parallel.announce(f"step {line['step']}/{self._total}, loss {loss}{rate}{skipped}{left}")
+      processes.announce(f"step {line['step']}/{self._total}, loss {loss}{rate}{skipped}{left}")
 
   def draw_curve(self) -> None:
     """Writes loss.png from all reports so far."""

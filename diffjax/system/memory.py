@@ -80,7 +80,7 @@ def explaining(step: Any, settings: dict[str, Any]) -> Iterator[Callable]:
   """Yields a compiled step; where memory does not suffice in the block, the reason is told in one sentence.
 
   Args:
-    step: a compiled function with `lower`, such as `jax.jit` and `parallel.pmap` give; None where there is none yet.
+    step: a compiled function with `lower`, such as `jax.jit` and `devices.pmap` give; None where there is none yet.
     settings: the values that may be changed: of a config "train.batch_size", "train.accumulate", "model.remat" and
       "parallel", of drawing "batch_size".
 

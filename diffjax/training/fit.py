@@ -9,7 +9,7 @@ import optax
 import tqdm
 
 from diffjax.checks import check_whole
-from diffjax.cluster import parallel
+from diffjax.cluster import devices, processes
 from diffjax.cluster.layouts import Replicated
 from diffjax.data import id_batches
 from diffjax.training.loop import calls, stack_batches
@@ -54,7 +54,7 @@ def fit(
     ValueError: arrays of different lengths, or numbers out of range.
   """
   check_whole(1, steps=steps, batch_size=batch_size, steps_per_call=steps_per_call)
-  parallel.check_batch_size(batch_size, 1)
+  devices.check_batch_size(batch_size, 1)
   lengths = {name: len(values) for name, values in data.items()}
   if len(set(lengths.values())) != 1:
     raise ValueError(f"data has arrays of lengths {lengths}; give at least one array, and all of one length.")
@@ -65,9 +65,9 @@ def fit(
   layout = Replicated(state)
   multi_step = layout.compile(functools.partial(several_steps, step))
   resident, key = layout.replicate(dict(data)), layout.replicate(jax.random.key(seed))
-  batches = id_batches(length, batch_size, seed, **parallel.process())
+  batches = id_batches(length, batch_size, seed, **processes.process())
   state, done = layout.place(state), 0
-  with tqdm.tqdm(total=steps, disable=None if report is None and parallel.is_first() else True) as bar:
+  with tqdm.tqdm(total=steps, disable=None if report is None and processes.is_first() else True) as bar:
     for num in calls(0, steps, steps_per_call, ()):
       stacked = layout.share(stack_batches(batches, num, steps_per_call))
       state, metrics = multi_step(state, resident, stacked, layout.replicate(np.int32(num)), key)

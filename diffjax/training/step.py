@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from diffjax import struct
-from diffjax.cluster import parallel
+from diffjax.cluster import devices
 from diffjax.training import ema
 from diffjax.typing import Array, Objective, PyTree
 
@@ -73,7 +73,7 @@ class TrainStep:
       whose loss or gradient is not finite changes nothing but the counters, on every device alike.
     """
     key = jax.random.fold_in(key, state.step)
-    (loss, told), grads = parallel.mean(self._loss_and_grads(state, batch, key, axis_name), axis_name)
+    (loss, told), grads = devices.mean(self._loss_and_grads(state, batch, key, axis_name), axis_name)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)

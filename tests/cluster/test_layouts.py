@@ -2,8 +2,8 @@
 
 import jax
 import numpy as np
-import processes
 import pytest
+import several
 from jax.sharding import PartitionSpec
 from test_processes import CONFIG, examples_expected, examples_seen, leaves, losses
 
@@ -35,7 +35,7 @@ def eight(tiny_data, tmp_path_factory):
   outcomes = {}
   for name in ("pmap", "fsdp"):
     folder = tmp_path_factory.mktemp(name)
-    seen, _ = processes.run(folder, name, tiny_data, devices=8, config=WIDE | {"parallel": name}, draw=7)
+    seen, _ = several.run(folder, name, tiny_data, devices=8, config=WIDE | {"parallel": name}, draw=7)
     outcomes[name] = folder / "run", seen[0]
   return outcomes
 
@@ -101,7 +101,7 @@ def test_fsdp_of_whole_batches(tiny_data, tmp_path, kind):
   for name in ("pmap", "fsdp"):
     (tmp_path / name).mkdir()
     config = {"train.log_every": 1, "parallel": name} | kind.get("config", {})
-    processes.run(tmp_path / name, "run", tiny_data, devices=4, **(kind | {"config": config}))
+    several.run(tmp_path / name, "run", tiny_data, devices=4, **(kind | {"config": config}))
     found.append(losses(tmp_path / name / "run"))
   np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4)
   np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-4)
@@ -126,7 +126,7 @@ def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
   for i, move in enumerate(MOVES):
     last = i == len(MOVES) - 1
     asked = {"config": changes | {"parallel": move["layout"]}} | ({} if last else {"stop_after": 2})
-    seen, out = processes.run(
+    seen, out = several.run(
       tmp_path, f"move{i}", tiny_data, num_processes=move["num_processes"], devices=move["devices"], **asked
     )
     assert f"going on from step {step}" in out or not step
@@ -141,7 +141,7 @@ def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
   config = runs.read_config(tmp_path / "run")
   assert examples == examples_expected(config, 0, 18)
   (tmp_path / "alone").mkdir()
-  whole, _ = processes.run(tmp_path / "alone", "whole", tiny_data, config=changes)
+  whole, _ = several.run(tmp_path / "alone", "whole", tiny_data, config=changes)
   for a, b in zip(jax.tree.leaves(before), leaves(whole[0]), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-3)
   print(f"{len(MOVES)} moves, 18 steps, {len(examples)} examples, none repeated or skipped")

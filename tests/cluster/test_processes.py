@@ -8,11 +8,11 @@ import sys
 
 import jax
 import numpy as np
-import processes
 import pytest
+import several
 
 from diffjax import data, from_config, runs
-from diffjax.cluster import command_line, last_words, parallel
+from diffjax.cluster import command_line, exit_reasons, processes
 from diffjax.runs import Run
 from diffjax.runs.checkpoints import Checkpoints
 from train import train
@@ -40,7 +40,7 @@ def alone(tiny_data, tmp_path_factory):
 def pair(tiny_data, tmp_path_factory):
   """The same run by two processes with two devices each: (folder, what each process has seen, what was printed)."""
   folder = tmp_path_factory.mktemp("pair")
-  seen, out = processes.run(folder, "pair", tiny_data, num_processes=2, devices=2, config=CONFIG, draw=7, damage=1)
+  seen, out = several.run(folder, "pair", tiny_data, num_processes=2, devices=2, config=CONFIG, draw=7, damage=1)
   return folder / "run", seen, out
 
 
@@ -136,7 +136,7 @@ def test_all_processes_have_every_picture(alone, pair):
 @pytest.mark.slow
 def test_four_processes_do_as_one(alone, tiny_data, tmp_path):
   config, workdir, state = alone
-  seen, _ = processes.run(tmp_path, "four", tiny_data, num_processes=4, config=CONFIG, draw=7)
+  seen, _ = several.run(tmp_path, "four", tiny_data, num_processes=4, config=CONFIG, draw=7)
   for ours, theirs in zip(losses(workdir), losses(tmp_path / "run")):
     np.testing.assert_allclose(ours, theirs, rtol=2e-5)
   for a, b in zip(jax.tree.leaves(state), leaves(seen[3]), strict=True):
@@ -152,13 +152,13 @@ def test_two_processes_stream_what_one_streams(tiny_data, tmp_path):
   streamed = CONFIG | {"data.in_memory": False}
   for name, count in (("one", 1), ("two", 2)):
     (tmp_path / name).mkdir()
-    processes.run(tmp_path / name, name, tiny_data, num_processes=count, devices=2 // count, config=streamed)
+    several.run(tmp_path / name, name, tiny_data, num_processes=count, devices=2 // count, config=streamed)
   for ours, theirs in zip(*(losses(tmp_path / name / "run") for name in ("one", "two"))):
     np.testing.assert_allclose(ours, theirs, rtol=2e-5)
 
 
 def test_a_process_that_is_not_there_is_named():
-  ended = processes.finish(processes.start({"timeout": 4}, num_processes=4, missing=(2,)), timeout=60)
+  ended = several.finish(several.start({"timeout": 4}, num_processes=4, missing=(2,)), timeout=60)
   for status, out, errors in ended:
     assert status == 1 and not out, errors
   assert all(errors.startswith("error: process 2 of 4 ") and errors.count("\n") == 1 for _, _, errors in ended), ended
@@ -192,9 +192,9 @@ def joined(monkeypatch):
   """How `jax.distributed.initialize` was called, which it is not."""
   calls = []
   monkeypatch.setattr(jax.distributed, "initialize", lambda **kwargs: calls.append(kwargs))
-  monkeypatch.setattr(parallel, "call_the_roll", lambda *args: None)
-  monkeypatch.setattr(last_words, "listen", lambda stuck_after: None)
-  for name in parallel.SLURM:
+  monkeypatch.setattr(processes, "wait_for_all", lambda *args: None)
+  monkeypatch.setattr(exit_reasons, "listen", lambda stuck_after: None)
+  for name in processes.SLURM:
     monkeypatch.delenv(name, raising=False)
   return calls
 
@@ -204,22 +204,22 @@ SLURM = {
 }  # fmt: skip
 
 
-WATCH = {"heartbeat_timeout_seconds": 2 * parallel.STUCK_AFTER + 60}
+WATCH = {"heartbeat_timeout_seconds": 2 * processes.STUCK_AFTER + 60}
 
 
 def test_processes_of_a_slurm_step_find_each_other(joined, monkeypatch):
   for name, value in SLURM.items():
     monkeypatch.setenv(name, value)
-  parallel.initialize()
+  processes.initialize()
   assert joined == [{"cluster_detection_method": "slurm", "initialization_timeout": 300} | WATCH]
 
 
-def test_processes_of_a_slurm_step_call_the_roll(monkeypatch):
+def test_processes_of_a_slurm_step_wait_for_all(monkeypatch):
   monkeypatch.setattr(jax.distributed, "initialize", lambda **kwargs: pytest.fail("not all are there"))
   for name, value in (SLURM | {"SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "0", "SLURM_NTASKS": "3"}).items():
     monkeypatch.setenv(name, value)
   with pytest.raises(OSError, match="processes 1, 2 of 3 did not come within 1 s"):
-    parallel.initialize(timeout=1)
+    processes.initialize(timeout=1)
 
 
 @pytest.mark.parametrize("change", [{"SLURM_NTASKS": "1"}, {"SLURM_STEP_NODELIST": None}])
@@ -228,7 +228,7 @@ def test_one_task_or_none_stays_alone(joined, monkeypatch, change):
   for name, value in (SLURM | change).items():
     if value is not None:
       monkeypatch.setenv(name, value)
-  parallel.initialize()
+  processes.initialize()
   assert not joined
 
 
@@ -236,7 +236,7 @@ def test_a_tpu_pod_is_joined_as_jax_finds_it(joined, monkeypatch):
   former = jax.config.jax_platforms
   jax.config.update("jax_platforms", "tpu,cpu")
   try:
-    parallel.initialize()
+    processes.initialize()
   finally:
     jax.config.update("jax_platforms", former)
   assert joined == [{"initialization_timeout": 300} | WATCH]
@@ -245,7 +245,7 @@ def test_a_tpu_pod_is_joined_as_jax_finds_it(joined, monkeypatch):
 def test_flags_go_before_the_environment(joined, monkeypatch):
   for name, value in SLURM.items():
     monkeypatch.setenv(name, value)
-  parallel.initialize("a:1", 3, 2, timeout=5)
+  processes.initialize("a:1", 3, 2, timeout=5)
   named = {"coordinator_address": "a:1", "num_processes": 3, "process_id": 2}
   assert joined == [named | {"cluster_detection_method": "deactivate", "initialization_timeout": 5} | WATCH]
 
@@ -254,16 +254,16 @@ def scripts(name, *arguments, num_processes=2, devices=2):
   """Starts a script as several processes, as a person does."""
   import subprocess
 
-  root, address = pathlib.Path(__file__).parents[2], processes.free_address()
+  root, address = pathlib.Path(__file__).parents[2], several.free_address()
   command = [sys.executable, *([root / name] if name.endswith(".py") else ["-m", name]), *map(str, arguments)]
-  environment = processes.environment(devices)
+  environment = several.environment(devices)
   flags = [f"--coordinator={address}", f"--num_processes={num_processes}"]
   pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
   started = [
     subprocess.Popen([*command, *flags, f"--process_id={i}"], env=environment, cwd=root, **pipes)
     for i in range(num_processes)
   ]
-  return processes.finish(started)
+  return several.finish(started)
 
 
 @pytest.mark.slow

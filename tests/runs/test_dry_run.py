@@ -10,7 +10,7 @@ import pytest
 
 import train as train_script
 from diffjax import from_config
-from diffjax.cluster import layouts, parallel
+from diffjax.cluster import devices, layouts
 
 CONFIG = pathlib.Path(__file__).parent.parent / "tiny_config.py"
 DIGITS = 1437
@@ -32,10 +32,10 @@ def dry(config, workdir):
 
 
 class OnlyLowered:
-  """What `parallel.pmap` gives, but that it cannot be called."""
+  """What `devices.pmap` gives, but that it cannot be called."""
 
   def __init__(self, fun, donate_argnums=()):
-    self.lower = jax.pmap(fun, axis_name=parallel.AXIS, donate_argnums=donate_argnums).lower
+    self.lower = jax.pmap(fun, axis_name=devices.AXIS, donate_argnums=donate_argnums).lower
 
 
 def traced(state):
@@ -51,7 +51,7 @@ def told(tmp_path_factory, tiny_data):
   config, folder = tiny_config.get_config(), tmp_path_factory.mktemp("dry")
   config.data.data_dir = str(tiny_data)
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(parallel, "pmap", OnlyLowered)
+    patch.setattr(devices, "pmap", OnlyLowered)
     patch.setattr(from_config, "initial_state", lambda config, made=from_config.initial_state: traced(made(config)))
     lines = dry(config, folder / "run")
   assert lines.pop("folder") == str(folder / "run") and not list(folder.iterdir())

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax.cluster import command_line, parallel
+from diffjax.cluster import command_line, devices
 from diffjax.runs.checkpoints import Checkpoints
 from diffjax.system import memory
 from train import train
@@ -94,7 +94,7 @@ def test_program_that_wants_more_than_there_is():
 
 def test_training_ends_with_a_sentence_and_keeps_what_it_saved(tiny, tmp_path, monkeypatch):
   """The third call of the step fails as on a GPU; two steps of gradients and activations are in the sentence."""
-  pmap = parallel.pmap
+  pmap = devices.pmap
 
   class Failing:
     def __init__(self, mapped):
@@ -110,7 +110,7 @@ def test_training_ends_with_a_sentence_and_keeps_what_it_saved(tiny, tmp_path, m
     mapped = pmap(fun, donate_argnums)
     return Failing(mapped) if donate_argnums else mapped
 
-  monkeypatch.setattr(parallel, "pmap", failing)
+  monkeypatch.setattr(devices, "pmap", failing)
   with pytest.raises(SystemExit) as stop, command_line.reporting():
     train(tiny(checkpoint_every=2), tmp_path / "run")
   told = stop.value.code

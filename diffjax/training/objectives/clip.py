@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import arrays, randomness, struct
-from diffjax.cluster import parallel
+from diffjax.cluster import devices
 from diffjax.codecs import to_float
 from diffjax.losses.contrastive import sigmoid_losses, softmax_losses
 from diffjax.networks.image_features import prepare
@@ -54,7 +54,7 @@ class ContrastiveObjective:
     images = prepare(images, self.module.image)
     apply = lambda method, *inputs: self.module.apply(params, *inputs, method=method)
     pictures, texts = apply("encode_image", images).features, apply("encode_text", tokens).features
-    all_pictures, all_texts, labels = parallel.gather((pictures, texts, batch["label"]), axis_name)
+    all_pictures, all_texts, labels = devices.gather((pictures, texts, batch["label"]), axis_name)
     pairs = batch["label"][:, None] == labels[None]
     if self.sigmoid:
       return sigmoid_losses(apply("similarity", pictures, all_texts), pairs), {}
@@ -73,7 +73,7 @@ class ContrastiveObjective:
     sigma = self.noise_levels(randomness.uniform(key_level))
     x = x0 + arrays.expand(sigma, x0) * randomness.normal(key_noise, x0.shape)
     denoised = arrays.expand(randomness.uniform(key_denoise) < 0.5, x)
-    return jnp.where(denoised, ideal_denoiser(x, sigma, parallel.gather(x0, axis_name)), x)
+    return jnp.where(denoised, ideal_denoiser(x, sigma, devices.gather(x0, axis_name)), x)
 
 
 def ideal_denoiser(x: Array, sigma: Array, data: Array) -> Array:

@@ -15,7 +15,7 @@ import threading
 import time
 
 from diffjax import from_config, runs
-from diffjax.cluster import parallel, signals, watchdog
+from diffjax.cluster import devices, processes, signals, watchdog
 from diffjax.runs import checkpoints
 
 FAILURES = {"fail": OSError("the disk is on fire"), "bug": TypeError("this is a bug")}
@@ -59,18 +59,18 @@ def main():
   seconds, patience = seconds if seconds in FAILURES else float(seconds), float(patience)
   signals.StopRequest.__init__.__defaults__ = (patience,)
   if stuck_after:
-    parallel.STUCK_AFTER = int(stuck_after[0])
-    watchdog.Watchdog.__init__.__defaults__ = (parallel.STUCK_AFTER,)
-  pmap, objective = parallel.pmap, from_config.held_out_objective
+    processes.STUCK_AFTER = int(stuck_after[0])
+    watchdog.Watchdog.__init__.__defaults__ = (processes.STUCK_AFTER,)
+  pmap, objective = devices.pmap, from_config.held_out_objective
   match phase:
     case "data":
       runs.load_data = holding(runs.load_data, seconds)
     case "start":
       from_config.initial_state = holding(from_config.initial_state, seconds)
     case "compile":
-      parallel.pmap = lambda fun, donate_argnums=(): holding(pmap(fun, donate_argnums), seconds)
+      devices.pmap = lambda fun, donate_argnums=(): holding(pmap(fun, donate_argnums), seconds)
     case "step":
-      parallel.pmap = lambda fun, donate_argnums=(): holding(pmap(fun, donate_argnums), seconds, at=5)
+      devices.pmap = lambda fun, donate_argnums=(): holding(pmap(fun, donate_argnums), seconds, at=5)
     case "evaluation":
       from_config.held_out_objective = lambda *args: holding(objective(*args), seconds)
     case "sampling":

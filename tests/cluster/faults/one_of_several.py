@@ -10,7 +10,7 @@ import time
 import jax
 import numpy as np
 
-from diffjax.cluster import parallel
+from diffjax.cluster import devices, processes
 from diffjax.cluster.signals import StopRequest
 from diffjax.cluster.watchdog import Watchdog
 
@@ -18,11 +18,11 @@ from diffjax.cluster.watchdog import Watchdog
 def main(address, count, index, timeout):
   jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
   jax.distributed.initialize(address, int(count), int(index))
-  add = parallel.pmap(lambda x: parallel.mean(x, parallel.AXIS) + 1)
-  x, step = parallel.replicate(np.float32(0)), 0
+  add = devices.pmap(lambda x: devices.mean(x, devices.AXIS) + 1)
+  x, step = devices.replicate(np.float32(0)), 0
   with StopRequest() as stop_request, Watchdog(0, float(timeout)) as watchdog:
     while True:
-      stopping = parallel.any_process(stop_request)
+      stopping = processes.any_process(stop_request)
       x = jax.block_until_ready(add(x))
       step += 1
       watchdog.beat(step)
@@ -31,7 +31,7 @@ def main(address, count, index, timeout):
       if stopping:
         break
       time.sleep(0.002 * int(index))  # none keeps another's pace
-  assert parallel.unreplicate(x) == step
+  assert devices.unreplicate(x) == step
   print(f"stopped at {step}, signal {stop_request.signum}", flush=True)
   jax.distributed.shutdown()
   os._exit(stop_request.exit_code)

@@ -10,13 +10,13 @@ import sys
 
 import jax
 
-from diffjax.cluster import parallel
+from diffjax.cluster import devices
 
 TRAIN = pathlib.Path(__file__).parents[3] / "train.py"
 
 
 def main():
-  pmap, path = parallel.pmap, pathlib.Path(sys.argv.pop(1))
+  pmap, path = devices.pmap, pathlib.Path(sys.argv.pop(1))
   with path.open("a") as file:
     file.write("\n")  # a process that was killed may have left half a line
 
@@ -24,8 +24,8 @@ def main():
     mapped = pmap(fun, donate_argnums)
 
     def recorded(state, data, batches, num, key):
-      first, count = int(parallel.unreplicate(state.step)), int(parallel.unreplicate(num))
-      ids = parallel.unshard(batches["id"], axis=1)
+      first, count = int(devices.unreplicate(state.step)), int(devices.unreplicate(num))
+      ids = devices.unshard(batches["id"], axis=1)
       state, metrics = jax.block_until_ready(mapped(state, data, batches, num, key))
       with path.open("a") as file:
         file.writelines(json.dumps([first + i, ids[i].tolist()]) + "\n" for i in range(count))
@@ -33,7 +33,7 @@ def main():
 
     return recorded if donate_argnums else mapped
 
-  parallel.pmap = recording
+  devices.pmap = recording
   sys.argv[0] = str(TRAIN)
   runpy.run_path(str(TRAIN), run_name="__main__")
 

@@ -7,10 +7,10 @@ import subprocess
 import sys
 import time
 
-import processes
 import pytest
+import several
 from outcomes import cases, newest
-from processes import finish
+from several import finish
 
 ROOT = pathlib.Path(__file__).parents[3]
 TESTS = ROOT / "tests"
@@ -29,11 +29,11 @@ def start(tiny_data):
   def start(workdir, *program, count=2, workdirs=()):
     arguments = [f"--config={TESTS / 'tiny_config.py'}", f"--config.data.data_dir={tiny_data}"]
     arguments += [f"--config.train.{name}={value}" for name, value in TRAIN.items()]
-    arguments += [f"--coordinator={processes.free_address()}", f"--num_processes={count}"]
+    arguments += [f"--coordinator={several.free_address()}", f"--num_processes={count}"]
     command = [sys.executable, *map(str, program or (ROOT / "train.py",)), *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     own = lambda i: [f"--process_id={i}", f"--workdir={(workdirs or [workdir] * count)[i]}"]
-    begun = [subprocess.Popen([*command, *own(i)], env=processes.environment(1), **pipes) for i in range(count)]
+    begun = [subprocess.Popen([*command, *own(i)], env=several.environment(1), **pipes) for i in range(count)]
     started.extend(begun)
     return begun
 

@@ -56,7 +56,7 @@ def test_sigmoid_is_siglips_loss(tiny_clip):
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
 def test_gradient_over_devices_is_that_of_the_whole_batch(tiny_clip, loss):
   """The mean of the devices' gradients, features gathered among them, by vmap over a named axis."""
-  from diffjax.cluster import parallel
+  from diffjax.cluster import devices
 
   config = tiny_clip()
   config.model.loss = loss
@@ -66,7 +66,7 @@ def test_gradient_over_devices_is_that_of_the_whole_batch(tiny_clip, loss):
 
   def on_device(params, part):
     mean = lambda p: objective(p, part, key, axis_name="devices")[0].mean()
-    return parallel.mean(jax.value_and_grad(mean)(params), "devices")
+    return devices.mean(jax.value_and_grad(mean)(params), "devices")
 
   parts = jax.tree.map(lambda a: a.reshape(4, 2, *a.shape[1:]), batch)
   each = jax.vmap(on_device, (None, 0), axis_name="devices")(params, parts)

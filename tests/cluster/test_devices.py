@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffjax import from_config
-from diffjax.cluster import parallel
+from diffjax.cluster import devices
 
 WORKER = pathlib.Path(__file__).parents[1] / "devices_worker.py"
 
@@ -74,49 +74,49 @@ def test_a_picture_depends_on_its_own_number_only(outcomes):
 
 def test_shard_and_back():
   batch = {"a": np.arange(24).reshape(2, 12), "b": jnp.arange(12.0)[None]}
-  there = parallel.shard(batch, axis=1)
+  there = devices.shard(batch, axis=1)
   assert there["a"].shape == (1, 2, 12)
-  jax.tree.map(np.testing.assert_array_equal, parallel.unshard(there, axis=1), batch)
+  jax.tree.map(np.testing.assert_array_equal, devices.unshard(there, axis=1), batch)
 
 
 def test_replicate_and_back_in_fresh_buffers():
   tree = {"w": jnp.arange(3.0), "n": 5, "key": jax.random.key(2)}
-  there = parallel.replicate(tree)
+  there = devices.replicate(tree)
   assert there["w"].shape == (1, 3) and there["n"].shape == there["key"].shape == (1,)
   donated = jax.jit(lambda w: w + 1, donate_argnums=0)(there["w"])
   np.testing.assert_array_equal(tree["w"], [0, 1, 2])  # the caller's array outlives the donated copy
-  np.testing.assert_array_equal(parallel.unreplicate({"w": donated})["w"], [1, 2, 3])
+  np.testing.assert_array_equal(devices.unreplicate({"w": donated})["w"], [1, 2, 3])
 
 
 def test_replicate_compiles_once():
-  parallel.replicate(3)
-  size = parallel._replicate()._cache_size()
+  devices.replicate(3)
+  size = devices._replicate()._cache_size()
   for n in range(5):
-    assert parallel.replicate(n)[0] == n
-  assert parallel._replicate()._cache_size() == size
+    assert devices.replicate(n)[0] == n
+  assert devices._replicate()._cache_size() == size
 
 
 def test_mean_without_an_axis_is_the_tree_itself():
   tree = {"a": jnp.ones(2)}
-  assert parallel.mean(tree, None) is tree
-  mapped = parallel.pmap(lambda a: parallel.mean(a, parallel.AXIS))(jnp.ones((1, 2)))
+  assert devices.mean(tree, None) is tree
+  mapped = devices.pmap(lambda a: devices.mean(a, devices.AXIS))(jnp.ones((1, 2)))
   np.testing.assert_array_equal(mapped, np.ones((1, 2)))
 
 
 def test_prefetch_stays_ahead():
   taken = []
   source = (taken.append(i) or i for i in range(5))
-  ahead = parallel.prefetch(source, size=2)
+  ahead = devices.prefetch(source, size=2)
   assert next(ahead) == 0 and taken == [0, 1]
   assert list(ahead) == [1, 2, 3, 4]
-  assert list(parallel.prefetch([])) == []
+  assert list(devices.prefetch([])) == []
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(0, 1), (9, 2), (-8, 1)])
 def test_uneven_batches_are_refused(batch_size, accumulate):
   with pytest.raises(ValueError, match=f"cannot share a batch of {batch_size} evenly; use a multiple of {accumulate}"):
-    parallel.check_batch_size(batch_size, accumulate)
-  parallel.check_batch_size(8 * accumulate, accumulate)
+    devices.check_batch_size(batch_size, accumulate)
+  devices.check_batch_size(8 * accumulate, accumulate)
 
 
 def test_unknown_layouts_are_refused(tiny):

@@ -75,7 +75,7 @@ def listen(stuck_after: float) -> None:
 
 
 def hear() -> None:
-  """Waits as long as another process's last words take to come; a collective fails sooner than they are heard."""
+  """Waits until another process's exit reason would have come; a collective fails sooner than that."""
   time.sleep(3 * _pause(_run()))
 
 

@@ -11,7 +11,7 @@ LONGEST = 1000
 """Bytes of a line."""
 
 
-def call_the_roll(coordinator: str, num_processes: int, process_id: int, timeout: float) -> None:
+def wait_for_all(coordinator: str, num_processes: int, process_id: int, timeout: float) -> None:
   """Returns in every process once all are there. Process 0 listens where JAX's coordinator will, and then leaves.
 
   Args:

@@ -1,29 +1,20 @@
-"""Devices and processes: the only file that knows there is more than one.
-
-A step is a pure function with an `axis_name`; here it is mapped over the devices. Arrays on the devices have a leading
-[D], one slice for each device of this process.
-"""
+"""The processes of a run: how they find each other, agree, and speak with one voice."""
 
 import functools
 import itertools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from diffjax.cluster import last_words
-from diffjax.cluster.roll_call import call_the_roll
-from diffjax.system.compilation import compiler_options, jit
-from diffjax.typing import PyTree
+from diffjax.cluster import exit_reasons
+from diffjax.cluster.startup import wait_for_all
 
-AXIS = "devices"
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 LONGEST = 4096
 """Bytes of what a process may send the others at once."""
@@ -49,14 +40,14 @@ def initialize(
   given: dict[str, Any] = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
   if any(value is not None for value in given.values()):
     _check_processes(given)
-    call_the_roll(given["coordinator"], given["num_processes"], given["process_id"], timeout)
+    wait_for_all(given["coordinator"], given["num_processes"], given["process_id"], timeout)
     how: dict[str, Any] = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
     how["cluster_detection_method"] = "deactivate"
   elif all(name in os.environ for name in SLURM) and int(os.environ["SLURM_NTASKS"]) > 1:
     from jax._src.clusters.slurm_cluster import SlurmCluster  # what JAX will ask, too
 
     address = SlurmCluster.get_coordinator_address(timeout, None)
-    call_the_roll(address, int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_PROCID"]), timeout)
+    wait_for_all(address, int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_PROCID"]), timeout)
     how = {"cluster_detection_method": "slurm"}
   elif "tpu" in (jax.config.values["jax_platforms"] or ""):  # as JAX sets it on a Cloud TPU machine
     how = {}
@@ -70,7 +61,7 @@ def initialize(
     if "coordinator_address" not in str(error):  # a TPU that belongs to no pod
       raise
     return
-  last_words.listen(STUCK_AFTER)
+  exit_reasons.listen(STUCK_AFTER)
 
 
 def _check_processes(given: dict[str, Any]) -> None:
@@ -86,27 +77,6 @@ def _check_processes(given: dict[str, Any]) -> None:
     raise ValueError(f"--num_processes={num_processes}, but there must be at least one; count all of them, {example}.")
   if not 0 <= process_id < num_processes:
     raise ValueError(f"--process_id={process_id} must lie in 0..{num_processes - 1} with {num_processes} processes.")
-
-
-def pmap(fun: Callable, donate_argnums: tuple[int, ...] = ()) -> Callable:
-  """Maps `fun` over all devices, each argument along its leading [D]; inside, the axis is named AXIS."""
-  mapped = jax.pmap(fun, axis_name=AXIS, donate_argnums=donate_argnums)
-  # pmap takes no compiler options, an outer jit hands them in; arrays that span processes must not pass through it
-  return jit(mapped, donate_argnums=donate_argnums) if compiler_options() and jax.process_count() == 1 else mapped
-
-
-def mean(tree: PyTree, axis_name: str | None) -> PyTree:
-  """Mean over the devices inside a mapped step; the tree itself where there is no axis."""
-  return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
-
-
-def gather(tree: PyTree, axis_name: str | None) -> PyTree:
-  """What all devices hold, joined along the batch, inside a mapped step: [b, ...] -> [D * b, ...], with its gradient.
-
-  The gradient of each device's own loss then holds the losses of all: the `mean` of the devices' gradients is that of
-  the mean loss. The tree itself where there is no axis.
-  """
-  return tree if axis_name is None else jax.tree.map(lambda a: jax.lax.all_gather(a, axis_name, tiled=True), tree)
 
 
 def process() -> dict[str, int]:
@@ -157,7 +127,7 @@ def from_all(fun: Callable[[], Any]) -> list[Any]:
     failure = error
   _wait_for_all()
   answer = {"value": value} if failure is None else {"failure": f"{type(failure).__name__}: {failure}"[:300]}
-  if isinstance(failure, last_words.Stopped):
+  if isinstance(failure, exit_reasons.Stopped):
     answer = {"exit": failure.code}
   text = np.frombuffer(json.dumps(answer).encode().ljust(LONGEST), np.uint8)
   answers = [json.loads(bytes(row)) for row in multihost_utils.process_allgather(text)]
@@ -165,11 +135,11 @@ def from_all(fun: Callable[[], Any]) -> list[Any]:
     raise failure
   for process_id, answer in enumerate(answers):
     if "exit" in answer:
-      last_words.hear()
+      exit_reasons.hear()
       raise SystemExit(answer["exit"])
     if "failure" in answer:
       for _ in range(4):  # that process gives its reason itself, and for a bug of ours only after it has listened
-        last_words.hear()
+        exit_reasons.hear()
       raise ValueError(f"process {process_id} has failed: {answer['failure']}")
   return [answer["value"] for answer in answers]
 
@@ -202,7 +172,7 @@ def any_process(flag: Any) -> Any:
 
 @functools.cache
 def _count() -> Callable:
-  return jax.pmap(lambda flag: jax.lax.psum(flag, AXIS), axis_name=AXIS)
+  return jax.pmap(lambda flag: jax.lax.psum(flag, "devices"), axis_name="devices")
 
 
 def how_many(flag: bool) -> int:
@@ -213,120 +183,7 @@ def how_many(flag: bool) -> int:
   return int(multihost_utils.process_allgather(np.int32(flag)).sum())
 
 
-def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
-  """Raises ValueError unless all devices can share the batch evenly, in `accumulate` parts each."""
-  count = jax.device_count()
-  if batch_size < 1 or batch_size % (count * accumulate):
-    parts = f"{count} device(s)" + (f" x train.accumulate={accumulate}" if accumulate > 1 else "")
-    raise ValueError(f"{parts} cannot share a batch of {batch_size} evenly; use a multiple of {count * accumulate}.")
-
-
-def device_count() -> int:
-  """Devices of all processes."""
-  return jax.device_count()
-
-
 def own_part(num: int) -> slice:
   """This process's part of `num` things that all processes share evenly; `unshard` puts the parts together."""
   size = num // jax.process_count()
   return slice(jax.process_index() * size, (jax.process_index() + 1) * size)
-
-
-@functools.cache
-def _sharding() -> NamedSharding:
-  return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
-
-
-def mesh() -> Mesh:
-  """All devices in one row, those of a process beside each other."""
-  devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-  return Mesh(np.array(devices), (AXIS,))
-
-
-def from_parts(tree: PyTree, sharding: NamedSharding, axis: int = 0) -> PyTree:
-  """Arrays over all processes, from the part [..., b, ...] that each of them holds of `axis`."""
-
-  def join(a):
-    shape = (*a.shape[:axis], a.shape[axis] * jax.process_count(), *a.shape[axis + 1 :])
-    return jax.make_array_from_process_local_data(sharding, a, shape)
-
-  return jax.tree.map(join, tree)
-
-
-def from_copies(tree: PyTree, sharding: NamedSharding) -> PyTree:
-  """Arrays over all processes, of which each process holds all; numbers stay what they are."""
-
-  def put(a):
-    if not hasattr(a, "dtype"):
-      return a
-    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-      return jax.random.wrap_key_data(put(jax.random.key_data(a)))
-    a = np.asarray(a)  # device_put would send everything around, to compare it
-    return jax.make_array_from_callback(a.shape, sharding, lambda index: a[index])
-
-  return jax.tree.map(put, tree)
-
-
-def whole(tree: PyTree) -> PyTree:
-  """NumPy copies of arrays that may be spread over all processes, in every process, one leaf at a time."""
-
-  def gather_leaf(a):
-    if isinstance(a, jax.Array) and not (a.is_fully_addressable or a.is_fully_replicated):
-      return multihost_utils.process_allgather(a, tiled=True)
-    return np.asarray(a)
-
-  return jax.tree.map(gather_leaf, tree)
-
-
-def replicate(tree: PyTree) -> PyTree:
-  """Copies every leaf to each local device, into fresh buffers: [...] -> [D, ...]."""
-  return _replicate()(tree)
-
-
-@functools.cache
-def _replicate() -> Callable:
-  """One jit for all calls: a fresh one each time would compile again."""
-  stack = lambda a: jnp.broadcast_to(a, (jax.local_device_count(), *jnp.shape(a)))
-  return jax.jit(lambda tree: jax.tree.map(stack, tree), out_shardings=_sharding())
-
-
-def unreplicate(tree: PyTree) -> PyTree:
-  """The first device's slice of each leaf, copied to NumPy: safe to keep while the original is donated."""
-  return jax.tree.map(lambda a: np.array(a.addressable_data(0))[0], tree)
-
-
-def shard(batch: PyTree, axis: int = 0) -> PyTree:
-  """Splits each batch axis among the local devices and sends the parts there: [..., B, ...] -> [D, ..., B / D, ...]."""
-  count = jax.local_device_count()
-
-  def split(a):
-    shape = (*a.shape[:axis], count, a.shape[axis] // count, *a.shape[axis + 1 :])
-    return jax.device_put(_move_to_front(a.reshape(shape), axis), _sharding())
-
-  return jax.tree.map(split, batch)
-
-
-def unshard(tree: PyTree, axis: int = 0) -> PyTree:
-  """Gathers what `shard` split, in every process, as NumPy arrays: [D, ..., B / D, ...] -> [..., B, ...]."""
-
-  def join(a):
-    a = np.asarray(a)
-    if several():
-      a = np.concatenate(multihost_utils.process_allgather(a))
-    a = np.moveaxis(a, 0, axis)
-    return a.reshape(*a.shape[:axis], -1, *a.shape[axis + 2 :])
-
-  return jax.tree.map(join, tree)
-
-
-def _move_to_front(a, axis):
-  return jnp.moveaxis(a, axis, 0) if isinstance(a, jax.Array) else np.moveaxis(a, axis, 0)
-
-
-def prefetch(items: Iterable[PyTree], size: int = 2) -> Iterator[PyTree]:
-  """Stays `size` items ahead, so that the transfers they have started overlap with computation."""
-  items = iter(items)
-  queue = list(itertools.islice(items, size))
-  while queue:
-    yield queue.pop(0)
-    queue.extend(itertools.islice(items, 1))

@@ -5,9 +5,9 @@ import threading
 import time
 
 import pytest
-from processes import free_address
+from several import free_address
 
-from diffjax.cluster.roll_call import call_the_roll
+from diffjax.cluster.startup import wait_for_all
 
 
 def told(address, processes, timeout=10.0):
@@ -16,7 +16,7 @@ def told(address, processes, timeout=10.0):
 
   def call(place, process_id, num_processes):
     try:
-      call_the_roll(address, num_processes, process_id, timeout)
+      wait_for_all(address, num_processes, process_id, timeout)
       heard[place] = ""
     except OSError as error:
       heard[place] = str(error)
@@ -54,7 +54,7 @@ def test_contradictions_are_named():
 
 
 def test_without_process_0(monkeypatch):
-  monkeypatch.setattr("diffjax.cluster.roll_call.GRACE", 0)
+  monkeypatch.setattr("diffjax.cluster.startup.GRACE", 0)
   (heard,) = told(free_address(), [(1, 2)], timeout=0.5)
   assert heard.startswith("process 0 did not answer at 127.0.0.1:")
 
