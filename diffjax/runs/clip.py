@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffjax import from_config, pretrained
+from diffjax.cluster import devices
 from diffjax.codecs import to_float
 from diffjax.data import Tokenizer, load_tokenizer
 from diffjax.networks import CLIP, ImageFeatures, unit
@@ -26,7 +27,7 @@ class ClipRun:
 
   Attributes:
     module: the towers.
-    params: their parameters.
+    params: their parameters, on the host, or as training shards them; then all processes must encode alike.
     tokenizer: texts to tokens.
     config: the ConfigDict of the run it was trained in; None for published weights.
     preprocessing: mean, std and crop of `networks.ImageFeatures`, where a folder of published weights says so.
@@ -62,13 +63,13 @@ class ClipRun:
 
   def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
     """Unit vectors [T, D] of texts that say what to draw; an empty one is a ValueError."""
-    return np.asarray(_encode_texts(self.module, self.params, self.tokenizer.prompts(texts)))
+    return devices.whole(_encode_texts(self.module, self.params, self.tokenizer.prompts(texts)))
 
   def encode_pictures(self, images: np.ndarray) -> np.ndarray:
     """Unit vectors [N, D] of pictures uint8 [N, H, W, C]."""
     features = self.image_features
     parts = [_encode_pictures(features, images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-    return np.concatenate([np.asarray(part) for part in parts])
+    return np.concatenate([devices.whole(part) for part in parts])
 
   def zero_shot(self, captions: Sequence[Sequence[str]], images: np.ndarray) -> np.ndarray:
     """The class that each picture looks like, [templates, N]: whose caption is the most similar (CLIP, section 3.1).

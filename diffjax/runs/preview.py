@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 
 from diffjax import from_config, plots
-from diffjax.cluster import devices, processes
+from diffjax.cluster import processes
 from diffjax.runs.clip import ClipRun
 from diffjax.runs.diffusion import Run
 from diffjax.runs.folder import load_data
@@ -17,15 +17,13 @@ DRAWN = 64
 def preview(config, params: PyTree, step: int, path: pathlib.Path) -> None:
   """Writes a picture of what a model can do: a grid of what it draws, or of a CLIP the similarity matrix.
 
-  All processes draw, and the first writes. `params` as a layout's snapshot holds them.
+  All processes take part, and the first writes. `params` as a layout's snapshot holds them.
   """
   PREVIEWS[from_config.kind_of(config)](config, params, step, path)
 
 
 def _preview_clip(config, params, step, path):
-  params = devices.whole(params)
-  if processes.is_first():
-    similarity(ClipRun(from_config.clip.module(config), params, from_config.clip.tokenizer(config), config), path)
+  similarity(ClipRun(from_config.clip.module(config), params, from_config.clip.tokenizer(config), config), path)
 
 
 def _preview_drawn(config, params, step, path):
@@ -40,11 +38,15 @@ PREVIEWS = {"diffusion": _preview_drawn, "clip": _preview_clip}
 
 
 def similarity(clip: ClipRun, path: pathlib.Path) -> None:
-  """Draws how similar a held-out picture of each class is to the first held-out caption of each."""
+  """Draws how similar a held-out picture of each class is to the first held-out caption of each.
+
+  All processes encode, and the first writes.
+  """
   texts = from_config.clip.held_out_captions(clip.config)[0]
   images = first_of_each_class(load_data(clip.config, "test"), len(texts))
   cosines = clip.encode_pictures(images) @ clip.encode_texts(texts).T
-  plots.similarity_matrix(cosines, images, texts, path)
+  if processes.is_first():
+    plots.similarity_matrix(cosines, images, texts, path)
 
 
 def first_of_each_class(source, num_classes: int) -> np.ndarray:

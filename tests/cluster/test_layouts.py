@@ -100,9 +100,10 @@ def test_fsdp_of_whole_batches(tiny_data, tmp_path, kind):
   found = []
   for name in ("pmap", "fsdp"):
     (tmp_path / name).mkdir()
-    config = {"train.log_every": 1, "parallel": name} | kind.get("config", {})
+    config = {"train.log_every": 1, "train.sample_every": 8, "parallel": name} | kind.get("config", {})
     several.run(tmp_path / name, "run", tiny_data, devices=4, **(kind | {"config": config}))
     found.append(losses(tmp_path / name / "run"))
+    assert (tmp_path / name / "run" / "samples" / "step_0000008.png").is_file()  # drawn of a state that is shared, too
   np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-4)
   np.testing.assert_allclose(found[0][1], found[1][1], rtol=1e-4)
 
