@@ -98,7 +98,7 @@ def room_for_programs():
     jax.clear_caches()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def script():
   """script("train.py", "--workdir=...") starts that script in a process; `.communicate()` gives (stdout, stderr)."""
   environment = os.environ | {

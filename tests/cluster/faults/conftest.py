@@ -7,7 +7,7 @@ import pytest
 TESTS = pathlib.Path(__file__).parents[2]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def launch(script, tiny_data):
   """launch(workdir, steps=..., ...) starts train.py in a process, or `program` and its arguments."""
 

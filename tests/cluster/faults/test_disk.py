@@ -44,27 +44,34 @@ def assert_one_sentence(process):
   return err
 
 
+@pytest.fixture(scope="module")
+def whole(launch, tmp_path_factory):
+  """The folder of a run without a fault."""
+  folder = tmp_path_factory.mktemp("runs") / "whole"
+  launch(folder, **TRAIN).communicate()
+  return folder
+
+
 def assert_goes_on(launch, workdir, whole, config):
   """The same command comes to what it would have come to without a fault."""
   left = int(newest(workdir, config)[0].step)
   assert 50 <= left < TRAIN["steps"]
   out, err = launch(workdir, **TRAIN).communicate()
   assert f"going on from step {left}\n" in out and not err
-  launch(whole, **TRAIN).communicate()
   assert_same_run(workdir, whole, config)
 
 
-def test_disk_that_fills_up_in_a_run(launch, tiny, disk, tmp_path):
+def test_disk_that_fills_up_in_a_run(launch, tiny, disk, whole):
   process = launch(disk / "run", **TRAIN)
   until_saved(process, disk / "run", 50)
   fill(disk)
   assert_one_sentence(process)
   assert_one_sentence(launch(disk / "run", **TRAIN))  # while nothing is mended
   (disk / "filler").unlink()
-  assert_goes_on(launch, disk / "run", tmp_path / "whole", tiny(**TRAIN))
+  assert_goes_on(launch, disk / "run", whole, tiny(**TRAIN))
 
 
-def test_folder_that_is_read_only_when_a_run_goes_on(launch, tiny, disk, tmp_path):
+def test_folder_that_is_read_only_when_a_run_goes_on(launch, tiny, disk, whole):
   process = launch(disk / "run", **TRAIN)
   until_saved(process, disk / "run", 50)
   process.kill()
@@ -72,7 +79,7 @@ def test_folder_that_is_read_only_when_a_run_goes_on(launch, tiny, disk, tmp_pat
   subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
   assert_one_sentence(launch(disk / "run", **TRAIN))
   subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
-  assert_goes_on(launch, disk / "run", tmp_path / "whole", tiny(**TRAIN))
+  assert_goes_on(launch, disk / "run", whole, tiny(**TRAIN))
 
 
 def test_no_room_shows_before_the_first_step(launch, disk):
@@ -81,7 +88,7 @@ def test_no_room_shows_before_the_first_step(launch, disk):
   assert "the disk is full: a checkpoint in" in err and not (disk / "run" / "metrics.jsonl").exists()
 
 
-def test_files_that_can_grow_no_more_in_a_run(launch, tiny, tmp_path):
+def test_files_that_can_grow_no_more_in_a_run(launch, tiny, tmp_path, whole):
   """As with a quota, in the middle of a file; this takes no right to mount."""
   process = launch(tmp_path / "run", **TRAIN)
   until_saved(process, tmp_path / "run", 50)
@@ -89,4 +96,4 @@ def test_files_that_can_grow_no_more_in_a_run(launch, tiny, tmp_path):
   _, err = process.communicate(timeout=60)
   said = "error: cannot write a checkpoint in"  # among what the writing threads print of their own
   assert process.returncode == 1 and said in err, err[-2000:]
-  assert_goes_on(launch, tmp_path / "run", tmp_path / "whole", tiny(**TRAIN))
+  assert_goes_on(launch, tmp_path / "run", whole, tiny(**TRAIN))

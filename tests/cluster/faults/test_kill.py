@@ -10,7 +10,7 @@ import pytest
 from outcomes import assert_same_run, seen
 
 RECORDED = "tests/cluster/faults/recorded_train.py"
-TRAIN = dict(steps=2000, checkpoint_every=50, log_every=500, steps_per_call=10)
+TRAIN = dict(checkpoint_every=50, log_every=500, steps_per_call=10)
 
 
 def writing(workdir: pathlib.Path) -> set[tuple]:
@@ -39,23 +39,23 @@ def kill_later(process, workdir, seconds, during_save) -> str | None:
   return "save" if writing(workdir) - before else "other"
 
 
-def soak(launch, config, tmp_path, kills, during_saves, seed):
+def soak(launch, config, tmp_path, train, kills, during_saves, seed):
   """Runs that are killed until there were so many kills, and so many in a save: ({where: kills}, runs, seconds)."""
   whole = tmp_path / "whole"
   begin = time.monotonic()
-  process = launch(whole, RECORDED, tmp_path / "whole.txt", **TRAIN)
+  process = launch(whole, RECORDED, tmp_path / "whole.txt", **train)
   while not (whole / "metrics.jsonl").exists():
     time.sleep(0.01)
   startup = time.monotonic() - begin
   assert process.wait() == 0, process.communicate()
   reference = seen(tmp_path / "whole.txt")
-  assert sorted(reference) == list(range(TRAIN["steps"]))
+  assert sorted(reference) == list(range(train["steps"]))
 
   rng, counts = np.random.default_rng(seed), {"save": 0, "other": 0}
   for run in itertools.count(1):
     workdir, record = tmp_path / f"run{run}", tmp_path / f"run{run}.txt"
     while True:
-      process = launch(workdir, RECORDED, record, **TRAIN)
+      process = launch(workdir, RECORDED, record, **train)
       if sum(counts.values()) >= kills and counts["save"] >= during_saves:
         assert process.wait() == 0, process.communicate()
         break
@@ -72,10 +72,11 @@ def soak(launch, config, tmp_path, kills, during_saves, seed):
 
 
 @pytest.mark.parametrize(
-  ("kills", "during_saves"),
-  [pytest.param(5, 2, marks=pytest.mark.slow), pytest.param(50, 20, marks=pytest.mark.soak)],
+  ("steps", "kills", "during_saves"),
+  [pytest.param(600, 3, 1, marks=pytest.mark.slow), pytest.param(2000, 50, 20, marks=pytest.mark.soak)],
 )
-def test_killed_runs_are_those_never_killed(launch, tiny, tmp_path, capsys, kills, during_saves, seed=0):
-  counts, runs, seconds = soak(launch, tiny(**TRAIN), tmp_path, kills, during_saves, seed)
+def test_killed_runs_are_those_never_killed(launch, tiny, tmp_path, capsys, steps, kills, during_saves, seed=0):
+  train = TRAIN | {"steps": steps}
+  counts, runs, seconds = soak(launch, tiny(**train), tmp_path, train, kills, during_saves, seed)
   with capsys.disabled():
     print(f"\nkill -9, seed {seed}: {sum(counts.values())} trials {counts}, {runs} runs, 0 failures, {seconds:.0f} s")
