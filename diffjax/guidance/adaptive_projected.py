@@ -13,6 +13,9 @@ from diffjax.typing import Array, Cond, Denoiser, PyTree
 class AdaptiveProjected(Predictor):
   """Adaptive projected guidance (Sadat et al. 2024): classifier-free guidance that does not oversaturate.
 
+      delta = D(c) - D,  delta <- delta min(1, r / |delta|)
+      D_guided = D(c) + (w - 1) (delta_orthogonal + eta delta_parallel)
+
   The difference of the two predictions is shortened to a norm of at most `radius`, then its part along the conditional
   x0, which raises saturation, is multiplied by eta. Norms are per sample. One network call on the doubled batch. The
   paper's third part, a momentum over steps, is `samplers.Momentum` around the sampler: a denoiser remembers nothing.

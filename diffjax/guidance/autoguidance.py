@@ -12,8 +12,10 @@ from diffjax.typing import Array, Cond, Denoiser
 class AutoGuidance(Predictor):
   """Guidance by a weaker version of the model (Karras et al. 2024, autoguidance): x0 = weak + scale * (x0 - weak).
 
-  The weak model is smaller or less trained, on the same data and conditions: where it errs more, guidance goes the
-  other way. Scale 1 is the denoiser itself. One call of each of the two networks.
+      D_w(x; sigma, c) = w D_1(x; sigma, c) + (1 - w) D_0(x; sigma, c)
+
+  The weak model, D_0, is smaller or less trained, on the same data and conditions: where it errs more, guidance goes
+  the other way. Scale 1 is the denoiser itself. One call of each of the two networks.
 
   Attributes:
     denoiser, weak: the two denoisers.

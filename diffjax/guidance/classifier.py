@@ -15,6 +15,8 @@ from diffjax.typing import Array, Cond, Denoiser
 class Classifier(Predictor):
   """Guidance by a classifier of noisy pictures (Dhariwal & Nichol 2021, algorithm 2).
 
+      eps^ = eps(x_t) - sqrt(1 - bar alpha_t) grad_{x_t} log p(y | x_t)
+
   Adding scale * grad log p(label | x) to score = (x0 - x) / sigma^2 moves x0 by scale * sigma^2 times that gradient.
   One network call, one gradient of the classifier. (The paper's algorithm 1 differs in the order of the step: it has
   the next noise level's variance in the place of sigma^2.)

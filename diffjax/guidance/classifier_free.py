@@ -13,6 +13,9 @@ from diffjax.typing import Array, Cond, Denoiser, PyTree
 class ClassifierFree(Predictor):
   """Classifier-free guidance (Ho & Salimans 2022, eq. 6): x0 = null + scale * (conditional - null).
 
+      eps~(z, c) = (1 + w) eps(z, c) - w eps(z)
+
+  The same line for eps; our scale is 1 + w.
   Scale 1 is the conditional model, 0 the unconditional one. Both come from one network call on the doubled batch. A
   learned variance, where the denoiser has one, is the conditional model's. A negative condition is one in the place of
   null_cond. With `samplers.MeanGuided` around Euler and a scale in [0, 1] this is CFG++ (Chung et al. 2024).

@@ -13,9 +13,10 @@ from diffjax.typing import Array, Cond, Denoiser
 class PerturbedAttention(Predictor):
   """Perturbed-attention guidance (Ahn et al. 2024): x0 + scale * (x0 - perturbed); needs no label and no null label.
 
-  The perturbed prediction is that of the same network with the identity for self-attention maps, which it uses for the
-  samples whose cond["perturb"] is True; `networks.UNet` does so in the blocks of its field `perturbed_blocks`. One
-  network call on the doubled batch. Scale 0 is the unguided model; [] or [B], or a function of sigma.
+  For eps, in the paper, eps~ = eps + s (eps - eps^). The perturbed prediction, eps^, is that of the same network with
+  the identity for self-attention maps, which it uses for the samples whose cond["perturb"] is True; `networks.UNet`
+  does so in the blocks of its field `perturbed_blocks`. One network call on the doubled batch. Scale 0 is the unguided
+  model; [] or [B], or a function of sigma.
 
   Around `ClassifierFree(denoiser, null_cond, w)`, which perturbs the conditional prediction alone, this is
   null + w * (x0 - null) + scale * w * (x0 - perturbed).

@@ -44,12 +44,14 @@ class Attempt(NamedTuple):
 class Adaptive:
   """Dormand & Prince 1980, RK5(4)7M, with steps as long as a tolerance allows (Song et al. 2020 sample so, by "RK45").
 
-  Each sample goes from one level of the grid to the next in steps of its own length, so that its picture does not
-  depend on its batch mates. A step is taken if the root mean square of error / (atol + rtol * |z|) is at most 1, where
-  z = x / (1 + sigma) is of the data's size, as in `samplers.runge_kutta`. The grid needs two levels above zero and no
-  more; every further one costs calls. The carry counts them: one for each level, six for each attempt; `solve` returns
-  them. A sample not done after `max_steps` attempts between two levels becomes NaN; memory for a gradient grows with
-  max_steps.
+      k_i = f(t + c_i h, y + h sum_{j < i} a_ij k_j),  y_next = y + h sum_i b_i k_i,  error = h sum_i (b_i - b'_i) k_i
+
+  with b of order 5 and b' of order 4. Each sample goes from one level of the grid to the next in steps of its own
+  length, so that its picture does not depend on its batch mates. A step is taken if the root mean square of error /
+  (atol + rtol * |z|) is at most 1, where z = x / (1 + sigma) is of the data's size, as in `samplers.runge_kutta`. The
+  grid needs two levels above zero and no more; every further one costs calls. The carry counts them: one for each
+  level, six for each attempt; `solve` returns them. A sample not done after `max_steps` attempts between two levels
+  becomes NaN; memory for a gradient grows with max_steps.
   """
 
   rtol: float = 1e-5

@@ -14,6 +14,11 @@ from diffjax.typing import NoiseFn
 class DDPM:
   """Ancestral sampling from q(x_next | x, x0) with a chosen variance (Ho et al. 2020, algorithm 2). One network call.
 
+      x_{t-1} = (x_t - (1 - alpha_t) / sqrt(1 - bar alpha_t) eps_theta(x_t, t)) / sqrt(alpha_t) + sigma_t z
+
+  Its first part is the mean of q, here with x0 for eps and x = x0 + sigma * noise for x_t. Nichol & Dhariwal's variance
+  is exp(v log beta_t + (1 - v) log beta-tilde_t).
+
   `fraction` places the log variance between the posterior's (0, "beta tilde") and the larger one (1, "beta"); with
   `learned=True` the network's own channels say where (Nichol & Dhariwal 2021, eq. 15), and the denoiser must be one
   that has them. `scaling` is the schedule's: the larger variance depends on it.

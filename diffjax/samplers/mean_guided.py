@@ -13,10 +13,15 @@ from diffjax.typing import Sampler
 class MeanGuided:
   """Guidance of where a step ends: the sampler steps with the unguided x0, then guidance's shift is added.
 
-  The noise that stays in the picture is then the unguided model's. Around Euler(eta), `guidance.ClassifierFree` with a
-  scale in [0, 1] becomes CFG++ (Chung et al. 2024), an energy with position "x0" becomes MPGD, and one with position
-  "mean" DPS or FreeDoM. The denoiser must be guided; of a sampler that calls it more than once,
-  the shift of the first call, at the step's start, is added. As many network calls as the sampler has.
+  CFG++ takes, with x0_guided and the unguided eps,
+
+      x_{t-1} = sqrt(bar alpha_{t-1}) x0_guided + sqrt(1 - bar alpha_{t-1}) eps
+
+  and DPS x_{i-1} = x'_{i-1} - zeta_i grad_{x_i} ||y - A(x0(x_i))||^2, where x' is the unguided step. Both are the
+  unguided step plus a shift. The noise that stays in the picture is then the unguided model's. Around Euler(eta),
+  `guidance.ClassifierFree` with a scale in [0, 1] becomes CFG++ (Chung et al. 2024), an energy with position "x0"
+  becomes MPGD, and one with position "mean" DPS or FreeDoM. The denoiser must be guided; of a sampler that calls it
+  more than once, the shift of the first call, at the step's start, is added. As many network calls as the sampler has.
 
   `scaling` is that of the coordinates in which the shift is added: with `schedules.variance_preserving` a shift of
   x_t = alpha * x, as at the start of the step, is one at its end.

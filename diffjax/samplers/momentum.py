@@ -13,6 +13,8 @@ from diffjax.typing import Sampler
 class Momentum:
   """The memory of adaptive projected guidance (Sadat et al. 2024): each step's difference joins those before.
 
+  The paper's algorithm 1 keeps a running difference D_t = (x0(c) - x0) + beta D_{t+1}.
+
   With `guidance.AdaptiveProjected` as the denoiser the difference of its two predictions becomes
   difference + momentum * (that of the step before). The paper takes negative numbers, about -0.5: what guidance did
   already, it does less. Of a sampler that calls the denoiser more than once, the difference of the first call, at the

@@ -9,8 +9,13 @@ from diffjax.typing import NoiseFn, Sampler
 class Recurrent:
   """Time travel: goes back to sigma with fresh noise and steps again, `repeats` steps in all within the interval.
 
-  The self-recurrence of universal guidance (Bansal et al. 2023, algorithm 1), the time travel of FreeDoM (Yu et al.
-  2023) and of training-free guidance. `repeats` times the sampler's network calls.
+  In the variance-preserving z_t = sqrt(alpha_t) * x the papers go back from t - 1 to t by
+
+      z_t = sqrt(alpha_t / alpha_{t-1}) z_{t-1} + sqrt(1 - alpha_t / alpha_{t-1}) eps'
+
+  which is x + sqrt(sigma^2 - sigma_next^2) * noise. The self-recurrence of universal guidance (Bansal et al. 2023,
+  algorithm 1), the time travel of FreeDoM (Yu et al. 2023) and of training-free guidance. `repeats` times the sampler's
+  network calls.
   """
 
   sampler: Sampler

@@ -15,6 +15,8 @@ from diffjax.typing import Array, NoiseFn, Sampler
 class Restart:
   """Restart sampling (Xu et al. 2023, algorithm 1): goes back to t_max by fresh noise, and down again, K times.
 
+      x_{t_max} = x_{t_min} + sqrt(t_max^2 - t_min^2) eps,  then the ODE from t_max to t_min
+
   Any deterministic sampler does the steps. Once one of them has brought sigma down to t_min or below, noise takes x
   from there up to t_max, and `num_steps` steps on a Karras grid take it back down, which contracts the errors that had
   gathered. A grid that ends above t_min never restarts. Several intervals: a Restart of a Restart.

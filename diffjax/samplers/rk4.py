@@ -9,6 +9,9 @@ TABLEAU = ((1 / 2,), (0, 1 / 2), (0, 0, 1), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
 class RK4:
   """The classical fourth-order Runge-Kutta method (Kutta 1901) on the probability-flow ODE. Four network calls.
 
+      k_1 = f(t, y),  k_2 = f(t + h/2, y + h k_1 / 2),  k_3 = f(t + h/2, y + h k_2 / 2),  k_4 = f(t + h, y + h k_3)
+      y_next = y + h (k_1 + 2 k_2 + 2 k_3 + k_4) / 6
+
   It steps in t = sigma / (1 + sigma), a straight flow's time: see `samplers.runge_kutta` for the reason.
   """
 
