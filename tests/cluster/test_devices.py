@@ -25,7 +25,7 @@ def outcomes(tiny_data, tmp_path_factory):
     environment = os.environ | {
       "JAX_PLATFORMS": "cpu",
       "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+      "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={count}",
     }
     out = folder / f"{count}.npz"
     command = [sys.executable, WORKER, tiny_data, out, jax.config.jax_compilation_cache_dir]

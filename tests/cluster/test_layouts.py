@@ -40,6 +40,7 @@ def eight(tiny_data, tmp_path_factory):
   return outcomes
 
 
+@pytest.mark.slow
 def test_fsdp_has_the_losses_of_pmap(eight):
   for ours, theirs in zip(*(losses(workdir) for workdir, _ in eight.values())):
     np.testing.assert_allclose(ours, theirs, rtol=5e-5)
@@ -47,6 +48,7 @@ def test_fsdp_has_the_losses_of_pmap(eight):
     np.testing.assert_allclose(a, b, atol=5e-4)
 
 
+@pytest.mark.slow
 def test_fsdp_holds_an_eighth_on_each_device(eight):
   held = {name: int(seen["bytes"]) for name, (_, seen) in eight.items()}
   whole = sum(leaf.nbytes for leaf in leaves(eight["pmap"][1]))
@@ -55,6 +57,7 @@ def test_fsdp_holds_an_eighth_on_each_device(eight):
   assert eight["fsdp"][1]["returned_bytes"] == held["fsdp"]  # nor does a run that ends gather its state
 
 
+@pytest.mark.slow
 def test_fsdp_sees_every_example_once(eight, tiny_data):
   for _, seen in eight.values():
     examples = examples_seen([seen])
@@ -73,6 +76,7 @@ def restored(workdir, step=None):
     checkpoints.close()
 
 
+@pytest.mark.slow
 def test_a_shared_state_is_saved_whole(eight):
   workdir, seen = eight["fsdp"]
   for a, b in zip(jax.tree.leaves(restored(workdir)), leaves(seen), strict=True):
@@ -80,6 +84,7 @@ def test_a_shared_state_is_saved_whole(eight):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_steps_that_follow_do_not_reach_what_is_being_saved(eight):
   """The arrays are written in the background, and given away to the next step."""
   for step in (3, 6):
@@ -88,6 +93,7 @@ def test_steps_that_follow_do_not_reach_what_is_being_saved(eight):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-4), ours.params, theirs.params)
 
 
+@pytest.mark.slow
 def test_fsdp_draws_what_pmap_draws(eight):
   drawn = [seen["drawn"].astype(int) for _, seen in eight.values()]
   assert drawn[0].std() > 20 and np.abs(drawn[0] - drawn[1]).max() <= 2
@@ -148,6 +154,7 @@ def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
   print(f"{len(MOVES)} moves, 18 steps, {len(examples)} examples, none repeated or skipped")
 
 
+@pytest.mark.slow
 def test_a_model_that_is_shared_draws_what_a_whole_one_draws(eight):
   """From a checkpoint, on the host, and in training, where no device ever holds all of it."""
   workdir, seen = eight["fsdp"]

@@ -53,6 +53,7 @@ def leaves(seen, name="state"):
   return [seen[f"{name}{i}"] for i in range(sum(key.startswith(name) for key in seen))]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(alone, pair):
   _, workdir, state = alone
   for ours, theirs in zip(losses(workdir), losses(pair[0])):
@@ -62,11 +63,13 @@ def test_two_processes_train_as_one(alone, pair):
       np.testing.assert_allclose(a, b, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_all_processes_hold_the_same(pair):
   for a, b in zip(*(leaves(seen) for seen in pair[1]), strict=True):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_the_folder_is_that_of_one_process(alone, pair):
   _, workdir, _ = alone
   files = [
@@ -78,6 +81,7 @@ def test_the_folder_is_that_of_one_process(alone, pair):
   assert pair[2].count("parameters,") == 1 and "4 device(s)" in pair[2] and pair[2].count("step 8/8") == 1
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_two_processes_is_whole(alone, pair):
   config, _, _ = alone
   checkpoints = Checkpoints(pair[0] / runs.CHECKPOINTS, read_only=True)
@@ -87,6 +91,7 @@ def test_the_checkpoint_of_two_processes_is_whole(alone, pair):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_each_process_checks_its_own_files_and_all_hear_of_damage(pair):
   """The second file is the second process's to check."""
   first, second = ({str(name) for name in seen["checked"]} for seen in pair[1])
@@ -117,10 +122,12 @@ def examples_expected(config, start, stop):
   return {(k, place): i for k, batch in enumerate(taken) for place, i in zip(batch["index"], batch["id"])}
 
 
+@pytest.mark.slow
 def test_every_example_is_seen_once(alone, pair):
   assert examples_seen(pair[1]) == examples_expected(alone[0], 0, 8)
 
 
+@pytest.mark.slow
 def test_all_processes_have_every_picture(alone, pair):
   """7 pictures in batches of 8 over 4 devices: the last is drawn to fill up, and left out."""
   config, _, _ = alone

@@ -264,7 +264,7 @@ def test_of_two_held_out_folders_one_is_left_alone(save):
     folder = save(f"{name}.png", grey)
   with pytest.warns(DiffjaxWarning, match=r"^test/ is held out, and val left alone"):
     assert (greys(load(folder)), greys(load(folder, "test"))) == ([1], [3])
-  assert load(folder).num_classes == 0
+    assert load(folder).num_classes == 0
 
 
 def test_folders_of_these_names_among_others_are_labels(save):

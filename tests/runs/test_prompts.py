@@ -166,7 +166,7 @@ def test_what_a_picture_should_be_read_as(weights, read_as):
 def test_pictures_that_are_read_as_something_else_are_drawn_again(clip, model):
   """By a rule of its own: the first pictures of seed 0 that are darker than the median."""
   config = configuration.default_guidance_config()
-  config.update(scale=0.0)
+  config.update(scale=0.0, views=dict(name="none"))
   prompt = runs.make_prompt(clip, "a three", config=config)
   options = dict(sampler="euler", eta=1.0, steps=2, prompt=prompt)
   first = model.draw(12, **options)
@@ -185,17 +185,12 @@ def test_pictures_that_are_read_as_something_else_are_drawn_again(clip, model):
   np.testing.assert_array_equal(drawn[kept], first[kept])
   assert (drawn[~kept] != first[~kept]).any((1, 2, 3)).all()
   assert 2 <= len(asked) < pipeline.ATTEMPTS and (drawn.mean((1, 2, 3)) <= limit).all()
-  np.testing.assert_array_equal(model.draw(7, batch_size=3, **options), drawn[:7])  # a picture depends on itself alone
-  images, path = model.draw(12, trajectory=True, **options)
-  np.testing.assert_array_equal(images, drawn)
-  np.testing.assert_array_equal(path[-1], drawn)
+  alone, path = model.draw(3, trajectory=True, **options)
+  np.testing.assert_array_equal(alone, drawn[:3])  # a picture depends on itself alone
+  np.testing.assert_array_equal(path[-1], alone)
   limit = -1
   asked.clear()
-  assert model.draw(3, **options).shape == (3, 8, 8, 1) and len(asked) == pipeline.ATTEMPTS - 1
-  noise = np.zeros((3, 8, 8, 1), np.float32)
-  asked.clear()
-  model.draw(3, **options, noise=noise)
-  assert not asked
+  assert model.draw(12, **options).shape == drawn.shape and len(asked) == pipeline.ATTEMPTS - 1
 
 
 def test_shares_say_what_is_accepted(clip):
@@ -224,12 +219,19 @@ def test_guidance_by_number_of_steps(clip, model):
   assert seen(prompt.at(10)) == (2.0, 1, "euler")
   assert seen(prompt) == (2.0, 1, "heun")
   assert runs.make_prompt(clip, "a three").at(5).sampler is None
-  draw = lambda prompt=prompt, **options: model.draw(2, prompt=prompt, steps=3, **options)
-  plain = configuration.default_guidance_config()
+
+
+@pytest.mark.slow
+def test_pictures_are_drawn_by_number_of_steps(clip, model):
+  config, plain = configuration.default_guidance_config(), configuration.default_guidance_config()
+  config.by_steps = {"3": dict(sampler="heun", scale=5.0, repeats=4)}
   plain.update(scale=5.0, repeats=4)
-  same = draw(runs.make_prompt(clip, "a three", config=plain), sampler="heun")
-  np.testing.assert_array_equal(draw(), same)
-  assert (draw(sampler="euler") != same).any() and (draw(repeats=1) != same).any()
+  draw = lambda config, **options: model.draw(
+    2, prompt=runs.make_prompt(clip, "a three", config=config), steps=3, **options
+  )
+  drawn = draw(config)
+  np.testing.assert_array_equal(drawn, draw(plain, sampler="heun"))
+  assert (draw(config, sampler="euler") != drawn).any() and (draw(config, repeats=1) != drawn).any()
 
 
 @pytest.mark.parametrize(
