@@ -108,6 +108,13 @@ def from_first(fun: Callable[[], Any]) -> Any:
   return from_all(fun if is_first() else lambda: None)[0]
 
 
+def of_first(a: np.ndarray) -> np.ndarray:
+  """Integers or truth values as the first process has them, where all have an array of that shape; all ask."""
+  if not several():
+    return a
+  return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(a, np.int32))).astype(a.dtype)
+
+
 def from_all(fun: Callable[[], Any]) -> list[Any]:
   """What `fun` returns in each process, in the order of the processes; all call it at the same time.
 

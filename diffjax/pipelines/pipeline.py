@@ -191,10 +191,10 @@ class Pipeline:
     if prompt is None or noise is not None:
       return drawn
     for attempt in range(1, ATTEMPTS):
-      refused = processes.from_first(lambda drawn=drawn: np.flatnonzero(~prompt.accepts(drawn.images)).tolist())
-      if not refused:
+      refused = np.flatnonzero(~processes.of_first(prompt.accepts(drawn.images)))
+      if not refused.size:
         break
-      drawn = put(drawn, np.asarray(refused), draw_these(np.asarray(refused) + attempt * APART))
+      drawn = put(drawn, refused, draw_these(refused + attempt * APART))
     return drawn
 
   def _levels(self, steps, grid, sigmas):
