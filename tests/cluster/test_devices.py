@@ -35,12 +35,14 @@ def outcomes(tiny_data, tmp_path_factory):
   return outcomes
 
 
+@pytest.mark.slow
 def test_same_run_on_one_and_on_eight_devices(outcomes):
   one, eight = (np.concatenate([v.ravel() for k, v in outcomes[n].items() if k.startswith("param")]) for n in (1, 8))
   assert np.abs(one).max() > 0.1
   np.testing.assert_allclose(one, eight, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_one_example_that_is_not_finite_skips_the_update_everywhere(outcomes):
   for found in outcomes.values():
     first, bad, last = (found[f"nan_w{i}"] for i in range(3))
@@ -53,6 +55,7 @@ def test_one_example_that_is_not_finite_skips_the_update_everywhere(outcomes):
     assert (found["nan_rest1"] != found["nan_rest2"]).all()
 
 
+@pytest.mark.slow
 def test_a_run_continues_after_some_updates_that_are_not_finite_and_stops_after_many(outcomes):
   found = outcomes[8]
   assert found["nan_in_a_row_two"].tolist() == [8, 2, 0]
@@ -61,6 +64,7 @@ def test_a_run_continues_after_some_updates_that_are_not_finite_and_stops_after_
   )
 
 
+@pytest.mark.slow
 def test_a_picture_depends_on_its_own_number_only(outcomes):
   """Drawn by one model, whatever the batch; models of 1 and 8 devices differ by rounding before anything is drawn."""
   for found in outcomes.values():

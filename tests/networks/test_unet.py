@@ -85,6 +85,7 @@ def test_examples_do_not_touch_each_other(name):
   np.testing.assert_allclose(apply(net, params, *one), y[1:2], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_gradient_and_every_parameter_has_one():
   net = UNet(**SMALL | SWITCHES["conditional"], dropout=0.2)
   cond, keys = conditions(net), jax.random.split(jax.random.key(3), B)

@@ -92,6 +92,7 @@ def test_program_that_wants_more_than_there_is():
       step(jnp.ones((), jnp.float32)).block_until_ready()
 
 
+@pytest.mark.slow
 def test_training_ends_with_a_sentence_and_keeps_what_it_saved(tiny, tmp_path, monkeypatch):
   """The third call of the step fails as on a GPU; two steps of gradients and activations are in the sentence."""
   pmap = devices.pmap
