@@ -103,7 +103,7 @@ def room_for_programs():
 @pytest.fixture(scope="session")
 def script():
   """script("train.py", "--workdir=...") starts that script in a process; `.communicate()` gives (stdout, stderr)."""
-  environment = os.environ | {
+  changes = {
     "PYTHONPATH": str(ROOT),
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(CACHE),
@@ -112,8 +112,9 @@ def script():
   }
 
   def script(name, *arguments):
-    command = [sys.executable, str(ROOT / name), *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command, pipes = [sys.executable, str(ROOT / name), *map(str, arguments)], {"text": True}
+    pipes |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, env=os.environ | changes, **pipes)  # a test may have changed the environment
 
   return script
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import pathlib
 import re
 
@@ -85,7 +86,7 @@ def test_activations_and_flops_grow_with_the_batch(tiny, tmp_path, told):
 @pytest.fixture
 def eight_devices(monkeypatch):
   """For the processes of `script`, so it comes before that."""
-  monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+  monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8")
 
 
 @pytest.mark.slow
