@@ -92,6 +92,12 @@ def test_the_advice_on_memory_can_be_followed(parsed):
   assert from_config.memory_settings(parsed(*(f"{key}={value}" for key, value in other.items()))) == other
 
 
+def test_a_clip_of_before_keeps_its_guidance(parsed):
+  tree = json.loads(parsed(config="clip_digits").to_json())
+  assert tree.pop("guidance")["distance"] == "softmax"
+  assert configuration.from_json(json.dumps(tree)).guidance == configuration.default_guidance_config()
+
+
 def test_what_is_not_set_is_no_difference(parsed):
   """Runs written before a network had a field, or a config a key for it, go on."""
   config = parsed()
