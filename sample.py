@@ -5,7 +5,7 @@
   python sample.py --workdir=runs/digits_conditional --label=3 --guidance_scale=0.8 --cfgpp --sampler=euler
   python sample.py --workdir=runs/digits --init_image=eight.png --strength=0.6
   python sample.py --workdir=runs/digits --init_image=eight.png --mask=upper_half.png
-  python sample.py --workdir=runs/digits --clip=runs/clip_digits --prompt="a handwritten three" --guidance_scale=100
+  python sample.py --workdir=runs/digits --clip=runs/clip_digits --prompt="a handwritten three" --steps=25
   python sample.py --list_samplers
 
 Writes samples.npz (array `images`, uint8 [N, H, W, C], `labels` if asked for, and with a prompt `scores`), grid.png,

@@ -112,6 +112,7 @@ def of_first(a: np.ndarray) -> np.ndarray:
   """Integers or truth values as the first process has them, where all have an array of that shape; all ask."""
   if not several():
     return a
+  _barrier()
   return np.asarray(multihost_utils.broadcast_one_to_all(np.asarray(a, np.int32))).astype(a.dtype)
 
 
@@ -132,7 +133,7 @@ def from_all(fun: Callable[[], Any]) -> list[Any]:
     value = fun()
   except BaseException as error:  # if a process exits here, the others block in the next collective
     failure = error
-  _wait_for_all()
+  _barrier()
   answer = {"value": value} if failure is None else {"failure": f"{type(failure).__name__}: {failure}"[:300]}
   if isinstance(failure, exit_reasons.Stopped):
     answer = {"exit": failure.code}
@@ -151,7 +152,7 @@ def from_all(fun: Callable[[], Any]) -> list[Any]:
   return [answer["value"] for answer in answers]
 
 
-def _wait_for_all() -> None:
+def _barrier() -> None:
   """Waits as long as it takes, while between CPUs a collective gives up after half a minute."""
   from orbax.checkpoint.multihost import get_barrier_sync_fn  # here, for a single process needs none of it
 
@@ -186,7 +187,7 @@ def how_many(flag: bool) -> int:
   """In how many processes `flag` is true; all must ask, and wait as long as it takes until the last one does."""
   if not several():
     return int(flag)
-  _wait_for_all()
+  _barrier()
   return int(multihost_utils.process_allgather(np.int32(flag)).sum())
 
 

@@ -19,9 +19,7 @@ class ClipPrompts:
   clip: Any
 
   def cond(
-    self,
-    prompt: str | None = None,
-    image_prompts: Sequence[tuple[np.ndarray, float]] = (),
+    self, prompt: str | None = None, image_prompts: Sequence[tuple[np.ndarray, float]] = ()
   ) -> dict[str, np.ndarray]:
     """{"targets": unit vectors [P, D], "weights": [P]} of what to draw.
 

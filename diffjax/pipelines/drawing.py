@@ -118,14 +118,13 @@ def draw_batches(
   return Drawn(**whole)
 
 
-def put(drawn: Drawn, rows: np.ndarray, anew: Drawn) -> Drawn:
-  """Pictures with those of `rows` drawn anew."""
+def put(drawn: Drawn, rows: np.ndarray, anew: Drawn) -> None:
+  """Puts pictures drawn anew into the places `rows`, in the arrays themselves."""
   if drawn.path is not None:
     drawn.path[:, rows] = anew.path
   for old, new in ((drawn.images, anew.images), (drawn.noise, anew.noise), (drawn.calls, anew.calls)):
     if old is not None:
       old[rows] = new
-  return drawn
 
 
 def edit(

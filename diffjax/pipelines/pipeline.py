@@ -194,7 +194,7 @@ class Pipeline:
       refused = np.flatnonzero(~processes.of_first(prompt.accepts(drawn.images)))
       if not refused.size:
         break
-      drawn = put(drawn, refused, draw_these(refused + attempt * APART))
+      put(drawn, refused, draw_these(refused + attempt * APART))
     return drawn
 
   def _levels(self, steps, grid, sigmas):
