@@ -82,7 +82,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     return state
   processes.from_first(lambda: newest.check_room(state))  # now, not after hours
   if start:
-    say(f"going on from step {start}")
+    say(f"resuming from step {start}")
 
   # Data: ids of examples that live on the devices, or the examples themselves
   if config.data.in_memory:
@@ -175,7 +175,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     newest.wait()
     best.wait()
   if step < spec.steps:
-    say(f"stopped at step {step}, all saved; the same command goes on from there")
+    say(f"stopped at step {step}, state saved; the same command resumes from there")
     sys.exit(stop_request.exit_code)
   return layout.snapshot(state)
 
