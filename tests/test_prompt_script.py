@@ -78,7 +78,7 @@ def test_a_long_prompt_is_cut_with_a_warning(folders, tmp_path):
 
 
 def test_a_clip_draws_nothing_itself(folders, tmp_path):
-  with pytest.raises(ValueError, match="run of a CLIP, which draws nothing"):
+  with pytest.raises(ValueError, match="run of a CLIP, which cannot sample"):
     draw(folders["clip"], tmp_path / "out")
   with pytest.raises(ValueError, match="run of a diffusion model"):
     draw(folders["model"], tmp_path / "out", clip=folders["model"], prompt="a three")

@@ -99,7 +99,7 @@ def test_each_process_checks_its_own_files_and_all_hear_of_damage(pair):
   assert first and second and not first & second
   assert first | second == {str(folder / name) for name in json.loads((folder / "checksums.json").read_text())}
   for seen in pair[1]:
-    assert f"{seen['damaged']} is not what was written" in str(seen["error"])
+    assert f"{seen['damaged']} fails its checksum" in str(seen["error"])
 
 
 def examples_seen(seen):
@@ -312,5 +312,5 @@ def test_a_mistake_ends_all_processes_alike(tiny_data, tmp_path):
   (tmp_path / "run").mkdir()
   (tmp_path / "run" / "config.json").write_text("{}")
   first, second = scripts("train.py", *arguments)
-  assert first[0] == second[0] == 1 and "no run's config" in first[2]
+  assert first[0] == second[0] == 1 and "not a valid run config" in first[2]
   assert re.search("process 0 (of 2 )?has failed", second[2])

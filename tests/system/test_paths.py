@@ -85,7 +85,7 @@ def test_checkpoints(bucket):
   checkpoints.wait()
   assert checkpoints.steps() == [2, 3]
   damage(bucket / "runs/tiny/checkpoints/3")
-  with pytest.warns(DiffjaxWarning, match=rf"{WORKDIR}/checkpoints/3 is damaged: state/\S+ is not what was written"):
+  with pytest.warns(DiffjaxWarning, match=rf"{WORKDIR}/checkpoints/3 is damaged: state/\S+ fails its checksum"):
     restored, contents = checkpoints.restore_newest(state)
   np.testing.assert_array_equal(restored["w"], 2 * state["w"])
   assert contents["data"] == {"next": 2} and checkpoints.steps() == [2]

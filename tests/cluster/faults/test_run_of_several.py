@@ -180,7 +180,7 @@ def test_folders_that_are_not_one_are_refused(start, tiny, tmp_path):
     ended = finish(start(None, workdirs=[tmp_path / "shared", tmp_path / "own"]))
     for index, (code, _, err) in enumerate(ended):
       assert code == 1 and err.count("\n") == 1 and "1 of 2 processes" in err, err
-      assert ("this one among them" in err) == bool(index) and "give all of them one that they share" in err
+      assert ("including this one" in err) == bool(index) and "give all the same shared folder" in err
     finish(start(tmp_path / "shared"))
 
 
