@@ -85,9 +85,7 @@ def draw(
   options |= {"guidance_scale": guidance_scale} if asked is None else {"prompt": asked}
   count = num if best_of is None else best_of
   if best_of is not None and (asked is None or best_of < num):
-    raise ValueError(
-      f"--best_of={best_of} selects {num} pictures by a prompt; give a prompt, and --best_of >= --num."
-    )
+    raise ValueError(f"--best_of={best_of} selects {num} pictures by a prompt; give a prompt, and --best_of >= --num.")
   arrays = {} if labels is None else {"labels": np.array([labels[i % len(labels)] for i in range(count)])}
   drawn = run.draw(count, labels=arrays.get("labels"), trajectory=filmstrip, progress=_progress, **options)
   images, path = drawn if filmstrip else (drawn, None)
@@ -127,9 +125,7 @@ def read_prompt(clip, prompt, image_prompt, guidance, scale) -> Prompt | None:
       raise ValueError('--clip and --guidance act on a prompt; write one, as in --prompt="a handwritten three".')
     return None
   if not clip:
-    raise ValueError(
-      "a prompt needs a CLIP; give its folder, as in --clip=runs/clip_digits."
-    )
+    raise ValueError("a prompt needs a CLIP; give its folder, as in --clip=runs/clip_digits.")
   pictures = [] if image_prompt is None else split_prompt(image_prompt)
   read = [(load_picture(file, None, 3), weight) for file, weight in pictures]
   return make_prompt(load_clip(clip), prompt, image_prompts=read, config=guidance, scale=scale)
