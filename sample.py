@@ -1,4 +1,4 @@
-"""Draws pictures from a trained run.
+"""Draws samples from a trained run.
 
   python sample.py --workdir=runs/digits --num=64 --steps=5 --sampler=dpmpp_2m --seed=0 --out=out/digits
   python sample.py --workdir=runs/digits_conditional --label=3 --guidance_scale=2 --filmstrip
@@ -8,9 +8,9 @@
   python sample.py --workdir=runs/digits --clip=runs/clip_digits --prompt="a handwritten three" --steps=25
   python sample.py --list_samplers
 
-Writes samples.npz (array `images`, uint8 [N, H, W, C], `labels` if asked for, and with a prompt `scores`), grid.png,
-and with --filmstrip filmstrip.png and denoising.gif. Needs nothing but the run's folder, and for a prompt that of the
-CLIP. The same seed draws the same pictures.
+Writes samples.npz (`images`, uint8 [N, H, W, C], `labels` if requested, and with a prompt `scores`), grid.png, and
+with --filmstrip filmstrip.png and denoising.gif. Needs only the run's folder, and for a prompt that of the CLIP. The
+same seed draws the same images.
 """
 
 import pathlib
@@ -31,7 +31,7 @@ from diffjax.samplers.methods import table
 from diffjax.system import compilation, paths, writing
 
 IN_GRID, IN_FILM = 100, 8
-"""How many of the pictures grid.png and the film strip show."""
+"""Number of images in grid.png and in the film strip."""
 
 
 def draw(
@@ -52,29 +52,29 @@ def draw(
   filmstrip: bool = False,
   **options,
 ) -> np.ndarray:
-  """Draws from the run in `workdir`, writes the files to `out`, and returns the pictures, uint8 [num, H, W, C].
+  """Draws from the run in `workdir`, writes the files to `out`, and returns the images, uint8 [num, H, W, C].
 
-  Of several processes each draws its share and returns all, and the first writes.
+  With several processes each draws its share and returns all images, and process 0 writes.
 
   Args:
     workdir: the run's folder.
-    out: where to write; made if it is missing.
-    num: how many pictures.
-    labels: classes to ask for, taken in turn.
-    init_image: a picture file to start from, cropped and resized to what the model draws.
-    mask: a picture file of the same proportions, white where to draw the init image anew, black where to keep it.
+    out: folder to write to; created if missing.
+    num: number of images.
+    labels: class labels, used cyclically.
+    init_image: an image file to start from, cropped and resized to the model's image size.
+    mask: an image file of the same proportions, white where to redraw the init image, black where to keep it.
     clip: the folder of a CLIP, its run or published weights, for a prompt.
-    prompt: what to draw, in words; several separated by |, each with a weight after ::.
-    image_prompt: picture files to be like, written as prompts are.
-    guidance: a ConfigDict that says how CLIP guides; default: as `runs.make_prompt`.
-    guidance_scale: of the guidance by CLIP, or, without a prompt, by labels.
-    best_of: draw so many and keep the `num` that CLIP likes best.
-    best: draw from the checkpoint with the least held-out loss instead of the newest.
-    filmstrip: also draw the way from noise to picture.
+    prompt: text prompts separated by |, each with a weight after ::.
+    image_prompt: image files to resemble, in the syntax of prompts.
+    guidance: a ConfigDict for CLIP guidance; default: as `runs.make_prompt`.
+    guidance_scale: scale of CLIP guidance, or, without a prompt, of classifier-free guidance.
+    best_of: draw this many and keep the `num` with the highest CLIP scores.
+    best: draw from the checkpoint with the lowest held-out loss instead of the newest.
+    filmstrip: also write the trajectory from noise to image.
     **options: as in `diffjax.runs.Run.draw`.
 
   Raises:
-    ValueError: as `Run.draw`, or if a picture file cannot be read.
+    ValueError: as `Run.draw`, or if an image file cannot be read.
     FileNotFoundError: if the folder holds no run or no checkpoint.
     OSError: if nothing can be written to `out`.
   """
@@ -85,9 +85,7 @@ def draw(
   options |= {"guidance_scale": guidance_scale} if asked is None else {"prompt": asked}
   count = num if best_of is None else best_of
   if best_of is not None and (asked is None or best_of < num):
-    raise ValueError(
-      f"--best_of={best_of} chooses {num} pictures by a prompt; give one, and at least as many as --num."
-    )
+    raise ValueError(f"--best_of={best_of} selects {num} pictures by a prompt; give a prompt, and --best_of >= --num.")
   arrays = {} if labels is None else {"labels": np.array([labels[i % len(labels)] for i in range(count)])}
   drawn = run.draw(count, labels=arrays.get("labels"), trajectory=filmstrip, progress=_progress, **options)
   images, path = drawn if filmstrip else (drawn, None)
@@ -104,7 +102,7 @@ def draw(
 
 
 def write(out: pathlib.Path, images: np.ndarray, arrays: dict[str, np.ndarray], path, asked: Prompt | None) -> None:
-  """Writes the pictures, what else is known of each, and the way there if there is one."""
+  """Writes the images, their labels and scores if any, and the trajectory if there is one."""
   with writing.replacing(out / "samples.npz") as part, part.open("wb") as file:
     np.savez_compressed(file, images=images, **arrays)  # pyright: ignore[reportArgumentType]  none is allow_pickle
   notes = [f"{score:.2f}" for score in arrays.get("scores", ())[:IN_GRID]]
@@ -117,7 +115,7 @@ def write(out: pathlib.Path, images: np.ndarray, arrays: dict[str, np.ndarray], 
 
 
 def read_prompt(clip, prompt, image_prompt, guidance, scale) -> Prompt | None:
-  """What the flags ask for in words and pictures; None if they ask for nothing.
+  """The prompt given by the flags; None if there is none.
 
   Raises:
     ValueError: a prompt without a CLIP, or a CLIP or guidance without a prompt.
@@ -127,16 +125,14 @@ def read_prompt(clip, prompt, image_prompt, guidance, scale) -> Prompt | None:
       raise ValueError('--clip and --guidance act on a prompt; write one, as in --prompt="a handwritten three".')
     return None
   if not clip:
-    raise ValueError(
-      "a prompt needs a CLIP to read it; give the folder of one as --clip, as in --clip=runs/clip_digits."
-    )
+    raise ValueError("a prompt needs a CLIP; give its folder, as in --clip=runs/clip_digits.")
   pictures = [] if image_prompt is None else split_prompt(image_prompt)
   read = [(load_picture(file, None, 3), weight) for file, weight in pictures]
   return make_prompt(load_clip(clip), prompt, image_prompts=read, config=guidance, scale=scale)
 
 
 def read_pictures(run: Run, init_image: str | pathlib.Path | None, mask: str | pathlib.Path | None) -> dict:
-  """The picture files that are given, as `Run.draw` takes them."""
+  """Reads the given image files into arguments for `Run.draw`."""
   size, _, channels = run.image_shape
   pictures = {}
   if init_image:
@@ -198,12 +194,12 @@ if __name__ == "__main__":
 
   flags.DEFINE_string("workdir", None, "The run's folder.")
   flags.DEFINE_string("out", "out", "Folder to write to.")
-  flags.DEFINE_integer("num", 64, "How many pictures.")
+  flags.DEFINE_integer("num", 64, "Number of pictures.")
   flags.DEFINE_integer("steps", None, "Noise levels above zero; default: the run's.")
-  flags.DEFINE_string("sampler", None, "Name of a sampler; default: as the prompt's guidance says, or the run's.")
-  flags.DEFINE_string("grid", None, "Name of a grid; default: what the run recommends for the number of steps.")
-  flags.DEFINE_integer("seed", 0, "Seed of all randomness.")
-  flags.DEFINE_list("label", None, "Class to draw, or several in turn: --label=0,1,2.")
+  flags.DEFINE_string("sampler", None, "Name of a sampler; default: that of the prompt's guidance, or the run's.")
+  flags.DEFINE_string("grid", None, "Name of a grid; default: the one the run recommends for the number of steps.")
+  flags.DEFINE_integer("seed", 0, "Random seed.")
+  flags.DEFINE_list("label", None, "Class to draw, or several used cyclically: --label=0,1,2.")
   flags.DEFINE_float(
     "guidance_scale", None, "Scale of guidance by the prompt, or of classifier-free guidance by the label."
   )
@@ -216,16 +212,16 @@ if __name__ == "__main__":
   flags.DEFINE_integer(
     "repeats",
     None,
-    "Time travel: take each step this many times, going back by fresh noise in between; default: as the prompt's"
-    " guidance says, or once.",
+    "Time travel: take each step this many times, adding fresh noise in between; default: that of the prompt's"
+    " guidance, or 1.",
   )
   flags.DEFINE_string("init_image", None, "Picture file to start from instead of noise.")
-  flags.DEFINE_string("mask", None, "Picture file: white where to draw the init image anew, black where to keep it.")
+  flags.DEFINE_string("mask", None, "Picture file: white where to redraw the init image, black where to keep it.")
   flags.DEFINE_float("strength", None, "Fraction of the steps to take from the init image, in (0, 1].")
   flags.DEFINE_float("eta", None, "Fraction of fresh noise in each step, for samplers that have it.")
   flags.DEFINE_float("s_churn", None, "EDM's churn, for samplers heun and dpm2.")
   flags.DEFINE_integer("batch_size", 256, "Pictures drawn at a time.")
-  flags.DEFINE_bool("best", False, "Draw from the checkpoint with the least held-out loss, not from the newest.")
-  flags.DEFINE_bool("filmstrip", False, "Also write the steps from noise to picture: filmstrip.png and denoising.gif.")
-  flags.DEFINE_bool("list_samplers", False, "Print every sampler with its order, network calls and paper; draw none.")
+  flags.DEFINE_bool("best", False, "Draw from the checkpoint with the lowest held-out loss, not from the newest.")
+  flags.DEFINE_bool("filmstrip", False, "Also write the way from noise to picture: filmstrip.png and denoising.gif.")
+  flags.DEFINE_bool("list_samplers", False, "Only print every sampler with its order, network calls and paper.")
   run_script(main)

@@ -5,7 +5,7 @@
 The same command resumes a run that was stopped. Ctrl-C or SIGTERM saves and exits within 25 s, with 128 + the signal's
 number, unless one call of train.steps_per_call steps takes longer than 15 s: then the run exits without saving. A
 second signal exits at once; checkpoints already written are kept.
---dry_run prints devices, memory and cost of the run, and does nothing else.
+--dry_run only prints devices, memory and cost of the run.
 """
 
 import contextlib
@@ -34,21 +34,21 @@ HELD_OUT, PART = 512, 64
 
 
 def train(config, workdir: str | pathlib.Path) -> TrainState:
-  """Trains the model of a config in a folder, or resumes the run that is there.
+  """Trains the model of a config in a folder, or resumes the run in it.
 
   Args:
-    config: a ConfigDict, `configuration.default_config()` or `default_clip_config()` filled in.
-    workdir: gets config.json, metrics.jsonl, loss.png, checkpoints/, best/ and samples/, and a lock.
+    config: a completed `configuration.default_config()` or `default_clip_config()`.
+    workdir: for config.json, metrics.jsonl, loss.png, checkpoints/, best/, samples/ and a lock.
 
   Returns:
-    The last state: NumPy arrays, or with parallel="fsdp" jax.Arrays shared among the devices.
+    The last state: NumPy arrays, or with parallel="fsdp" jax.Arrays sharded among the devices.
 
   Raises:
-    ValueError: a config that cannot work, or differs from the run's in the folder; another process trains there.
+    ValueError: an invalid config, or one that differs from the run's in the folder; another process trains there.
     OSError: no room for a checkpoint.
     FloatingPointError: when train.max_skipped_in_row updates in a row were not finite.
-    MemoryError: when a device's memory does not suffice.
-    SystemExit: after a stop by signal, when all is saved.
+    MemoryError: when a device runs out of memory.
+    SystemExit: after a signal, when the state is saved.
   """
   workdir = paths.as_path(workdir)
   # Every error in the config shows here, before anything is written
@@ -57,7 +57,7 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   layout = from_config.layout(config)
   multi_step = layout.compile(functools.partial(several_steps, from_config.train_step(config)))
   opened = []
-  processes.from_first(lambda: opened.append(runs.load_data(config, "train")))  # prepared once, not by all at a time
+  processes.from_first(lambda: opened.append(runs.load_data(config, "train")))  # prepared once, not by all at once
   source = opened.pop() if opened else runs.load_data(config, "train")
   held_out = held_out_batches(config)
   with runs.claimed(workdir, config), memory.explaining(multi_step, memory_settings(config)) as multi_step:
@@ -65,10 +65,10 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
 
 
 def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, source, held_out) -> TrainState:
-  """The rest of `train`, in a folder that is this process's own."""
+  """The rest of `train`, once the folder is claimed."""
   spec = config.train
 
-  # Where the run stands
+  # Resume or start
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
   best = Checkpoints(workdir / runs.BEST, best=True)
   found = newest.restore_newest(layout.target, config.to_dict())
@@ -76,13 +76,13 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
   say = processes.announce
-  say(f"{num_params:,} parameters, {len(source):,} pictures, {devices.device_count()} device(s); all goes to {workdir}")
+  say(f"{num_params:,} parameters, {len(source):,} pictures, {devices.device_count()} device(s); writing to {workdir}")
   if start == spec.steps:
-    say(f"the run is complete: {start} steps are done")
+    say(f"the run is complete: {start} steps done")
     return state
   processes.from_first(lambda: newest.check_room(state))  # now, not after hours
   if start:
-    say(f"going on from step {start}")
+    say(f"resuming from step {start}")
 
   # Data: ids of examples that live on the devices, or the examples themselves
   if config.data.in_memory:
@@ -110,7 +110,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     report = Report(workdir, start, spec.steps, spec.batch_size, spec.log_every, from_config.learning_rate(config))
 
   def judge(step, state, data_state):
-    """Judges the averaged model on held-out data, and keeps it if it is the best."""
+    """Evaluates the averaged model on held-out data, and saves it if it is the best."""
     losses = []
     for batch in held_out:
       if step < spec.steps and processes.any_process(stop_request):
@@ -130,11 +130,11 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     contextlib.closing(newest),
     contextlib.closing(best),
     StopRequest() as stop_request,
-    stop_request.meanwhile(newest.wait),  # a checkpoint that is begun is waited for
+    stop_request.meanwhile(newest.wait),  # finish a checkpoint that is being written
     Watchdog(start) as watchdog,
   ):
     if found and start and spec.checkpoint_every and start % spec.checkpoint_every == 0:
-      judge(start, found[0], found[1]["data"])  # the process that saved this may have ended before it came to that
+      judge(start, found[0], found[1]["data"])  # the process that saved this may have exited before the evaluation
     pending = None
     for num, traced_num, stacked, data_state in devices.prefetch(feed()):
       stopping = processes.any_process(stop_request)
@@ -158,7 +158,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
         keep = functools.partial(newest.save, step, snapshot, config.to_dict(), data_state, float("inf"))
         if saving and step < spec.steps:
           keep()  # before the evaluation, for which a preempted machine leaves no time
-        # to begin a checkpoint of several processes takes all of them
+        # with several processes, starting a checkpoint needs all of them
         with stop_request.meanwhile(*((newest.wait,) if processes.several() else (keep, newest.wait))):
           if saving:
             judge(step, snapshot, data_state)
@@ -170,18 +170,18 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
       if last:
         stop_request.heed()
         best.wait()
-        keep()  # a run is complete when its last state is judged too
+        keep()  # only after the evaluation: a run is complete once its last state is evaluated
         break
     newest.wait()
     best.wait()
   if step < spec.steps:
-    say(f"stopped at step {step}, all saved; the same command goes on from there")
+    say(f"stopped at step {step}, state saved; the same command resumes from there")
     sys.exit(stop_request.exit_code)
   return layout.snapshot(state)
 
 
 def take(report: Report | NoReport, step: int, num: int, fetch, max_skipped: int, checkpoints: Checkpoints) -> None:
-  """Waits for the metrics of a call and reports them; stops a run whose updates are no longer finite."""
+  """Waits for the metrics of a call and reports them; ends a run whose updates are no longer finite."""
   metrics = {name: values[:num] for name, values in fetch().items()}
   report.add(step, metrics)
   if metrics["skipped_in_row"].max() >= max_skipped:
@@ -195,21 +195,21 @@ def take(report: Report | NoReport, step: int, num: int, fetch, max_skipped: int
 
 
 def memory_settings(config) -> dict:
-  """What of a config decides how much memory its training step needs on these devices."""
+  """Settings that affect the memory of a training step on these devices."""
   return from_config.memory_settings(config) | ({"parallel": config.parallel} if devices.device_count() > 1 else {})
 
 
 def dry_run(config, workdir: str | pathlib.Path) -> None:
-  """Prints what `train` would do, and does nothing of it; errors as there."""
+  """Prints what `train` would do without doing it; errors as there."""
   from_config.check(config)
   devices.check_batch_size(config.train.batch_size, config.train.accumulate)
-  with memory.explaining(None, memory_settings(config)):  # the compiler may find that it does not suffice
+  with memory.explaining(None, memory_settings(config)):  # the compiler may run out of memory
     told = runs.dry_run(config, paths.as_path(workdir), from_config.train_step(config), from_config.layout(config))
   processes.announce(told)
 
 
 def held_out_batches(config) -> list[dict[str, np.ndarray]]:
-  """The pictures that checkpoints are compared on, in batches of one size."""
+  """The images that checkpoints are compared on, in batches of equal size."""
   source = runs.load_data(config, "test")
   size = min(len(source), PART)
   num = min(len(source), HELD_OUT) // size * size
@@ -226,7 +226,7 @@ def main() -> None:
     raise ValueError("both --config and --workdir are needed: --config=configs/digits.py --workdir=runs/digits.")
   path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
   if not path.is_file():
-    raise FileNotFoundError(f"there is no config file {path}; the folder configs/ holds some.")
+    raise FileNotFoundError(f"there is no config file {path}; see the folder configs/.")
   if flags.FLAGS.dry_run:
     dry_run(flags.FLAGS.config, flags.FLAGS.workdir)
     return
@@ -239,5 +239,5 @@ if __name__ == "__main__":
 
   config_flags.DEFINE_config_file("config", None, "What to train: a file in configs/.")
   flags.DEFINE_string("workdir", None, "The run's folder.")
-  flags.DEFINE_bool("dry_run", False, "Print devices, memory, cost and folder of the run, and do nothing else.")
+  flags.DEFINE_bool("dry_run", False, "Only print devices, memory, cost and folder of the run.")
   run_script(main)

@@ -61,7 +61,7 @@ def test_picture_as_a_prompt_and_another_way_of_guidance(folders, tmp_path):
     (dict(prompt=""), "empty part"),
     (dict(prompt="a three::x"), "is no number"),
     (dict(image_prompt="nowhere.png"), "there is no file nowhere.png"),
-    (dict(prompt="a three", best_of=2), "chooses 3 pictures by a prompt"),
+    (dict(prompt="a three", best_of=2), "selects 3 pictures by a prompt"),
     (dict(prompt="a three", guidance_scale=float("inf")), "guidance_scale is inf"),
     (dict(prompt="a three", cfgpp=True), "cfgpp acts on guidance by a label"),
   ],
@@ -73,12 +73,12 @@ def test_prompts_refused(folders, tmp_path, asked, says):
 
 
 def test_a_long_prompt_is_cut_with_a_warning(folders, tmp_path):
-  with pytest.warns(DiffjaxWarning, match="cut off were the words"):
+  with pytest.warns(DiffjaxWarning, match="are used: cut off"):
     draw(folders["model"], tmp_path, num=2, clip=folders["clip"], prompt="a handwritten three " * 20)
 
 
 def test_a_clip_draws_nothing_itself(folders, tmp_path):
-  with pytest.raises(ValueError, match="run of a CLIP, which draws nothing"):
+  with pytest.raises(ValueError, match="run of a CLIP, which cannot sample"):
     draw(folders["clip"], tmp_path / "out")
   with pytest.raises(ValueError, match="run of a diffusion model"):
     draw(folders["model"], tmp_path / "out", clip=folders["model"], prompt="a three")

@@ -121,7 +121,7 @@ def test_hostile_pictures_are_refused_and_nothing_is_written(kind, workdir, tmp_
     (["--prompt=a three"], "a prompt needs a CLIP"),
     (["--clip=runs/clip"], "act on a prompt"),
     (["--prompt=a three", "--clip=nowhere"], "there is no folder nowhere"),
-    (["--best_of=8"], "chooses 64 pictures by a prompt"),
+    (["--best_of=8"], "selects 64 pictures by a prompt"),
     (["--guidance=configs/guidance.py:disc"], "has no 'disc'"),
   ],
 )

@@ -113,10 +113,10 @@ def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, monkeypatch, caps
     train(config, tmp_path)
   assert stop.value.code == 128 + signum
   step = {1: 2, 3: 4}[after]  # calls end at multiples of 2, 3 and 4
-  assert f"stopped at step {step}, all saved" in capsys.readouterr().out
+  assert f"stopped at step {step}, state saved" in capsys.readouterr().out
   assert last_checkpoint(tmp_path, config)[0].step == step
   assert_identical(train(config, tmp_path), state)
-  assert f"going on from step {step}" in capsys.readouterr().out
+  assert f"resuming from step {step}" in capsys.readouterr().out
   steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
   assert steps == sorted(steps) and steps[-1] == 8
 
@@ -277,14 +277,14 @@ def test_killed_and_interrupted_processes_resume_exactly(script, tmp_path, tiny)
   first.communicate()
   second = script("train.py", *arguments)
   line = second.stdout.readline() + second.stdout.readline()
-  assert "going on from step 200" in line
+  assert "resuming from step 200" in line
   assert "step 300/" in second.stdout.readline()
   second.send_signal(signal.SIGINT)
   out, err = second.communicate(timeout=120)
-  assert second.returncode == 130 and "all saved; the same command goes on" in out and not err
+  assert second.returncode == 130 and "state saved; the same command resumes" in out and not err
   third = script("train.py", *arguments)
   out, err = third.communicate(timeout=120)
-  assert third.returncode == 0 and "going on from step" in out and not err
+  assert third.returncode == 0 and "resuming from step" in out and not err
   assert_identical(last_checkpoint(tmp_path / "run", config)[0], train(config, tmp_path / "whole"))
 
 

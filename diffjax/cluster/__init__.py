@@ -1,1 +1,1 @@
-"""Devices, processes and their failures: the only room that knows there is more than one."""
+"""Devices, processes and their failures: the only package that knows there may be more than one."""

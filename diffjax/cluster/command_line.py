@@ -1,4 +1,4 @@
-"""What the scripts share: a user's mistake is one sentence and a non-zero exit, a bug of ours stays a traceback."""
+"""What the scripts share: a user's mistake prints one sentence and exits non-zero, our bug a traceback."""
 
 import contextlib
 import faulthandler
@@ -19,25 +19,25 @@ from diffjax.cluster.exit_reasons import Stopped
 from diffjax.cluster.signals import StopRequest
 
 LONGEST = 2000
-"""Characters of an error that are told: some repeat what was given, however long."""
+"""Maximum characters of an error to print: some repeat the input, however long."""
 _SENTENCES = (ValueError, ImportError, FloatingPointError, MemoryError, OSError)
-"""Errors whose text says what is wrong and how to mend it, where our own code raises them."""
+"""Errors that say what is wrong and how to fix it when our own code raises them."""
 _DISCONNECTED = re.compile("gloo|nccl|connection|heartbeat|coordination|UNAVAILABLE|DEADLINE_EXCEEDED", re.IGNORECASE)
-"""In the errors of collectives whose other end is gone."""
-_AGAIN = "the same command goes on from the last checkpoint"
+"""Matches errors of collectives whose other end has disconnected."""
+_AGAIN = "the same command resumes from the last checkpoint"
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _EXPECTED = {
   r"invalid literal for int\(\).*": "expected a whole number",
   "could not convert string to float.*": "expected a number",
   r"\('Non-boolean argument.*": "expected true or false",
 }
-"""What was expected, for what Python says of text that it cannot convert."""
+"""Python's messages about text it cannot convert, and their replacements."""
 
 
 def run(main: Callable[[], None]) -> None:
   """Parses absl's flags, joins the run's other processes and runs `main`, reporting errors as `reporting` does.
 
-  Ctrl-C and SIGTERM end it at once, where `main` does not take them itself.
+  Ctrl-C and SIGTERM end it at once, unless `main` handles them itself.
   """
   from absl import app, flags
 
@@ -51,30 +51,29 @@ def run(main: Callable[[], None]) -> None:
 
 
 def define_processes(values: Any) -> None:
-  """The flags of a run of several processes, of every script that uses devices."""
+  """Defines the flags for runs with several processes, common to all scripts that use devices."""
   from absl import flags
 
   flags.DEFINE_string(
-    "coordinator", None, "Host:port of process 0; SLURM and TPU pods need none of these.", flag_values=values
+    "coordinator", None, "Host:port of process 0; not needed on SLURM and TPU pods.", flag_values=values
   )
-  flags.DEFINE_integer("num_processes", None, "How many processes there are.", flag_values=values)
-  flags.DEFINE_integer("process_id", None, "Which of the processes this is, from 0.", flag_values=values)
+  flags.DEFINE_integer("num_processes", None, "Number of processes.", flag_values=values)
+  flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", flag_values=values)
 
 
 def join(values: Any) -> None:
-  """Joins the processes that those flags, or the environment, tell of; if one of them leaves, all do."""
+  """Joins the processes given by those flags or the environment; if one of them exits, all do."""
   processes.initialize(values.coordinator, values.num_processes, values.process_id)
   if not faulthandler.is_enabled():
-    faulthandler.enable()  # JAX aborts where process 0 is gone: with the stacks of what waits
+    faulthandler.enable()  # JAX aborts when process 0 has exited: this prints the stacks
 
 
 @contextlib.contextmanager
 def reporting() -> Iterator[None]:
-  """Ends the process with one sentence where our own checks or the system refuse, and silently on Ctrl-C.
+  """Ends the process with one sentence on errors from our own checks or the system, and silently on Ctrl-C.
 
-  Of several processes one that fails, or is stopped where no loop heeds it, takes the others with it. Warnings become a
-  sentence each, of the first process alone; what libraries log is left out, for they also raise what they log as an
-  error.
+  With several processes, one that fails, or is stopped outside a loop that handles it, ends the others too. Warnings
+  are printed as one sentence each, by process 0 only. Libraries' logs are suppressed: they raise the errors they log.
   """
   from absl import logging
 
@@ -104,7 +103,7 @@ def _end(stop):
 
 
 def _end_all(error, ours):
-  """Ends a process of several by an error. One that is not ours may come of another's end, which it hears of first."""
+  """Ends all processes after an error; if it is not ours, waits first for the reason of another's exit, if any."""
   _be_deaf()
   sentence = _sentence(error)
   say = lambda: print(f"error: {sentence}", file=sys.stderr)
@@ -112,13 +111,13 @@ def _end_all(error, ours):
     exit_reasons.leave(1, f"has failed: {sentence}", say=say)
   exit_reasons.hear()
   if isinstance(error, jax.errors.JaxRuntimeError) and _DISCONNECTED.search(str(error)):
-    sentence = f"another process of the run is gone; {_AGAIN} ({sentence})"
-    exit_reasons.leave(exit_reasons.GONE_ON, f"misses another; {_AGAIN}", say=say)
+    sentence = f"lost connection to another process of the run; {_AGAIN} ({sentence})"
+    exit_reasons.leave(exit_reasons.GONE_ON, f"lost connection to another; {_AGAIN}", say=say)
   exit_reasons.leave(1, f"has failed: {sentence}", say=lambda: traceback.print_exception(error))
 
 
 def _be_deaf():
-  """Takes no more signals: this process is on its way out, in a few seconds at most."""
+  """Ignores further signals: this process exits within a few seconds."""
   if threading.current_thread() is threading.main_thread():
     for number in (signal.SIGINT, signal.SIGTERM):
       signal.signal(number, signal.SIG_IGN)
@@ -131,7 +130,7 @@ def _show_warning(message, *where):
 
 
 def parse(argv: list[str], values: Any = None) -> list[str]:
-  """Parses `argv` into absl flags, by default the global ones, or ends the process with one sentence."""
+  """Parses `argv` into absl flags, by default the global ones; exits with one sentence if they are wrong."""
   from absl import flags
 
   try:
@@ -143,13 +142,13 @@ def parse(argv: list[str], values: Any = None) -> list[str]:
     sys.exit(f"error: {reason}")
   except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     # config_flags reads the file and applies the overrides while it parses
-    reason = _sentence(error)  # of a missing key it is the key in quotes, and maybe the nearest
+    reason = _sentence(error)  # for a missing key: the key in quotes, and maybe the nearest one
     key, near = re.match(r"'([^']*)'", reason), re.search(r'Did you mean "([^"]*)"', reason)
     if not key:
-      sys.exit(f"error: in the flags for a config: {reason}")
+      sys.exit(f"error: in the config flags: {reason}")
     given = next((arg.split("=")[0] for arg in argv if re.match(rf"--.*\.{re.escape(key[1])}(\.|=|$)", arg)), key[1])
     hint = f" Did you mean {near[1]!r}?" if near else ""
-    sys.exit(f"error: the config has no key {key[1]!r}, which {given} names.{hint} The config's file shows its keys.")
+    sys.exit(f"error: the config has no key {key[1]!r}, which {given} names.{hint} See its keys in the config file.")
   if len(rest) > 1:
     sys.exit(f"error: {rest[1]!r} is no flag; flags look like --name=value.")
   return rest

@@ -1,7 +1,7 @@
 """The devices of a run: steps mapped over them, and arrays that lie on them.
 
-A step is a pure function with an `axis_name`; here it is mapped over the devices. Arrays on the devices have a leading
-[D], one slice for each device of this process.
+A step is a pure function with an `axis_name`, which is mapped over the devices here. Arrays on the devices have a
+leading axis [D], one slice for each device of this process.
 """
 
 import functools
@@ -22,28 +22,28 @@ AXIS = "devices"
 
 
 def pmap(fun: Callable, donate_argnums: tuple[int, ...] = ()) -> Callable:
-  """Maps `fun` over all devices, each argument along its leading [D]; inside, the axis is named AXIS."""
+  """Maps `fun` over all devices, each argument along its leading axis [D], which is named AXIS inside."""
   mapped = jax.pmap(fun, axis_name=AXIS, donate_argnums=donate_argnums)
-  # pmap takes no compiler options, an outer jit hands them in; arrays that span processes must not pass through it
+  # pmap takes no compiler options, so an outer jit passes them; arrays that span processes cannot go through it
   return jit(mapped, donate_argnums=donate_argnums) if compiler_options() and jax.process_count() == 1 else mapped
 
 
 def mean(tree: PyTree, axis_name: str | None) -> PyTree:
-  """Mean over the devices inside a mapped step; the tree itself where there is no axis."""
+  """Mean over the devices inside a mapped step; the tree itself if `axis_name` is None."""
   return tree if axis_name is None else jax.lax.pmean(tree, axis_name)
 
 
 def gather(tree: PyTree, axis_name: str | None) -> PyTree:
-  """What all devices hold, joined along the batch, inside a mapped step: [b, ...] -> [D * b, ...], with its gradient.
+  """Gathers all devices' arrays along the batch inside a mapped step, differentiably: [b, ...] -> [D * b, ...].
 
-  The gradient of each device's own loss then holds the losses of all: the `mean` of the devices' gradients is that of
-  the mean loss. The tree itself where there is no axis.
+  Each device's gradient then includes contributions from all devices' losses, so the `mean` of the gradients is the
+  gradient of the mean loss. Returns the tree itself if `axis_name` is None.
   """
   return tree if axis_name is None else jax.tree.map(lambda a: jax.lax.all_gather(a, axis_name, tiled=True), tree)
 
 
 def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
-  """Raises ValueError unless all devices can share the batch evenly, in `accumulate` parts each."""
+  """Raises ValueError unless the batch splits evenly among all devices, in `accumulate` parts each."""
   count = jax.device_count()
   if batch_size < 1 or batch_size % (count * accumulate):
     parts = f"{count} device(s)" + (f" x train.accumulate={accumulate}" if accumulate > 1 else "")
@@ -51,7 +51,7 @@ def check_batch_size(batch_size: int, accumulate: int = 1) -> None:
 
 
 def device_count() -> int:
-  """Devices of all processes."""
+  """Number of devices of all processes."""
   return jax.device_count()
 
 
@@ -61,13 +61,13 @@ def _sharding() -> NamedSharding:
 
 
 def mesh() -> Mesh:
-  """All devices in one row, those of a process beside each other."""
+  """A 1D mesh of all devices, those of a process adjacent to each other."""
   devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
   return Mesh(np.array(devices), (AXIS,))
 
 
 def from_parts(tree: PyTree, sharding: NamedSharding, axis: int = 0) -> PyTree:
-  """Arrays over all processes, from the part [..., b, ...] that each of them holds of `axis`."""
+  """Global arrays over all processes, from each process's part [..., b, ...] along `axis`."""
 
   def join(a):
     shape = (*a.shape[:axis], a.shape[axis] * jax.process_count(), *a.shape[axis + 1 :])
@@ -77,14 +77,14 @@ def from_parts(tree: PyTree, sharding: NamedSharding, axis: int = 0) -> PyTree:
 
 
 def from_copies(tree: PyTree, sharding: NamedSharding) -> PyTree:
-  """Arrays over all processes, of which each process holds all; numbers stay what they are."""
+  """Global arrays over all processes, from a full copy in each; Python scalars are returned as they are."""
 
   def put(a):
     if not hasattr(a, "dtype"):
       return a
     if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
       return jax.random.wrap_key_data(put(jax.random.key_data(a)))
-    a = np.asarray(a)  # device_put would send everything around, to compare it
+    a = np.asarray(a)  # device_put would send every array to all processes, to compare them
     return jax.make_array_from_callback(a.shape, sharding, lambda index: a[index])
 
   return jax.tree.map(put, tree)
@@ -108,7 +108,7 @@ def replicate(tree: PyTree) -> PyTree:
 
 @functools.cache
 def _replicate() -> Callable:
-  """One jit for all calls: a fresh one each time would compile again."""
+  """One jit for all calls: a new one each time would compile again."""
   stack = lambda a: jnp.broadcast_to(a, (jax.local_device_count(), *jnp.shape(a)))
   return jax.jit(lambda tree: jax.tree.map(stack, tree), out_shardings=_sharding())
 
@@ -119,7 +119,7 @@ def unreplicate(tree: PyTree) -> PyTree:
 
 
 def shard(batch: PyTree, axis: int = 0) -> PyTree:
-  """Splits each batch axis among the local devices and sends the parts there: [..., B, ...] -> [D, ..., B / D, ...]."""
+  """Splits the batch axis among the local devices and transfers the parts: [..., B, ...] -> [D, ..., B / D, ...]."""
   count = jax.local_device_count()
 
   def split(a):
@@ -130,7 +130,7 @@ def shard(batch: PyTree, axis: int = 0) -> PyTree:
 
 
 def unshard(tree: PyTree, axis: int = 0) -> PyTree:
-  """Gathers what `shard` split, in every process, as NumPy arrays: [D, ..., B / D, ...] -> [..., B, ...]."""
+  """Gathers arrays split by `shard` into NumPy arrays in every process: [D, ..., B / D, ...] -> [..., B, ...]."""
 
   def join(a):
     a = np.asarray(a)
@@ -147,7 +147,7 @@ def _move_to_front(a, axis):
 
 
 def prefetch(items: Iterable[PyTree], size: int = 2) -> Iterator[PyTree]:
-  """Stays `size` items ahead, so that the transfers they have started overlap with computation."""
+  """Stays `size` items ahead, so that the transfers they start overlap with computation."""
   items = iter(items)
   queue = list(itertools.islice(items, size))
   while queue:

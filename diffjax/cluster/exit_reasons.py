@@ -1,6 +1,6 @@
-"""Signs of life and exit reasons, which the processes of a run send each other.
+"""Heartbeats and exit reasons, which the processes of a run send each other.
 
-If a process exits or hangs on its own, the others block in the next collective.
+Without them, when one process exits or hangs, the others block in the next collective.
 """
 
 import atexit
@@ -20,19 +20,19 @@ import jax
 GONE_ON = 75
 """Exit code (EX_TEMPFAIL) of a run that lost a process or hung; the same command resumes it."""
 GRACE = 5.0
-"""Seconds that process 0 waits at least, when it exits, for the others to receive its reason; JAX then aborts them."""
+"""Minimum seconds for which an exiting process 0 lets the others receive its reason; after that JAX aborts them."""
 LONGEST = 1000
-"""Characters of an exit reason."""
+"""Maximum characters of an exit reason."""
 _ALIVE, _LEFT, _HEARD = (f"diffjax/{name}/" for name in ("alive", "left", "heard"))
 _FAILURES = 5
-"""Unanswered requests in a row after which the run counts as over."""
+"""Consecutive failed requests after which the run is considered over."""
 _leaving = threading.Lock()
 _step = 0
 _answered = 0.0
 
 
 class Stopped(SystemExit):
-  """Leaves a program by a signal, with the exit code 128 + its number."""
+  """Exits the program after a signal, with exit code 128 + its number."""
 
   code: int
 
@@ -42,20 +42,20 @@ class Stopped(SystemExit):
 
 
 def is_first() -> bool:
-  """Whether this is process 0, asking no device."""
+  """Whether this is process 0; does not initialise any device."""
   return _run().process_id == 0
 
 
 def progress(step: int) -> None:
-  """Records the latest step, for the message of a process that hangs."""
+  """Records the latest step, for the message about a hung process."""
   global _step
   _step = step
 
 
 def listen(stuck_after: float) -> None:
-  """From now on a process that `leave`s, or is not heard of for `stuck_after` s, takes this one with it.
+  """Starts the threads that end this process if another one `leave`s or sends no heartbeat for `stuck_after` s.
 
-  For processes that JAX has joined. A process that halts ends the others with GONE_ON and their stacks.
+  Call after JAX has joined the processes. If one halts, the others dump their stacks and exit with GONE_ON.
   """
   global _answered
   _answered = time.monotonic()
@@ -68,33 +68,33 @@ def listen(stuck_after: float) -> None:
   @atexit.register
   def end():
     try:
-      jax.distributed.shutdown()  # waits for the others, of whom there may still be something to hear
+      jax.distributed.shutdown()  # waits for the others, which may still send an exit reason
     finally:
       over.set()
-      listener.join(GRACE)  # Python would end it in the middle of a call of C++, which aborts
+      listener.join(GRACE)  # Python would kill the thread inside a C++ call, which aborts
 
 
 def hear() -> None:
-  """Waits until another process's exit reason would have come; a collective fails sooner than that."""
+  """Waits long enough for another process's exit reason to arrive; a collective fails sooner than that."""
   time.sleep(3 * _pause(_run()))
 
 
 def leave(code: int, reason: str, *, say: Callable[[], None] = lambda: None, at_once: bool = False) -> NoReturn:
-  """Ends this process, and with it all others of its run.
+  """Ends this process and all others of its run.
 
   Args:
-    code: the exit code, of all of them.
-    reason: what the others print, after the number of this process: "has failed: ...".
-    say: prints what this process has to say; not called where another's words have come before.
-    at_once: wait for nothing but that it is told, not even that what was printed is written.
+    code: the exit code of all of them.
+    reason: what the others print after the index of this process: "has failed: ...".
+    say: prints this process's own message; not called if this process is already exiting for another reason.
+    at_once: only send the reason; do not wait for the others or flush the output.
   """
   patience = 1.0 if at_once else 2 * _grace(_run())
   try:
-    if _leaving.acquire(timeout=patience):  # for good; it is taken where another thread leaves already
-      with contextlib.suppress(OSError):  # nobody may be there to read
+    if _leaving.acquire(timeout=patience):  # never released; fails if another thread is already leaving
+      with contextlib.suppress(OSError):  # the reader of a pipe may have exited
         say()
       if jax.distributed.is_initialized():
-        # In a thread, for a process 0 that hangs answers never
+        # In a thread, as a hung process 0 never answers
         _in_time(lambda: _tell(_run(), code, reason, at_once), patience)
   finally:
     _exit(code, at_once)
@@ -111,7 +111,7 @@ def _wait_until_heard(run):
   others = lambda: {key.rpartition("/")[2] for name in (_LEFT, _HEARD) for key, _ in run.client.key_value_dir_get(name)}
   while time.monotonic() < deadline and len(others() | {"0"}) < run.num_processes:
     time.sleep(0.05)
-  time.sleep(0.5)  # until they are gone
+  time.sleep(0.5)  # until they have exited
 
 
 def _listen(run, stuck_after, over):
@@ -143,7 +143,7 @@ def _listen(run, stuck_after, over):
 
 
 def _follow(run, key, told):
-  """Leaves because another process does."""
+  """Exits because another process does."""
   if not _leaving.acquire(blocking=False):
     return
   code, reason = told.split(" ", 1)
@@ -160,7 +160,7 @@ def _follow(run, key, told):
 
 
 def _watch_first(run, stuck_after, over):
-  """Process 0 cannot be missed by itself: where it halts, nobody's questions are answered."""
+  """Exits when process 0 stops answering: the heartbeats are checked there, so the others must watch it directly."""
   while time.monotonic() - _answered < stuck_after:
     if over.wait(_pause(run)):
       return
@@ -171,11 +171,11 @@ def _watch_first(run, stuck_after, over):
 
 
 def _silence(who, seconds):
-  return f"has not heard of process {who} for {seconds:.0f} s, at step {_step}; the same command goes on"
+  return f"has not heard from process {who} for {seconds:.0f} s, at step {_step}; the same command resumes"
 
 
 def _report(run, reason):
-  sentence = f"error: process {run.process_id} of {run.num_processes} {reason}. What each thread does:"
+  sentence = f"error: process {run.process_id} of {run.num_processes} {reason}. Stacks of all threads:"
   print(sentence, file=sys.stderr, flush=True)
   faulthandler.dump_traceback(all_threads=True)
 
@@ -196,12 +196,12 @@ def _exit(code: int, at_once: bool = False) -> NoReturn:
 
 def _flush():
   for stream in (sys.stdout, sys.stderr):
-    with contextlib.suppress(Exception):  # nobody may be there to read
+    with contextlib.suppress(Exception):  # the reader of a pipe may have exited
       stream.flush()
 
 
 def _pause(run) -> float:
-  """Seconds between two questions: process 0 answers those of all."""
+  """Seconds between two requests, growing with the number of processes, as process 0 serves them all."""
   return max(0.5, (run.num_processes or 1) / 64)
 
 
@@ -210,7 +210,7 @@ def _grace(run) -> float:
 
 
 def _run() -> Any:
-  """What JAX knows of the run; in public it offers barriers and broadcasts alone."""
+  """JAX's private state of the distributed run; its public interface has only barriers and broadcasts."""
   from jax._src.distributed import global_state
 
   return global_state

@@ -1,4 +1,4 @@
-"""Where the arrays of a run live, in training and drawing: whole on every device, or shared among all of them."""
+"""Where the arrays of a run live, in training and sampling: replicated on every device, or sharded among them."""
 
 import functools
 import math
@@ -14,86 +14,86 @@ from diffjax.system.compilation import jit
 from diffjax.typing import PyTree
 
 SMALLEST = 1024
-"""Numbers in a leaf that is worth sharing; smaller ones lie whole on every device."""
+"""Minimum number of elements in a leaf that is sharded; smaller ones are replicated."""
 
 
 class Replicated:
-  """Every device holds the whole state and works on its part of the batch: `pmap`, for models that fit one device.
+  """Every device holds the whole state and processes its part of the batch: `pmap`, for models that fit one device.
 
   Args:
-    shapes: the state's, as `jax.eval_shape` gives them.
+    shapes: shapes of the state, as `jax.eval_shape` returns them.
   """
 
   def __init__(self, shapes: PyTree):
     self.target = shapes
-    """What a checkpoint is restored as: NumPy arrays."""
+    """Target for restoring a checkpoint: NumPy arrays."""
 
   def initial(self, make: Callable[[], PyTree]) -> PyTree:
-    """The state that `make` makes."""
+    """The initial state, as `make` returns it."""
     return jit(make, once=True)()
 
   def place(self, state: PyTree) -> PyTree:
-    """A state, initial or restored, as the compiled steps take it."""
+    """Places a state, initial or restored, as the compiled steps take it."""
     return devices.replicate(state)
 
   def replicate(self, tree: PyTree) -> PyTree:
-    """The same arrays, whole on every device."""
+    """Copies the arrays to every device."""
     return devices.replicate(tree)
 
   def share(self, batches: PyTree) -> PyTree:
-    """This process's part of batches [K, b, ...], split among its devices."""
+    """Splits this process's part of batches [K, b, ...] among its devices."""
     return devices.shard(batches, axis=1)
 
   def abstract(self, state: PyTree, everywhere: PyTree, batches: PyTree) -> tuple[PyTree, PyTree, PyTree]:
-    """Shapes of what `place`, `replicate` and `share` give, for those of a state, of anything, of a device's part."""
+    """Shapes that `place`, `replicate` and `share` return, given those of a state, any tree, a device's batches."""
     count = jax.local_device_count()
     stack = lambda a: jax.ShapeDtypeStruct((count, *a.shape), a.dtype)
     return jax.tree.map(stack, (state, everywhere, batches))
 
   def compile(self, step: Callable[..., Any]) -> Callable[..., tuple[PyTree, PyTree]]:
-    """(state, ...) -> (state, metrics) on all devices, of a step with an `axis_name`; consumes the state it takes."""
+    """Compiles a step with an `axis_name` to (state, ...) -> (state, metrics) on all devices; donates the state."""
     return devices.pmap(functools.partial(step, axis_name=devices.AXIS), donate_argnums=(0,))
 
   def evaluate(self, fun: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """Compiles a function of a snapshot's arrays and of NumPy arrays."""
+    """Compiles a function of a snapshot's arrays and NumPy arrays."""
     return jit(fun)
 
   def fetch(self, metrics: PyTree) -> PyTree:
-    """What all devices hold alike, as NumPy arrays."""
+    """Replicated values as NumPy arrays."""
     return devices.unreplicate(metrics)
 
   def snapshot(self, state: PyTree) -> PyTree:
-    """The state to save and to look at before the next step."""
+    """The state to save and evaluate before the next step."""
     return devices.unreplicate(state)
 
-  # To draw with a model takes no state
+  # Sampling needs no training state
 
   @staticmethod
   def spread(tree: PyTree) -> PyTree:
-    """A model, and whatever else all pictures share, for what `map` compiles."""
+    """Places a model, and whatever else all images share, for functions compiled by `map`."""
     return devices.replicate(tree)
 
   @staticmethod
   def split(batch: PyTree) -> PyTree:
-    """This process's part of a batch [b, ...], for what `map` compiles."""
+    """Splits this process's part of a batch [b, ...] for functions compiled by `map`."""
     return devices.shard(batch)
 
   @staticmethod
   def map(fun: Callable[..., PyTree]) -> Callable[..., PyTree]:
-    """Compiles a function of what `spread` and `split` give."""
+    """Compiles a function of arrays from `spread` and `split`."""
     return devices.pmap(fun)
 
   @staticmethod
   def join(tree: PyTree) -> PyTree:
-    """NumPy copies, in every process, of what `map` returns, with the batch in front."""
+    """NumPy copies, in every process, of the results of `map`, with the batch axis first."""
     return devices.unshard(tree)
 
 
 class Sharded:
-  """The state is shared among the devices, as the batch is, and gathered where it is used: `fsdp` (Zhao et al. 2023).
+  """The state is sharded among the devices, like the batch, and gathered where it is used: `fsdp` (Zhao et al. 2023).
 
-  Each leaf is split along the first axis that the number of devices divides; small ones are whole everywhere. XLA
-  places the communication. Args: as `Replicated`.
+  Each leaf is split along the first axis divisible by the number of devices; small ones are replicated. XLA inserts
+  the communication. Args: as `Replicated`.
   """
 
   def __init__(self, shapes: PyTree):
@@ -105,7 +105,7 @@ class Sharded:
     )
 
   def initial(self, make):
-    return jit(make, once=True, out_shardings=self._shardings)()  # no device ever holds all of it
+    return jit(make, once=True, out_shardings=self._shardings)()  # no device ever holds the whole state
 
   def place(self, state):
     return state
@@ -118,7 +118,7 @@ class Sharded:
     return devices.from_parts(batches, sharding, axis=1)
 
   def abstract(self, state, everywhere, batches):
-    del state  # has its shapes and shardings from the start
+    del state  # `target` already has its shapes and shardings
     whole = lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=self._whole)
     parts = NamedSharding(self._mesh, PartitionSpec(None, devices.AXIS))
     grow = lambda a: (a.shape[0], a.shape[1] * self._mesh.size, *a.shape[2:])
@@ -144,7 +144,7 @@ class Sharded:
 
     def put(a):
       if isinstance(a, jax.Array) and len(a.sharding.device_set) == mesh.size > 1:
-        return a  # a state's own
+        return a  # already sharded, in a training state
       return devices.from_copies(a, NamedSharding(mesh, spec(np.shape(a), mesh.size)))
 
     return jax.tree.map(put, tree)
@@ -164,11 +164,11 @@ class Sharded:
 
 Layout = Replicated | Sharded
 LAYOUTS: dict[str, type[Layout]] = {"pmap": Replicated, "fsdp": Sharded}
-"""By the names that `parallel` has in a config."""
+"""By the value of `parallel` in a config."""
 
 
 def spec(shape: tuple[int, ...], count: int) -> PartitionSpec:
-  """How an array is split among `count` devices.
+  """The PartitionSpec of an array split among `count` devices.
 
   >>> tuple(spec((3, 3, 64, 128), 8))
   (None, None, 'devices')

@@ -1,4 +1,4 @@
-"""The processes of a run: how they find each other, agree, and speak with one voice."""
+"""The processes of a run: how they find each other, agree, and print once."""
 
 import functools
 import itertools
@@ -17,25 +17,25 @@ from diffjax.cluster.startup import wait_for_all
 
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 LONGEST = 4096
-"""Bytes of what a process may send the others at once."""
+"""Maximum bytes of one message from a process to the others."""
 STUCK_AFTER = 600
-"""Seconds without a finished step, or without a sign of one of them, after which several processes count as stuck."""
+"""Seconds without a finished step, or without a heartbeat from one process, after which a run counts as stuck."""
 
 
 def initialize(
   coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, timeout: int = 300
 ) -> None:
-  """Joins the processes of a run, those that are named, else of a SLURM step, else of a TPU pod; before any other use.
+  """Joins the processes given here, else those of a SLURM step or TPU pod; call before any other use of JAX.
 
   Args:
-    coordinator: "host:port" of process 0, for machines that neither SLURM nor a TPU pod tells of each other.
-    num_processes: how many there are.
-    process_id: which of them this one is, from 0.
+    coordinator: "host:port" of process 0, for machines outside SLURM and TPU pods.
+    num_processes: number of processes.
+    process_id: index of this process, from 0.
     timeout: seconds to wait for all of them.
 
   Raises:
     ValueError: if some of the three are missing, or contradict each other.
-    OSError: if not all of them come in time; says who is missing, but on a TPU pod, where JAX aborts.
+    OSError: if not all processes connect in time; names the missing ones. On a TPU pod JAX aborts instead.
   """
   given: dict[str, Any] = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
   if any(value is not None for value in given.values()):
@@ -44,7 +44,7 @@ def initialize(
     how: dict[str, Any] = {"coordinator_address": coordinator, "num_processes": num_processes, "process_id": process_id}
     how["cluster_detection_method"] = "deactivate"
   elif all(name in os.environ for name in SLURM) and int(os.environ["SLURM_NTASKS"]) > 1:
-    from jax._src.clusters.slurm_cluster import SlurmCluster  # what JAX will ask, too
+    from jax._src.clusters.slurm_cluster import SlurmCluster  # what JAX uses too
 
     address = SlurmCluster.get_coordinator_address(timeout, None)
     wait_for_all(address, int(os.environ["SLURM_NTASKS"]), int(os.environ["SLURM_PROCID"]), timeout)
@@ -53,12 +53,12 @@ def initialize(
     how = {}
   else:
     return
-  jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM from Python
+  jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM away from Python
   try:
-    # JAX's own watch, which aborts between half of this and all of it, comes after ours, which says more
+    # JAX's own heartbeat aborts after half to all of this time, so later than ours, which reports more
     jax.distributed.initialize(initialization_timeout=timeout, heartbeat_timeout_seconds=2 * STUCK_AFTER + 60, **how)
   except ValueError as error:
-    if "coordinator_address" not in str(error):  # a TPU that belongs to no pod
+    if "coordinator_address" not in str(error):  # a TPU outside any pod
       raise
     return
   exit_reasons.listen(STUCK_AFTER)
@@ -68,34 +68,34 @@ def _check_processes(given: dict[str, Any]) -> None:
   missing = [f"--{name}" for name, value in given.items() if value is None]
   example = "as in --coordinator=10.0.0.1:1234 --num_processes=4 --process_id=0"
   if missing:
-    raise ValueError(f"{' and '.join(missing)} missing: give all of a run's three flags for processes, {example}.")
+    raise ValueError(f"{' and '.join(missing)} missing; give all three flags, {example}.")
   coordinator, num_processes, process_id = given.values()
   host, _, port = coordinator.rpartition(":")
   if not (host and port.isdecimal() and 0 < int(port) < 2**16):
-    raise ValueError(f"--coordinator={coordinator} is no address; give host and port of process 0, {example}.")
+    raise ValueError(f"--coordinator={coordinator} is not an address; give host and port of process 0, {example}.")
   if num_processes < 1:
-    raise ValueError(f"--num_processes={num_processes}, but there must be at least one; count all of them, {example}.")
+    raise ValueError(f"--num_processes={num_processes}, expected at least 1; count all processes, {example}.")
   if not 0 <= process_id < num_processes:
     raise ValueError(f"--process_id={process_id} must lie in 0..{num_processes - 1} with {num_processes} processes.")
 
 
 def process() -> dict[str, int]:
-  """{"process_index", "process_count"}, as the data pipeline takes them."""
+  """{"process_index", "process_count"}, as keyword arguments for the data pipeline."""
   return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 def several() -> bool:
-  """Whether the run has other processes than this one."""
+  """Whether the run has more than one process."""
   return jax.process_count() > 1
 
 
 def is_first() -> bool:
-  """Whether this is the process that prints, and writes what is written once."""
+  """Whether this is process 0, which prints and writes whatever is written once."""
   return jax.process_index() == 0
 
 
 def announce(text: str) -> None:
-  """Prints in the first process only; the work goes on where nobody reads it, as Ctrl-C ends `| tee` too."""
+  """Prints in process 0 only; a closed pipe does not end the run, as Ctrl-C also ends `| tee`."""
   if is_first():
     try:
       print(text, flush=True)
@@ -104,12 +104,12 @@ def announce(text: str) -> None:
 
 
 def from_first(fun: Callable[[], Any]) -> Any:
-  """What `fun` returns in the first process, where alone it is called while the others wait; else as `from_all`."""
+  """Calls `fun` in process 0 only, while the others wait, and returns its result in all; otherwise as `from_all`."""
   return from_all(fun if is_first() else lambda: None)[0]
 
 
 def of_first(a: np.ndarray) -> np.ndarray:
-  """Integers or truth values as the first process has them, where all have an array of that shape; all ask."""
+  """Broadcasts process 0's array of integers or booleans; all call it, with arrays of the same shape."""
   if not several():
     return a
   _barrier()
@@ -117,21 +117,21 @@ def of_first(a: np.ndarray) -> np.ndarray:
 
 
 def from_all(fun: Callable[[], Any]) -> list[Any]:
-  """What `fun` returns in each process, in the order of the processes; all call it at the same time.
+  """Calls `fun` in every process and returns the results ordered by process; all must call it together.
 
   Args:
-    fun: returns something JSON-able and short.
+    fun: returns something short and JSON-serialisable.
 
   Raises:
-    ValueError: in the other processes, if `fun` failed in one; that one raises its error itself.
-    SystemExit: in the others, if one was stopped meanwhile.
+    ValueError: in the other processes, if `fun` failed in one, which raises its own error.
+    SystemExit: in the other processes, if one was stopped meanwhile.
   """
   if not several():
     return [fun()]
   value = failure = None
   try:
     value = fun()
-  except BaseException as error:  # if a process exits here, the others block in the next collective
+  except BaseException as error:  # if a process exited here, the others would block in the next collective
     failure = error
   _barrier()
   answer = {"value": value} if failure is None else {"failure": f"{type(failure).__name__}: {failure}"[:300]}
@@ -146,32 +146,32 @@ def from_all(fun: Callable[[], Any]) -> list[Any]:
       exit_reasons.hear()
       raise SystemExit(answer["exit"])
     if "failure" in answer:
-      for _ in range(4):  # that process gives its reason itself, and for a bug of ours only after it has listened
+      for _ in range(4):  # that process reports its own error, and for a bug only after listening for others'
         exit_reasons.hear()
       raise ValueError(f"process {process_id} has failed: {answer['failure']}")
   return [answer["value"] for answer in answers]
 
 
 def _barrier() -> None:
-  """Waits as long as it takes, while between CPUs a collective gives up after half a minute."""
-  from orbax.checkpoint.multihost import get_barrier_sync_fn  # here, for a single process needs none of it
+  """Waits for up to a week, whereas a collective between CPUs times out after half a minute."""
+  from orbax.checkpoint.multihost import get_barrier_sync_fn  # here, as a single process does not need it
 
   get_barrier_sync_fn()(key=f"diffjax/{next(_BARRIERS)}", timeout_ms=7 * 24 * 3600 * 1000)
 
 
 _BARRIERS = itertools.count()
-"""Numbers of the barriers, the same in all processes, as each serves once."""
+"""Barrier numbers, the same in all processes, as each barrier is used once."""
 
 
 def any_process(flag: Any) -> Any:
-  """Whether `flag` is true in any process; all must ask, in the same order.
+  """Whether `flag` is true in any process; all must call it, in the same order.
 
   Args:
     flag: anything with a truth value.
 
   Returns:
-    Something whose truth value says so: with one process the flag itself, which may still change; with several an array
-    that is waited for only when it is asked, so that the devices work on.
+    Something with that truth value: with one process the flag itself, which may still change; with several an array
+    that blocks only when its value is read, so that the devices keep working.
   """
   if not several():
     return flag
@@ -184,7 +184,7 @@ def _count() -> Callable:
 
 
 def how_many(flag: bool) -> int:
-  """In how many processes `flag` is true; all must ask, and wait as long as it takes until the last one does."""
+  """In how many processes `flag` is true; all must call it, and each waits until the last one does."""
   if not several():
     return int(flag)
   _barrier()
@@ -192,6 +192,6 @@ def how_many(flag: bool) -> int:
 
 
 def own_part(num: int) -> slice:
-  """This process's part of `num` things that all processes share evenly; `unshard` puts the parts together."""
+  """This process's slice of `num` items split evenly among all processes; `unshard` joins the parts."""
   size = num // jax.process_count()
   return slice(jax.process_index() * size, (jax.process_index() + 1) * size)

@@ -1,4 +1,4 @@
-"""A stop by signal that loses nothing."""
+"""Stopping by signal without losing work."""
 
 import contextlib
 import signal
@@ -12,19 +12,19 @@ from diffjax.cluster import exit_reasons
 from diffjax.cluster.exit_reasons import Stopped
 
 PATIENCE = 15.0
-"""Seconds from a signal to the end of a loop that has not come by: machines are taken away after 25 to 30."""
+"""Seconds after a signal until a loop that has not responded is ended; preempted machines get 25 to 30."""
 
 
 class StopRequest:
-  """Notes Ctrl-C and SIGTERM so that the loop can save and leave; a second one ends the process at once.
+  """Records Ctrl-C and SIGTERM so that the loop can save and exit; a second signal ends the process at once.
 
-  As a context manager it restores the former handlers. Whatever ends the process, the exit code is 128 + the signal's
-  number. Python's handlers wait while the main thread compiles or waits for a device, so a thread listens as well: if
-  the loop has not `heed`ed the request within `patience`, it ends the process, after what `meanwhile` was told.
+  As a context manager it restores the previous handlers on exit. The exit code is always 128 + the signal's number.
+  Python's signal handlers do not run while the main thread compiles or waits for a device, so a thread listens too: if
+  the loop has not `heed`ed the request within `patience`, it makes the calls registered by `meanwhile` and exits.
 
   Args:
-    patience: in seconds.
-    leave: leave by `Stopped` out of whatever the main thread does, for programs without a loop that would heed.
+    patience: seconds.
+    leave: raise `Stopped` in the main thread, whatever it is doing; for programs without a loop that checks this.
 
   Attributes:
     signum: the signal received, or None.
@@ -60,23 +60,23 @@ class StopRequest:
 
   @property
   def exit_code(self) -> int:
-    """128 + the signal's number, or SIGTERM's in a process that leaves because another one was asked to."""
+    """128 + the signal's number, or SIGTERM's in a process that stops because another one received a signal."""
     return 128 + (self.signum or signal.SIGTERM)
 
   def heed(self) -> None:
-    """Says that the loop is on its way out: however long its saving takes, only a second signal ends it."""
+    """Tells the thread that the loop is exiting: however long saving takes, only a second signal now ends it early."""
     with self._lock:
       self._heeded = True
 
   @contextlib.contextmanager
   def meanwhile(self, *rescue: Callable[[], None]) -> Iterator[None]:
-    """While the body runs, a request that is out of patience calls `rescue`, from a thread, before the end."""
+    """Within the block, a request that runs out of patience makes the `rescue` calls, in a thread, before exiting."""
     with self._lock:
       former, self._rescue = self._rescue, rescue
     try:
       yield
     finally:
-      with self._lock:  # a rescue that has begun is waited for, and so the end of the process
+      with self._lock:  # waits for a rescue in progress, which then ends the process
         self._rescue = former
 
   def _note(self, signum, frame):
@@ -87,11 +87,11 @@ class StopRequest:
       raise Stopped(signum)
 
   def _unraisable(self, told):
-    if not isinstance(told.exc_value, Stopped):  # the garbage collector swallows it; then patience ends
+    if not isinstance(told.exc_value, Stopped):  # raised in the garbage collector it is lost; patience then runs out
       self._former_hook(told)
 
   def _listen(self):
-    """Takes the number of each signal as it comes, whatever the main thread does."""
+    """Receives each signal's number as it arrives, whatever the main thread is doing."""
     with self._ours:
       first = self._hear()
       if first:
@@ -116,7 +116,7 @@ class StopRequest:
       try:
         self._call_rescue()
         if not self._leave:
-          print("stopped; the same command goes on from the last checkpoint", flush=True)
+          print("stopped; the same command resumes from the last checkpoint", flush=True)
       finally:
         _leave(signum)
 

@@ -1,4 +1,4 @@
-"""Who of a run's processes is there. JAX waits for all of them, too, but when it gives up it aborts and names none."""
+"""Checks that all processes of a run have started. JAX waits for them too, but on timeout it aborts and names none."""
 
 import contextlib
 import json
@@ -6,22 +6,22 @@ import socket
 import time
 
 GRACE = 5
-"""Seconds that the others wait longer than process 0, to hear from it what is wrong."""
+"""Extra seconds that the other processes wait after process 0's deadline, to receive its error message."""
 LONGEST = 1000
-"""Bytes of a line."""
+"""Maximum bytes in a line."""
 
 
 def wait_for_all(coordinator: str, num_processes: int, process_id: int, timeout: float) -> None:
-  """Returns in every process once all are there. Process 0 listens where JAX's coordinator will, and then leaves.
+  """Blocks until all processes have connected to process 0, which listens on the port JAX's coordinator uses later.
 
   Args:
     coordinator: "host:port" of process 0.
-    num_processes: how many there are.
-    process_id: which of them this one is.
+    num_processes: number of processes.
+    process_id: index of this process.
     timeout: seconds to wait.
 
   Raises:
-    OSError: in every process that is there, if one is missing or comes twice; names it.
+    OSError: in every connected process, if one is missing or connects twice; names it.
   """
   host, _, port = coordinator.rpartition(":")
   deadline = time.monotonic() + timeout
@@ -36,7 +36,7 @@ def wait_for_all(coordinator: str, num_processes: int, process_id: int, timeout:
 
 
 def _listen(port, num_processes, deadline, timeout) -> str:
-  """Waits for the others, and tells them and returns what is wrong, "" if nothing is."""
+  """Waits for the others, then sends them what is wrong and returns it, or "" if all is well."""
   there, failure = {}, ""
   family = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
   with socket.create_server(("", port), backlog=num_processes, **family) as listener:
@@ -47,28 +47,28 @@ def _listen(port, num_processes, deadline, timeout) -> str:
       except TimeoutError:
         missing = sorted(set(range(1, num_processes)) - there.keys())
         who = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))} of {num_processes}"
-        failure = f"{who} did not come within {timeout} s; start all, with the same --coordinator and --num_processes."
+        failure = f"{who} did not connect within {timeout} s; start all with equal --coordinator and --num_processes."
         break
       told = _read(connection, 1.0)
       if not (isinstance(told, list) and [type(number) for number in told] == [int, int]):
-        connection.close()  # somebody else, who tries this port
+        connection.close()  # not one of ours, e.g. a port scan
         continue
       process_id, count = told
       if count != num_processes:
         failure = (
-          f"process {process_id} has --num_processes={count} and process 0 has {num_processes}; give all the same."
+          f"process {process_id} has --num_processes={count} but process 0 has {num_processes}; use the same for all."
         )
       elif process_id in (0, *_without_gone(there)):
-        failure = f"there are two processes with --process_id={process_id}; give each its own, from 0 on."
+        failure = f"two processes have --process_id={process_id}; give each its own, counting from 0."
       there[None if failure else process_id] = connection
   for connection in there.values():
-    with connection, contextlib.suppress(OSError):  # one that has gone meanwhile is JAX's affair
+    with connection, contextlib.suppress(OSError):  # JAX reports one that has exited meanwhile
       _write(connection, failure)
   return failure
 
 
 def _without_gone(there):
-  """Of {process: connection} those that still wait: one that was stopped meanwhile may come again."""
+  """Drops closed connections from {process: connection}, as a process stopped meanwhile may connect again."""
   for connection in there.values():
     connection.setblocking(False)
   return {process_id: connection for process_id, connection in there.items() if not _has_gone(connection)}
@@ -77,14 +77,14 @@ def _without_gone(there):
 def _has_gone(connection) -> bool:
   try:
     return connection.recv(1, socket.MSG_PEEK) == b""
-  except BlockingIOError:  # it says nothing more, and listens
+  except BlockingIOError:  # still connected, nothing to read
     return False
   except OSError:
     return True
 
 
 def _report(address, told, deadline) -> str | None:
-  """Tells process 0 that this one is there, as soon as it listens, and returns what it answers."""
+  """Reports this process to process 0, retrying until it listens, and returns its answer, None if there is none."""
   while time.monotonic() < deadline:
     try:
       with socket.create_connection(address, timeout=max(deadline - time.monotonic(), 0.001)) as connection:
@@ -92,7 +92,7 @@ def _report(address, told, deadline) -> str | None:
         answer = _read(connection, max(deadline - time.monotonic(), 0.001))
       if answer is not None:
         return answer
-    except OSError:  # nobody listens yet
+    except OSError:  # process 0 is not listening yet
       pass
     time.sleep(0.2)
   return None
@@ -103,7 +103,7 @@ def _write(connection, value) -> None:
 
 
 def _read(connection, timeout):
-  """The line of JSON that the other end writes, or None if none comes."""
+  """Reads a line of JSON from the other end; None if none arrives."""
   connection.settimeout(timeout)
   try:
     with connection.makefile("rb") as file:

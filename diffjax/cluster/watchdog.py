@@ -1,4 +1,4 @@
-"""What ends a run whose processes wait for one that answers no more."""
+"""Ends a run whose processes wait for one that no longer responds."""
 
 import faulthandler
 import sys
@@ -8,19 +8,19 @@ import time
 from diffjax.cluster import exit_reasons, processes
 
 SLOW = 12
-"""How many times longer may take what compiles, draws or writes than what a step may."""
+"""Factor by which compiling, drawing or writing may exceed the time limit of a step."""
 
 
 class Watchdog:
-  """Ends this process, with what it was doing, when no step has finished for a long time.
+  """Ends this process and dumps its stacks when no step has finished for a long time.
 
-  A process that hangs leaves all others waiting in a collective, for ever. Each of them then writes its number, its
-  last step and the Python stacks of all its threads to stderr, and exits with 75. In a run of one process it does
-  nothing: there a slow step is a slow step. `exit_reasons` tells of processes that are halted, whatever they did.
+  If one process hangs, all others would wait in a collective forever. Instead each writes its index, its last step and
+  the Python stacks of all its threads to stderr, and exits with 75. With a single process the watchdog does nothing: a
+  slow step is just a slow step. `exit_reasons` detects processes that are halted altogether.
 
   Args:
-    step: steps done before.
-    timeout: in seconds.
+    step: steps already done.
+    timeout: seconds.
   """
 
   def __init__(self, step: int, timeout: float = processes.STUCK_AFTER):
@@ -34,14 +34,14 @@ class Watchdog:
 
   def __exit__(self, kind, *error):
     if kind is None or issubclass(kind, SystemExit):
-      self._closed.set()  # else it watches on: a process that failed alone waits for the others before it can exit
+      self._closed.set()  # on an error keep watching: a process that failed alone waits for the others to exit
 
   def beat(self, step: int, *, slow: bool = False) -> None:
-    """Says that all is well: `step` has finished, or a part of what comes between it and the next.
+    """Resets the timer: `step` has finished, or part of the work between it and the next one.
 
     Args:
-      step: how many are done.
-      slow: more than a step comes next; it may take SLOW times as long.
+      step: number of steps done.
+      slow: whether more than a step comes next, which may take SLOW times as long.
     """
     self._step, self._time = step, time.monotonic()
     exit_reasons.progress(step)
@@ -50,14 +50,14 @@ class Watchdog:
   def _watch(self):
     while not self._closed.wait(min(1.0, self._timeout / 4)):
       if time.monotonic() - self._time > self._limit:
-        exit_reasons.leave(exit_reasons.GONE_ON, f"waits in vain since step {self._step}", say=self._report)
+        exit_reasons.leave(exit_reasons.GONE_ON, f"has been stuck since step {self._step}", say=self._report)
 
   def _report(self):
     index, count = processes.process().values()
     print(
-      f"error: process {index} of {count} waits in vain: since step {self._step}, {self._limit:.0f} s ago, no"
-      " step has finished; another process may hang or be gone. The same command goes on from the last checkpoint."
-      " What each thread does:",
+      f"error: process {index} of {count} is stuck: since step {self._step}, {self._limit:.0f} s ago, no step has"
+      " finished; another process may have hung or exited. The same command resumes from the last checkpoint."
+      " Stacks of all threads:",
       file=sys.stderr,
       flush=True,
     )

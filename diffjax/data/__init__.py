@@ -1,4 +1,4 @@
-"""Pictures: data sources of uint8 examples, and endless shuffled batches of them; and texts as tokens. Without jax."""
+"""Data: sources of uint8 images, infinite shuffled batches of them, and tokenized text. Does not import jax."""
 
 from diffjax.data.arrays import from_arrays
 from diffjax.data.batching import batches, id_batches

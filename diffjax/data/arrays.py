@@ -16,15 +16,15 @@ MOST_CLASSES = 2**20
 
 
 def from_arrays(images: np.ndarray, labels: np.ndarray | None = None, *, num_classes: int | None = None) -> Source:
-  """Pictures uint8 [N, H, W, C] or [N, H, W] with C 1 or 3, and labels int [N] in 0..num_classes-1, as a source.
+  """A source of images uint8 [N, H, W, C] or [N, H, W] with C 1 or 3, and labels int [N] in 0..num_classes-1.
 
   Args:
-    images: the pictures.
-    labels: of each, or None.
-    num_classes: default: the largest label and one.
+    images: the images.
+    labels: a label for each, or None.
+    num_classes: default: the largest label + 1.
 
   Raises:
-    ValueError: no picture, another shape or type, not one label for each picture, or a label out of range.
+    ValueError: no images, a wrong shape or type, not one label per image, or a label out of range.
   """
   images = np.asarray(images)
   images = images[..., None] if images.ndim == 3 else images
@@ -46,18 +46,18 @@ def from_arrays(images: np.ndarray, labels: np.ndarray | None = None, *, num_cla
 
 
 def open_arrays(path: str | os.PathLike, split: str, image_size: int | None, channels: int | None) -> Source:
-  """One split of an .npz file with `images` and, if there are any, `labels`, such as the samples.npz of sample.py.
+  """Opens one split of an .npz file with `images` and optional `labels`, such as the samples.npz of sample.py.
 
-  `test_images` and `test_labels` are the held-out split; without them a hash of its number decides for each picture.
+  `test_images` and `test_labels` are the held-out split; without them each image is assigned by a hash of its index.
 
   Args:
-    path: of the file.
+    path: the file.
     split: "train" or "test".
-    image_size: side of the central square, resized; None: as stored.
+    image_size: side length after cropping the central square and resizing; None: as stored.
     channels: 1 or 3; None: as stored.
 
   Raises:
-    ValueError: no such file, or one that holds something else.
+    ValueError: no such file, or unsuitable contents.
   """
   arrays = read_npz(path, ("images", "labels", "test_images", "test_labels"), "give an .npz with an array `images`")
   try:
@@ -67,14 +67,14 @@ def open_arrays(path: str | os.PathLike, split: str, image_size: int | None, cha
     head = "test_" if split == "test" and "test_" in parts else ""
     source = from_arrays(arrays[f"{head}images"], arrays.get(f"{head}labels"), num_classes=num_classes or None)
   except (KeyError, TypeError) as error:
-    raise ValueError(f"{path} holds no fitting array {error}; give an .npz with an array `images`") from None
+    raise ValueError(f"{path} has no suitable array {error}; give an .npz with an array `images`") from None
   except ValueError as error:
     raise ValueError(f"{path} cannot be used: {error}") from None
   records: Sequence[int] = range(len(source))
   if "test_" not in parts:
     records = choose([str(i) for i in records], split)
   if not records:
-    raise ValueError(f"{path} holds a single picture, so none is held out; add pictures")
+    raise ValueError(f"{path} holds a single picture, so none can be held out; add pictures")
   from PIL import Image  # here, since it takes long to import
 
   from diffjax.data.pictures import fit
@@ -95,10 +95,10 @@ def open_arrays(path: str | os.PathLike, split: str, image_size: int | None, cha
 def read_npz(
   path: str | os.PathLike, names: Sequence[str], remedy: str, most: int = MOST_BYTES
 ) -> dict[str, np.ndarray]:
-  """The arrays of these names that an .npz file has; nothing in it is executed.
+  """Reads the named arrays that an .npz file has; executes nothing from it.
 
   Raises:
-    ValueError: no such file, one that is damaged, or arrays of more than `most` bytes; ends in `remedy`.
+    ValueError: no such file, a damaged one, or arrays of more than `most` bytes; the message ends in `remedy`.
   """
   if not Path(path).is_file():
     raise ValueError(f"there is no file {path}: {remedy}")
@@ -110,7 +110,7 @@ def read_npz(
     with np.load(path, allow_pickle=False) as stored:
       arrays = {name: stored[name] for name in names if name in stored}
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
-      raise ValueError("its entries are no arrays")
+      raise ValueError("its entries are not arrays")
   except Exception as error:  # zipfile, zlib and NumPy report damage in many ways
     raise ValueError(f"{path} cannot be read as .npz ({shown(str(error) or type(error).__name__)}): {remedy}") from None
   return arrays

@@ -1,4 +1,4 @@
-"""Endless shuffled batches, the same whatever the number of processes, with a state that resumes exactly."""
+"""Infinite shuffled batches, independent of the number of processes, with a state that resumes exactly."""
 
 import dataclasses
 import functools
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
 def batches(
   source: Sequence[Any], batch_size: int, seed: int, *, process_index: int = 0, process_count: int = 1
 ) -> "grain.DatasetIterator":
-  """This process's part of endless shuffled global batches.
+  """This process's part of infinite shuffled global batches.
 
-  Global batch k is elements [k * batch_size, (k + 1) * batch_size) of one stream, the data reshuffled in every epoch,
-  that depends on nothing but the seed; process p takes elements p, p + process_count, ... of it. The iterator's
-  `get_state()` is a small JSON-able dict, and `set_state` goes on exactly from there. Threads read ahead.
+  Global batch k is elements [k * batch_size, (k + 1) * batch_size) of one stream: the data, reshuffled in every epoch,
+  in an order that depends only on the seed. Process p takes elements p, p + process_count, ... of each batch. The
+  iterator's `get_state()` is a small JSON-serialisable dict; `set_state` resumes from it exactly. Threads read ahead.
 
   Args:
     source: anything with a length and random access to dicts of arrays, such as `load` returns.
-    batch_size: examples in a global batch; may exceed the data, which then repeat.
+    batch_size: examples in a global batch; may exceed the size of the data, which is then repeated.
     seed: in [0, 2**32).
-    process_index: which process this is, in [0, process_count).
-    process_count: how many processes share each global batch.
+    process_index: index of this process, in [0, process_count).
+    process_count: number of processes that share each global batch.
 
   Returns:
     A grain `DatasetIterator` of dicts: the source's arrays with a leading [batch_size / process_count], and
-    "index": int32 of that length, each example's position in its global batch.
+    "index": int32 of the same length, each example's position in its global batch.
 
   Raises:
-    ValueError: an empty source, or numbers outside their ranges.
+    ValueError: an empty source, or an argument out of range.
   """
   ids = _BatchIds(len(source), batch_size, seed, process_index, process_count)
 
@@ -48,7 +48,7 @@ def batches(
 def id_batches(
   n: int, batch_size: int, seed: int, *, process_index: int = 0, process_count: int = 1
 ) -> "grain.DatasetIterator":
-  """The batches that `batches` would draw from n examples, as positions in the data: for data in device memory.
+  """The same batches as `batches` draws from n examples, as indices, for data in device memory.
 
   Returns:
     A grain `DatasetIterator` of {"id": int32 [b] in [0, n), "index": int32 [b]}, b = batch_size / process_count.
@@ -68,8 +68,8 @@ def _iterate(ids, read, num_threads):
 
 @dataclasses.dataclass(frozen=True)
 class _BatchIds:
-  """Batch k as a pure function of k, so that k is the whole state; whole batches at once, as grain's own shuffle and
-  batch spend about 20 us on every single element."""
+  """Batch k as a pure function of k, so that k is the whole state. Produces whole batches, as grain's own shuffle and
+  batch take about 20 us per element."""
 
   n: int
   batch_size: int
@@ -104,5 +104,5 @@ class _BatchIds:
 
 @functools.lru_cache(maxsize=4)
 def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-  # RandomState's stream is frozen across NumPy versions, a Generator's is not: a resumed run must see the same order.
+  # A resumed run must see the same order: RandomState's stream is frozen across NumPy versions, a Generator's is not.
   return np.random.RandomState([seed, epoch]).permutation(n).astype(np.int32)

@@ -1,4 +1,4 @@
-"""Captions for pictures that only have labels: templates filled with the names of the classes."""
+"""Captions for labelled images: templates filled with class names."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,11 +10,11 @@ def captions(templates: Sequence[str], names: Mapping[str, Sequence[str]]) -> li
   [['a handwritten zero', 'a handwritten one'], ['the digit 0', 'the digit 1']]
 
   Args:
-    templates: texts with the fields of `names` in braces.
-    names: for each field what it says of class 0, 1, ...
+    templates: texts with fields of `names` in braces.
+    names: for each field, its text for class 0, 1, ...
 
   Raises:
-    ValueError: no template or names, fields of different lengths, a template with another field, or without any.
+    ValueError: no templates or names, fields of different lengths, or a template with an unknown field or none.
   """
   counts = {field: len(values) for field, values in names.items()}
   if not templates or not counts or len(set(counts.values())) > 1 or 0 in counts.values():
@@ -28,7 +28,7 @@ def _filled(template, fields):
   try:
     filled = template.format(**fields)
   except (KeyError, IndexError, ValueError):
-    raise ValueError(f"the template {template!r} has a field that is not known; write {known}.") from None
+    raise ValueError(f"the template {template!r} has an unknown field; use {known}.") from None
   if filled == template:
-    raise ValueError(f"the template {template!r} says nothing of the class; write {known} in it.")
+    raise ValueError(f"the template {template!r} does not name the class; use {known} in it.")
   return filled

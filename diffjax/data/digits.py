@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits as a TFDS builder: real data with nothing to download."""
+"""scikit-learn's handwritten digits as a TFDS builder: real data without a download."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
   """1797 handwritten digits, 8x8 grey, of 43 people (Alpaydin and Kaynak 1998, UCI); 1437 train, 360 test."""
 
   VERSION = tfds.core.Version("1.0.0")
-  code_path = None  # where TFDS looks for checksums of downloads; the search needs a package it does not install
+  code_path = None  # where TFDS would look for download checksums; the search needs a package it does not install
 
   def _info(self) -> tfds.core.DatasetInfo:
     return tfds.core.DatasetInfo(
@@ -52,11 +52,11 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
 
 def open_digits(data_dir: str | os.PathLike | None = None, prepare: bool = True) -> Digits:
-  """Opens the digits, preparing them if they are missing, half-written or damaged; safe in several processes at once.
+  """Opens the digits, preparing them if they are missing, incomplete or damaged; safe with concurrent processes.
 
   Raises:
-    FileNotFoundError: they are not there, and are not to be prepared.
-    OSError: they can be neither read nor written under `data_dir`.
+    FileNotFoundError: they are not prepared, and `prepare` is False.
+    OSError: they can be neither read nor prepared under `data_dir`.
   """
   root = Path(data_dir or os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
   error = None
@@ -73,19 +73,19 @@ def open_digits(data_dir: str | os.PathLike | None = None, prepare: bool = True)
     return builder
   raise OSError(
     f"the digits cannot be prepared under {root} ({error});"
-    " give a folder with space that you may write to, as data_dir or in the environment variable TFDS_DATA_DIR"
+    " give a writable folder with enough space as data_dir or in the environment variable TFDS_DATA_DIR"
   ) from error
 
 
 def _read(root: Path) -> Digits | None:
-  """The builder if its files are there and whole, else None."""
+  """The builder if its files exist and are intact, else None."""
   try:
     if not (root / "digits" / str(Digits.VERSION) / "dataset_info.json").exists():
       return None
     builder = Digits(data_dir=root)
     for split, size in SIZES.items():
       records = builder.as_data_source(split)  # pyright: ignore[reportCallIssue]  TFDS's decorator hides the parameters
-      if len(records) != size or any(record["image"] is None for record in records):  # None: cut or flipped bytes
+      if len(records) != size or any(record["image"] is None for record in records):  # None: truncated or corrupted
         return None
     return builder
   except Exception:  # the many ways in which TFDS and array_record report damaged files
@@ -93,7 +93,7 @@ def _read(root: Path) -> Digits | None:
 
 
 def _prepare(root: Path) -> None:
-  """Prepares in a folder of its own and moves it into place in one step, unless another process was first."""
+  """Prepares in a temporary folder and moves it into place atomically, unless another process was first."""
   root.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(prefix=".digits-", dir=root) as staging:
     silence = io.StringIO()

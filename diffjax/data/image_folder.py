@@ -1,12 +1,12 @@
-"""A folder of one's own pictures as a data source.
+"""A folder of image files as a data source.
 
-Picture files are looked for in all sub-folders, hidden ones left out; of an animation the first frame is read. Where
-every picture lies in a sub-folder, and sub-folders hold pictures directly, the names of the first-level sub-folders are
-the classes, in sorted order; otherwise there are no labels.
+All sub-folders are searched, except hidden ones; of an animation the first frame is read. If every image is in a
+sub-folder, and some first-level sub-folder holds images directly, the names of the first-level sub-folders are the
+classes, in sorted order; otherwise there are no labels.
 
-Where the folder holds a train/ and a test/ (or a val/, valid/ or validation/) and nothing else, that is the split, and
-classes are folders within those. Else a hash of its relative path decides for each picture, whatever else the folder
-holds, whether it is held out: about 5 %.
+If the folder holds a train/ and a test/ (or a val/, valid/ or validation/) and nothing else, that is the split, and
+classes are folders within those. Otherwise about 5 % of the images are held out, each by a hash of its relative path,
+whatever else the folder holds.
 """
 
 import functools
@@ -31,11 +31,11 @@ PHOTOGRAPHS = frozenset(
   ".3fr .arw .cr2 .cr3 .dng .erf .heic .heif .hif .jxl .kdc .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .sr2 .srw"
   " .x3f".split()
 )
-"""Suffixes of what cameras and telephones write and PIL alone cannot read; such files are counted and named."""
+"""Suffixes of camera and phone formats that PIL alone cannot read; such files are reported, not ignored."""
 TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "val", "valid", "validation")
-"""Names of folders that are a split, in lower case; of several held-out ones the first here is taken."""
+"""Folder names for the splits, in lower case; of several held-out folders, the first one in this order is used."""
 HEIF = frozenset((".heic", ".heif", ".hif"))
-"""Those among them that pillow-heif reads."""
+"""Those PHOTOGRAPHS that pillow-heif reads."""
 PICTURES = SUFFIXES | PHOTOGRAPHS
 KEEP_BYTES = 2**30
 
@@ -43,21 +43,21 @@ KEEP_BYTES = 2**30
 def open_folder(
   folder: str | os.PathLike, split: str, image_size: int, channels: int, max_unreadable: float = 0.1
 ) -> Source:
-  """Opens the pictures below a folder as [image_size, image_size, channels]; each is decoded once now, as a check.
+  """Opens a folder of images as [image_size, image_size, channels]; each is decoded once now, as a check.
 
   Args:
-    folder: where the pictures are.
+    folder: the folder.
     split: "train" or "test".
-    image_size: side in pixels of the central square of each picture, resized.
+    image_size: side length in pixels, after cropping the central square and resizing.
     channels: 1 or 3.
-    max_unreadable: share of files, in [0, 1], that may be damaged; those are skipped, and named in a warning.
+    max_unreadable: fraction of files, in [0, 1], that may be unreadable; those are skipped and named in a warning.
 
   Raises:
-    ValueError: no folder, no pictures, too many damaged ones, or a single one, of which none can be held out.
+    ValueError: no folder, no images, too many unreadable ones, or a single one, so that none can be held out.
   """
   folder = Path(folder).expanduser()
   if not folder.is_dir():
-    there = "is a file" if folder.exists() else "is not there"
+    there = "is a file" if folder.exists() else "does not exist"
     raise ValueError(f"picture folder {folder} {there}; expected a folder that holds picture files")
   paths = _find(folder)
   if not paths:
@@ -72,11 +72,11 @@ def open_folder(
   if "test" in heads:
     chosen = [i for i, name in enumerate(names) if name.startswith(f"{heads[split]}/")]
     if not chosen:
-      raise ValueError(f"{folder / heads[split]} holds no picture that can be read; add some, or move it away")
+      raise ValueError(f"{folder / heads[split]} holds no readable picture; add some, or move the folder away")
   else:
     chosen = choose(names, split)
   if not chosen:
-    raise ValueError(f"picture folder {folder} holds a single picture, so none is held out; add pictures")
+    raise ValueError(f"picture folder {folder} holds a single picture, so none can be held out; add pictures")
 
   def decode(i):
     image = fit(read_picture(folder / paths[i]), image_size, channels) if images is None else images[i]
@@ -92,7 +92,7 @@ def open_folder(
 
 
 def _find(folder: Path) -> list[str]:
-  """Relative paths, with forward slashes, of all picture files in a fixed order; links are followed, but once."""
+  """Relative paths, with forward slashes, of all image files, sorted; follows links, but each folder once."""
   found, seen = [], set()
   for root, folders, files in os.walk(folder, followlinks=True, onerror=_refuse):
     real = os.path.realpath(root)
@@ -105,7 +105,7 @@ def _find(folder: Path) -> list[str]:
 
 
 def _is_unnamed_picture(file: Path) -> bool:
-  """Whether a file without a suffix begins as pictures do."""
+  """Whether a file without a suffix starts with the magic bytes of an image."""
   if file.suffix or not os.path.isfile(file):
     return False
   try:
@@ -117,9 +117,9 @@ def _is_unnamed_picture(file: Path) -> bool:
 
 
 def _split_folders(paths: list[str]) -> dict[str, str]:
-  """{"train": its folder, "test": its folder} where first-level folders are a split and nothing else; {} if not.
+  """{"train": its folder, "test": its folder} if the first-level folders are exactly a split; otherwise {}.
 
-  Of a train/ alone only that.
+  With train/ only, without "test".
   """
   heads = {head.lower(): head for head, slash, _ in (path.partition("/") for path in paths) if slash}
   if any("/" not in path for path in paths) or not set(heads) <= {*TRAIN_FOLDERS, *TEST_FOLDERS}:
@@ -129,7 +129,7 @@ def _split_folders(paths: list[str]) -> dict[str, str]:
     return {}
   if len(test) > 1:
     warnings.warn(
-      f"{test[0]}/ is held out, and {', '.join(test[1:])} left alone; rename it to change that",
+      f"{test[0]}/ is held out, and {', '.join(test[1:])} ignored; rename it to change that",
       DiffjaxWarning,
       stacklevel=4,
     )
@@ -137,12 +137,12 @@ def _split_folders(paths: list[str]) -> dict[str, str]:
 
 
 def _refuse(error: OSError) -> None:
-  """A folder left out would change which classes there are, and every label."""
+  """Raises, as skipping a folder would change the classes and labels."""
   raise ValueError(f"{error.filename} cannot be listed ({error.strerror}); make it readable, or move it away.")
 
 
 def _stamp(folder: Path, path: str) -> tuple[str, int | None, int | None]:
-  """(path, size, time of change); no size for pipes, devices and links that lead nowhere or in a circle."""
+  """(path, size, modification time); no size for pipes, devices, and broken or circular links."""
   if not os.path.isfile(folder / path):
     return path, None, None
   status = os.stat(folder / path)
@@ -150,15 +150,15 @@ def _stamp(folder: Path, path: str) -> tuple[str, int | None, int | None]:
 
 
 def _label(paths: list[str]) -> tuple[list[str], list[np.int32]]:
-  """Sorted class names and a label per path; no classes where the folders do not tell them."""
+  """Sorted class names and a label per path; empty if the folders do not define classes."""
   parts = [PurePosixPath(path).parts for path in paths]
   loose = sum(len(p) == 1 for p in parts)
   if not any(len(p) == 2 for p in parts):
     return [], []
   if loose:
     warnings.warn(
-      f"{loose} pictures lie beside the sub-folders, so sub-folders are not taken as labels;"
-      " move them into sub-folders if labels are wanted",
+      f"{loose} pictures lie beside the sub-folders, so sub-folders are not used as labels;"
+      " move them into sub-folders if you want labels",
       DiffjaxWarning,
       stacklevel=4,
     )
@@ -171,10 +171,10 @@ def _label(paths: list[str]) -> tuple[list[str], list[np.int32]]:
 def _decode_all(
   folder: Path, stamps: tuple[tuple[str, int | None, int | None], ...], image_size: int, channels: int
 ) -> tuple[np.ndarray | None, list[str | None]]:
-  """Decodes every file: all images if they fit in KEEP_BYTES, else None; and why each file is unreadable, else None.
+  """Decodes every file: returns all images, or None if they exceed KEEP_BYTES; and per file an error or None.
 
-  The last answer is kept, so that opening "test" after "train" does not decode again; stamps (path, size, time of
-  change) tell when files have changed.
+  The last result is cached, so that opening "test" after "train" does not decode again; the stamps (path, size,
+  modification time) detect changed files.
   """
   shape = (len(stamps), image_size, image_size, channels)
   images = np.zeros(shape, np.uint8) if np.prod(shape, dtype=np.int64) <= KEEP_BYTES else None
@@ -182,14 +182,14 @@ def _decode_all(
   def decode(i):
     path, size, _ = stamps[i]
     if size is None:
-      return "no regular file, or a link that leads nowhere"
+      return "not a regular file, or a broken link"
     if size == 0:
       return "empty file"
     try:
       image = fit(read_picture(folder / path), image_size, channels)
     except Exception as error:  # decoders report damage in many ways: OSError, SyntaxError, struct.error, ...
       if Path(path).suffix.lower() in PHOTOGRAPHS - HEIF:
-        return f"{Path(path).suffix} is not read; convert it to .jpg or .png"
+        return f"{Path(path).suffix} is not supported; convert it to .jpg or .png"
       return why_unreadable(error, folder / path)
     if images is not None:
       images[i] = image
@@ -209,5 +209,5 @@ def _report(folder: Path, reasons: dict[str, str | None], max_unreadable: float)
   named = "; ".join(bad[:10]) + (f"; and {len(bad) - 10} more" if len(bad) > 10 else "")
   count = f"{len(bad)} of {len(reasons)} picture files under {folder} cannot be read"
   if len(bad) > max_unreadable * len(reasons):
-    raise ValueError(f"{count}, more than the {max_unreadable:.0%} allowed; mend or remove them: {named}")
+    raise ValueError(f"{count}, more than the {max_unreadable:.0%} allowed; repair or remove them: {named}")
   warnings.warn(f"{count} and are skipped: {named}", DiffjaxWarning, stacklevel=4)

@@ -1,4 +1,4 @@
-"""One function from a data set's name to a data source."""
+"""Opens a data set by name."""
 
 import os
 
@@ -19,21 +19,22 @@ def load(
 
   Args:
     name: "digits" (scikit-learn's 1797 handwritten digits, 8x8 grey, nothing downloaded), "image_folder" (a folder of
-      one's own pictures), "arrays" (an .npz file), or any image set that TensorFlow Datasets knows, such as
-      "mnist" or "cifar10".
-    split: "train", or "test" for what is held out of training. A TFDS set without a test split holds out its
-      validation split, or else the last 5 % of its training split.
-    folder: the pictures of "image_folder"; see `diffjax.data.image_folder`. The file of "arrays", see
+      your own images), "arrays" (an .npz file), or any image set in TensorFlow Datasets, such as "mnist" or "cifar10".
+    split: "train", or "test" for held-out data. For a TFDS set without a test split that is its validation split, or
+      else the last 5 % of its training split.
+    folder: the images of "image_folder"; see `diffjax.data.image_folder`. The file of "arrays", see
       `diffjax.data.arrays.open_arrays`.
-    image_size: side of the square images; the central square is resized with antialiasing. None: as stored.
+    image_size: side length of the images; the central square is cropped and resized with antialiasing. None: as
+      stored.
     channels: 1 or 3. None: as stored, or 3 for "image_folder".
     data_dir: where TFDS keeps prepared sets. None: TFDS_DATA_DIR or ~/tensorflow_datasets.
-    prepare: download and prepare a set of TFDS that is not there yet.
+    prepare: download and prepare a TFDS set that is not prepared yet.
 
   Raises:
-    ValueError: an unknown name (names the nearest), split, size or channel count, or a folder without pictures.
-    ImportError: the set is not prepared yet, and TensorFlow, which that takes, is missing.
-    FileNotFoundError: the set is not prepared yet, and is not to be.
+    ValueError: an unknown name (the message names the nearest), split, size or channel count, or a folder without
+      images.
+    ImportError: the set is not prepared yet, and TensorFlow, which preparing it needs, is missing.
+    FileNotFoundError: the set is not prepared yet, and `prepare` is False.
     OSError: the set can be neither read nor prepared under `data_dir`.
   """
   if split not in ("train", "test"):
@@ -56,7 +57,7 @@ def load(
     return open_arrays(folder, split, image_size, channels)
   if folder:
     raise ValueError(
-      f"folder is only for data sets 'image_folder' and 'arrays', not {name!r}; leave it out, or change the name"
+      f"folder is only for data sets 'image_folder' and 'arrays', not {name!r}; omit it, or change the name"
     )
   from diffjax.data.tfds_source import open_tfds
 

@@ -1,4 +1,4 @@
-"""From a picture file of any mode and size to uint8 [H, W, C]."""
+"""Reads image files of any mode and size to uint8 [H, W, C]."""
 
 import functools
 import os
@@ -11,12 +11,12 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from diffjax.system.files import shown
 
 FORMATS = "AVIF BMP DIB GIF HEIF JPEG JPEG2000 PCX PNG PPM QOI TGA TIFF WEBP".split()
-"""What is read, whatever the file's name says. PIL knows more: for EPS, it runs Ghostscript on the file."""
+"""Formats that are read, whatever the file name. PIL knows more, but for EPS it would run Ghostscript on the file."""
 BRANDS = {
   **dict.fromkeys((b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
   **dict.fromkeys((b"avif", b"avis"), "AVIF"),
 }
-"""Bytes 8 to 12 of files in the container of HEIF (ISO 23008-12), after b"ftyp"."""
+"""Bytes 8 to 12 of files in the HEIF container (ISO 23008-12), after b"ftyp"."""
 MISSING = {
   "HEIC": 'HEIC needs pillow-heif: pip install -e ".[heic]"',
   "AVIF": "AVIF needs a newer Pillow: pip install --upgrade pillow",
@@ -24,14 +24,14 @@ MISSING = {
 
 
 def read_picture(file: str | Path | BinaryIO) -> Image.Image:
-  """Decodes the first frame of a picture file to 8-bit grey ("L") or colour ("RGB").
+  """Decodes the first frame of an image file to 8-bit grey ("L") or colour ("RGB").
 
-  EXIF orientation is applied, transparency is laid on white, 16-bit grey 0..65535 and float grey 0..1 are scaled to
-  0..255, and palettes and other colour models (CMYK, YCbCr, ...) become RGB.
+  Applies the EXIF orientation, composites transparency over white, scales 16-bit grey 0..65535 and float grey 0..1 to
+  0..255, and converts palettes and other colour models (CMYK, YCbCr, ...) to RGB.
 
   Raises:
-    Whatever PIL raises for a file that is of none of FORMATS or damaged; `PIL.Image.DecompressionBombError` for one of
-    more than `PIL.Image.MAX_IMAGE_PIXELS`.
+    Whatever PIL raises for a file that is damaged or in none of FORMATS; `PIL.Image.DecompressionBombError` for more
+    than `PIL.Image.MAX_IMAGE_PIXELS` pixels.
   """
   _init()
   known = [name for name in FORMATS if name in Image.OPEN]  # PIL may be built without some
@@ -56,7 +56,7 @@ def read_picture(file: str | Path | BinaryIO) -> Image.Image:
 
 
 def _grey(values: np.ndarray, scale: float) -> Image.Image:
-  """In place, for a picture may be large."""
+  """Scales in place, as images may be large."""
   values *= np.float32(scale)
   np.clip(np.rint(values, out=values), 0, 255, out=values)
   return Image.fromarray(values.astype(np.uint8))
@@ -66,8 +66,8 @@ def fit(image: Image.Image, size: int | None, channels: int) -> np.ndarray:
   """Crops the central square, resizes it with antialiasing (Lanczos) and converts the channels.
 
   Args:
-    image: any 8-bit picture, "L" or "RGB".
-    size: side of the result; None keeps the whole picture as it is.
+    image: any 8-bit image, "L" or "RGB".
+    size: side length of the result; None neither crops nor resizes.
     channels: 1 (luma, ITU-R 601) or 3.
 
   Returns:
@@ -82,12 +82,12 @@ def fit(image: Image.Image, size: int | None, channels: int) -> np.ndarray:
 
 
 def load_picture(file: str | Path, size: int | None, channels: int, *, like: str | Path | None = None) -> np.ndarray:
-  """The picture of a file as `fit` makes it, uint8 [size, size, channels].
+  """Reads an image file and applies `fit`: uint8 [size, size, channels].
 
-  `like` is a file whose picture this one must cover after both are cropped: a mask's picture, for instance.
+  `like` is an image file that must have the same proportions, e.g. the image for a mask.
 
   Raises:
-    ValueError: if a file is missing, is no picture, or differs from `like` in its proportions.
+    ValueError: if a file is missing, is not an image, or differs from `like` in its proportions.
   """
   image = _open(file)
   if like is not None:
@@ -102,7 +102,7 @@ def load_picture(file: str | Path, size: int | None, channels: int, *, like: str
 
 @functools.cache
 def _init() -> None:
-  """Lets PIL know its own formats, and HEIC where pillow-heif is installed."""
+  """Registers PIL's formats, and HEIC if pillow-heif is installed."""
   Image.init()
   try:
     import pillow_heif  # pyright: ignore[reportMissingImports]  an extra
@@ -112,7 +112,7 @@ def _init() -> None:
 
 
 def why_unreadable(error: Exception, file: str | Path) -> str:
-  """What `read_picture` raised for a file, in a few words, with what to install where that is the reason."""
+  """A short reason why `read_picture` failed on a file; names the package to install if one is missing."""
   if isinstance(error, UnidentifiedImageError):
     with open(file, "rb") as opened:
       start = opened.read(12)

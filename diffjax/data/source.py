@@ -13,9 +13,9 @@ class Source:
   """Random access to one split: `source[i]` is {"image": uint8 [H, W, C], "label": int32 [] if it has labels}.
 
   Attributes:
-    name: what `load` was asked for.
+    name: the name given to `load`.
     shape: (H, W, C) of every image.
-    num_classes: labels are in [0, num_classes); 0 when there are none.
+    num_classes: labels are in [0, num_classes); 0 without labels.
     records: the stored examples, anything with a length and random access.
     decode: turns one record into an example.
 
@@ -40,7 +40,7 @@ class Source:
 
 
 def in_memory(source: Source) -> dict[str, np.ndarray]:
-  """All examples of a source stacked: {"image": uint8 [N, H, W, C], "label": int32 [N] if it has labels}.
+  """Stacks all examples of a source: {"image": uint8 [N, H, W, C], "label": int32 [N] if it has labels}.
 
   Raises:
     ValueError: the source is empty.

@@ -1,4 +1,4 @@
-"""Which examples are held out where the data do not say."""
+"""Chooses held-out examples when the data does not define a split."""
 
 import hashlib
 import os
@@ -8,9 +8,10 @@ HELD_OUT = 0.05
 
 
 def choose(names: Sequence[str], split: str) -> list[int]:
-  """Positions of a split's examples: those whose names have the lowest hashes are held out, one of two at least.
+  """Indices of a split's examples: those with the lowest hashes of their names are held out.
 
-  A hash below 0.05 is held out whatever else there is, so that data may grow and examples keep their split.
+  These are all with a hash below 0.05, so that examples keep their split when the data grows; but of two or more
+  examples at least one is held out, and at least one is not.
   """
   scores = [int.from_bytes(hashlib.blake2b(os.fsencode(name), digest_size=8).digest()) / 2**64 for name in names]
   order = sorted(range(len(names)), key=scores.__getitem__)

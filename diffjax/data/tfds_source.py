@@ -26,7 +26,7 @@ def open_tfds(
   data_dir: str | os.PathLike | None,
   prepare: bool = True,
 ) -> Source:
-  """Opens "digits" or any image set that TFDS knows; arguments and errors as `diffjax.data.load`."""
+  """Opens "digits" or any image set in TFDS; arguments and errors as `diffjax.data.load`."""
   builder = open_digits(data_dir, prepare) if name == "digits" else _open_builder(name, data_dir)
   features = _info(builder).features
   image, label = (features[key] if key in features else None for key in ("image", "label"))
@@ -35,7 +35,7 @@ def open_tfds(
     held = ", ".join(features.keys())
     raise ValueError(f"data set {name!r} holds no 8-bit images under 'image' (it holds {held}); choose an image set")
   if image_size is None and None in stored[:2]:
-    raise ValueError(f"the pictures of data set {name!r} differ in size; say which size you want with image_size=")
+    raise ValueError(f"the pictures of data set {name!r} differ in size; choose a size with image_size=")
   if not _is_prepared(builder):
     if not prepare:
       raise FileNotFoundError(f"data set {name!r} is not prepared under {builder.data_dir}")
@@ -58,18 +58,18 @@ def _open_builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Da
       return tfds.builder(name, data_dir=data_dir)
   except Exception as error:
     known = [*tfds.list_builders(with_community_datasets=False), "digits", "image_folder", "arrays"]
-    if re.split("[/:]", name)[0] in known:  # a configuration, a version or a package that is not there
+    if re.split("[/:]", name)[0] in known:  # a missing configuration, version or package
       raise ValueError(f"TensorFlow Datasets cannot open {name!r}: {_first_line(error)}") from error
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
     raise ValueError(
       f"unknown data set {name!r}; the nearest name is {nearest!r}"
-      " (there are digits, image_folder, arrays and the image sets of TensorFlow Datasets)"
+      " (available: digits, image_folder, arrays and the image sets of TensorFlow Datasets)"
     ) from error
-  raise ValueError(f"data set {name!r} would bring code from elsewhere; choose one of TensorFlow Datasets' own")
+  raise ValueError(f"data set {name!r} would load external code; choose one of TensorFlow Datasets' own")
 
 
 def _info(builder: tfds.core.DatasetBuilder) -> Any:
-  """What is known of a data set; by its declared type none of it need be there."""
+  """`builder.info` as Any, as its declared type makes everything optional."""
   return builder.info
 
 
@@ -81,13 +81,13 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
   encodes = any(isinstance(feature, tfds.features.Image) for feature in _info(builder).features.values())
   if encodes and importlib.util.find_spec("tensorflow") is None:
     raise ImportError(
-      f"data set {name!r} is not prepared under {builder.data_dir}, and preparing it takes TensorFlow;"
+      f"data set {name!r} is not prepared under {builder.data_dir}, and preparing it needs TensorFlow;"
       ' install it once with: pip install -e ".[tensorflow]"'
     )
   try:
     builder.download_and_prepare(file_format="array_record")
   except Exception as error:
-    if not _is_prepared(builder):  # another process may have prepared it meanwhile
+    if not _is_prepared(builder):  # unless another process has prepared it meanwhile
       raise OSError(
         f"data set {name!r} could not be downloaded and prepared under {builder.data_dir} ({_first_line(error)});"
         " check the network and the disk, or copy a folder prepared elsewhere (array_record format) there"
@@ -99,7 +99,7 @@ def _stored_split(builder: tfds.core.DatasetBuilder, name: str, split: str, labe
   splits = builder.info.splits
   if "train" not in splits:
     raise ValueError(f"data set {name!r} has no 'train' split, only {sorted(splits)}; choose another set")
-  # of some sets the labels of "test" are kept secret, which TFDS writes as -1
+  # some sets keep the labels of "test" secret, which TFDS stores as -1
   serves = lambda s: s in splits and not (labelled and _open_records(builder, name, s)[0]["label"] < 0)
   held_out = next(filter(serves, ("test", "validation")), None)
   if split == "train":
@@ -109,29 +109,29 @@ def _stored_split(builder: tfds.core.DatasetBuilder, name: str, split: str, labe
 
 def _open_records(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Any:
   encoded = isinstance(_info(builder).features["image"], tfds.features.Image)
-  # Stored files are decoded by `read_picture`, as TFDS would warn that OpenCV is missing.
+  # `read_picture` decodes stored files, as TFDS would warn that OpenCV is missing.
   decoders = {"image": tfds.decode.SkipDecoding()} if encoded else None
   try:
     records = builder.as_data_source(split, decoders=decoders)  # pyright: ignore[reportCallIssue]  TFDS's decorator hides the parameters
-    if records[0]["image"] is None:  # what array_record and TFDS make of a file that was cut
+    if records[0]["image"] is None:  # what array_record and TFDS return for a truncated file
       raise OSError("damaged records")
     return records
   except NotImplementedError as error:
     raise ValueError(
       f"data set {name!r} is prepared under {builder.data_dir} as {_info(builder).file_format.value}, which has no"
-      " random access; delete that folder or give another data_dir, and it is prepared anew as array_record"
+      " random access; delete that folder or give another data_dir to prepare it again as array_record"
     ) from error
   except Exception as error:
     raise OSError(
       f"data set {name!r} under {builder.data_dir} cannot be read ({_first_line(error)});"
-      " delete that folder, and it is prepared anew"
+      " delete that folder to prepare it again"
     ) from error
 
 
 def _decode(record: dict[str, Any], name: str, size: int | None, channels: int, labelled: bool) -> dict[str, Any]:
   image = record["image"]
   if image is None:
-    raise OSError(f"a record of data set {name!r} is damaged; delete its prepared folder, and it is prepared anew")
+    raise OSError(f"a record of data set {name!r} is damaged; delete its prepared folder to prepare it again")
   if isinstance(image, bytes):
     image = fit(read_picture(io.BytesIO(image)), size, channels)
   elif image.shape[2] != channels or (size is not None and image.shape[:2] != (size, size)):

@@ -1,4 +1,4 @@
-"""CLIP's byte-pair tokens (Sennrich et al. 2016; Radford et al. 2021, section 2.4), by the `tokenizers` library.
+"""CLIP's byte-pair encoding (Sennrich et al. 2016; Radford et al. 2021, section 2.4), with the `tokenizers` library.
 
 Text is normalised (NFC), lower-cased and split into words; each word's bytes are merged in the order of the merges.
 """
@@ -24,17 +24,17 @@ PARTS = [
   {"type": "Lowercase"},
   {"type": "Replace", "pattern": {"Regex": r"\s+"}, "content": " "},
   {"type": "Split", "pattern": {"Regex": WORDS}},
-  {"type": "Split", "pattern": {"Regex": PLAIN_WORDS}},  # as first published
+  {"type": "Split", "pattern": {"Regex": PLAIN_WORDS}},  # as in the original release
   {"type": "ByteLevel"},
 ]
-"""What a file may do to texts: a pattern of somebody's own can take forever, a replacement fill the memory."""
+"""Steps that a tokenizer file may contain: arbitrary patterns could take forever, replacements fill the memory."""
 MOST_ID, MOST_BYTES = 2**20, 2**22
 NUM_BYTES = 2 * 256
-"""Every byte, within a word and at its end: the smallest vocabulary has these, start and end."""
+"""Every byte, within a word and at its end: the smallest vocabulary has these plus start and end."""
 
 
 class Tokenizer(NamedTuple):
-  """Texts to rows of `length` token ids by `bpe`, a `tokenizers.Tokenizer`; `pad_id` fills what a text leaves."""
+  """Maps texts to rows of `length` token ids with `bpe`, a `tokenizers.Tokenizer`, padded with `pad_id`."""
 
   bpe: Any
   length: int
@@ -51,8 +51,8 @@ class Tokenizer(NamedTuple):
   def __call__(self, texts: Sequence[str]) -> np.ndarray:
     """int32 [len(texts), length]: start of text, the words, end of text, then padding.
 
-    A text of more tokens loses its end, with a DiffjaxWarning that names the text and what was cut off. An empty text
-    is start and end alone. TypeError for anything but a list of strings.
+    Longer texts are truncated, with a DiffjaxWarning that names the text and the words cut off. An empty text is only
+    start and end. TypeError for anything but a list of strings.
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
       raise TypeError(f"a tokenizer expects a list of strings, got {type(texts).__name__} {str(texts)[:60]!r}")
@@ -63,7 +63,7 @@ class Tokenizer(NamedTuple):
     return rows
 
   def prompts(self, texts: Sequence[str]) -> np.ndarray:
-    """As calling it, but for texts that say what to draw: an empty one is a ValueError."""
+    """As calling it, but for prompts: an empty one is a ValueError."""
     rows = self(texts)
     for number, text in enumerate(texts):
       if rows[number, 1] == self.end_id:
@@ -71,13 +71,13 @@ class Tokenizer(NamedTuple):
     return rows
 
   def _ids(self, text, number):
-    encoding = self.bpe.encode(text.encode("utf-8", "replace").decode("utf-8"))  # a lone surrogate is no text
+    encoding = self.bpe.encode(text.encode("utf-8", "replace").decode("utf-8"))  # replaces lone surrogates
     if len(encoding.ids) <= self.length:
       return encoding.ids
     kept = self.length - 1
     cut = text[encoding.offsets[kept][0] :]
     warnings.warn(
-      f"text {number} has {len(encoding.ids)} tokens and {self.length} are read: cut off were the words {cut[:80]!r}",
+      f"text {number} has {len(encoding.ids)} tokens, but only {self.length} are used: cut off {cut[:80]!r}",
       DiffjaxWarning,
       stacklevel=3,
     )
@@ -94,14 +94,15 @@ class Tokenizer(NamedTuple):
 
 
 def load_tokenizer(folder: str | os.PathLike, length: int | None = None) -> Tokenizer:
-  """CLIP's tokenizer from a folder with tokenizer.json, or else with vocab.json and merges.txt.
+  """Loads CLIP's tokenizer from a folder with tokenizer.json, or else with vocab.json and merges.txt.
 
   Args:
-    folder: as published; tokenizer_config.json or special_tokens_map.json says what to pad with, or else end of text.
-    length: ids in a row; None is what tokenizer_config.json says, or else 77.
+    folder: as published; the padding token is taken from tokenizer_config.json or special_tokens_map.json, by default
+      end of text.
+    length: ids in a row; None: from tokenizer_config.json, or else 77.
 
   Raises:
-    ValueError: a folder without these files, files that are damaged, or of a tokenizer without CLIP's start and end.
+    ValueError: a folder without these files, damaged files, or a tokenizer without CLIP's start and end.
   """
   folder = Path(folder).expanduser()
   bpe = _read_bpe(folder)
@@ -118,7 +119,7 @@ def load_tokenizer(folder: str | os.PathLike, length: int | None = None) -> Toke
   if pad_id is None:
     raise ValueError(f"the tokenizer in {folder} pads with {shown(pad)!r}, which is not in its vocabulary")
   said = config.get("model_max_length", 77)
-  # Where nothing is known, theirs say 10^30
+  # `transformers` writes 10^30 for an unknown length
   length = length or (said if isinstance(said, int) and 3 <= said <= 2**20 else 77)
   if length < 3:
     raise ValueError(f"rows of {length} tokens hold no word between start and end: give a length of at least 3")
@@ -153,11 +154,11 @@ def _whole_bpe(path, whole):
   try:
     return Rust.from_str(json.dumps(whole))
   except Exception as error:  # the library raises nothing narrower
-    raise ValueError(f"{path} is not a sound tokenizer file: {shown(str(error), 200)}") from None
+    raise ValueError(f"{path} is not a valid tokenizer file: {shown(str(error), 200)}") from None
 
 
 def _parts(part, several):
-  """A normalizer or pre-tokenizer as the list of what it does in turn; `several` is the key of a sequence's."""
+  """A normalizer or pre-tokenizer as the list of its steps; `several` is the key of a sequence's parts."""
   if isinstance(part, dict) and part.get("type") == "Sequence" and isinstance(part.get(several), list):
     return [each for item in part[several] for each in _parts(item, several)]
   return [] if part is None else [part if isinstance(part, dict) else {"type": part}]
@@ -168,7 +169,7 @@ def _read_if_there(folder, name):
 
 
 def clip_bpe(vocab: dict[str, int], merges: list[Any], source: str) -> Any:
-  """A `tokenizers.Tokenizer` with CLIP's rules; ValueError naming `source` where vocabulary and merges do not fit."""
+  """A `tokenizers.Tokenizer` with CLIP's rules; ValueError naming `source` if vocabulary and merges are invalid."""
   from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
   try:
@@ -191,15 +192,15 @@ def clip_bpe(vocab: dict[str, int], merges: list[Any], source: str) -> Any:
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, length: int = 77) -> Tokenizer:
-  """A tokenizer of CLIP's kind whose merges are those most frequent in these captions.
+  """Trains a tokenizer like CLIP's, with the most frequent merges in these captions.
 
   Args:
-    captions: texts, as a model will be trained on.
-    vocab_size: the most tokens it may have, at least 514; fewer where the captions hold no more pairs.
+    captions: texts like those the model will be trained on.
+    vocab_size: maximum number of tokens, at least 514; fewer if the captions have no more pairs to merge.
     length: ids in a row.
 
-  The vocabulary is ordered as CLIP's: bytes, bytes that end a word, merges, start, end. So end of text is the highest
-  id, as `TextEncoder(pooling="highest")` wants it.
+  The vocabulary is ordered like CLIP's: bytes, bytes that end a word, merges, start, end. So end of text has the
+  highest id, as `TextEncoder(pooling="highest")` requires.
   """
   from tokenizers import pre_tokenizers, trainers
 

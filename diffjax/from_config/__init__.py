@@ -1,4 +1,4 @@
-"""From a config to objects: plain tables of names, and the only room that reads a ConfigDict."""
+"""Builds objects from a config: plain tables of names, and the only package that reads a ConfigDict."""
 
 from diffjax.from_config import clip, guidance
 from diffjax.from_config.diffusion import (

@@ -1,4 +1,4 @@
-"""CLIPs from their configs: the towers, the captions, and what they are trained on."""
+"""Builds CLIPs from configs: the towers, the captions, and the training objective."""
 
 import math
 from typing import Any
@@ -18,11 +18,11 @@ from diffjax.typing import Array, PyTree
 NETWORKS = {"clip": CLIP}
 LOSSES = ("softmax", "sigmoid")
 MAX_LOGIT_SCALE = 100.0
-"""What the learned inverse temperature is kept below (Radford et al. 2021, section 2.5)."""
+"""Upper bound of the learned inverse temperature (Radford et al. 2021, section 2.5)."""
 
 
 def num_classes(config) -> int:
-  """How many labels the captions name."""
+  """Number of classes in the captions."""
   return len(training_captions(config)[0])
 
 
@@ -32,31 +32,31 @@ def training_captions(config) -> list[list[str]]:
 
 
 def held_out_captions(config) -> list[list[str]]:
-  """The captions that it does not see in training, [templates][classes]."""
+  """The captions not used in training, [templates][classes]."""
   return captions(config.captions.held_out, config.captions.names)
 
 
 def tokenizer(config) -> Tokenizer:
-  """The tokenizer of a config's captions, the same for every call."""
+  """The tokenizer trained on a config's captions; deterministic."""
   texts = [text for texts in training_captions(config) for text in texts]
   return train_tokenizer(texts, config.captions.vocab_size, config.captions.length)
 
 
 def module(config) -> CLIP:
-  """Both towers, with as many tokens as the captions need."""
+  """Both towers, with the vocabulary size that the captions need."""
   spec = config.model
   both = dict(features=spec.features, dtype=lookup(DTYPES, "dtype", spec.dtype))
   towers = {"image": ImageEncoder, "text": TextEncoder}
   make = lambda name, **fields: construct(towers, "tower", {"name": name, **set_fields(spec[name])}, **both, **fields)
   vocab_size, context = tokenizer(config).vocab_size, config.captions.length
-  # SigLIP's own (Zhai et al. 2023, section 3.2)
+  # SigLIP's initial values (Zhai et al. 2023, section 3.2)
   start: dict[str, Any] = {"log_scale": math.log(10), "bias": -10.0} if spec.loss == "sigmoid" else {}
   image, text = make("image", image_size=config.data.image_size), make("text", vocab_size=vocab_size, context=context)
   return CLIP(image=image, text=text, **start)
 
 
 def objective(config) -> ContrastiveObjective:
-  """What a config trains."""
+  """The training objective of a config."""
   lookup(dict.fromkeys(LOSSES), "contrastive loss", config.model.loss)
   encode = tokenizer(config)
   levels = construct(NOISE_LEVELS, "noise level distribution", config.noise_levels) if config.noise_levels else None
@@ -71,21 +71,21 @@ def objective(config) -> ContrastiveObjective:
 
 
 def initial_params(config, key: Array) -> PyTree:
-  """Both towers' parameters before training."""
+  """Initial parameters of both towers."""
   clip, size = module(config), config.data.image_size
   return clip.init(key, jnp.zeros((1, size, size, 3)), jnp.zeros((1, config.captions.length), jnp.int32))
 
 
 def bounds(config) -> tuple:
-  """What the parameters are kept within, after each update."""
+  """Constraints applied to the parameters after each update."""
   return (at_most("logit_scale", math.log(MAX_LOGIT_SCALE)),)
 
 
 def check(config) -> None:
-  """Raises ValueError for the first mistake in what a config says of a CLIP."""
+  """Raises ValueError for the first mistake in a CLIP's config."""
   if config.train.accumulate > 1:
     raise ValueError(
-      "train.accumulate must be 1 for a CLIP, whose loss compares all pictures of a batch; leave it out."
+      "train.accumulate must be 1 for a CLIP, whose loss compares all pictures of a batch; leave it unset."
     )
   held_out_captions(config)
   objective(config)
@@ -93,5 +93,5 @@ def check(config) -> None:
 
 
 def memory_settings(config) -> dict[str, Any]:
-  """What of a config decides how much memory its training step needs, besides the batch: nothing."""
+  """Settings, besides the batch size, that affect the memory of a training step: none."""
   return {}

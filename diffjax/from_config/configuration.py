@@ -1,4 +1,4 @@
-"""A run's config as data: its keys with their defaults, its JSON, and in what two of them differ."""
+"""A run's config as data: its keys and defaults, its JSON, and the differences between two configs."""
 
 import dataclasses
 import json
@@ -13,10 +13,10 @@ NEW_KEYS = {
   "diffusion": ("sampler.guidance_interval", "sampler.guidance_rescale", "sampler.threshold", "data.augment"),
   "clip": ("guidance",),
 }
-"""By kind of model, keys that the configs of older runs lack, and whose defaults mean what those runs did."""
+"""By kind of model, keys missing from configs of older runs, whose defaults reproduce the behaviour of those runs."""
 
 FREE_KEYS = ("parallel",)
-"""Keys that may change from one start of a run to the next: how it runs, and not what comes out."""
+"""Keys that may change when a run is resumed, as they do not affect its result."""
 
 
 def default_config() -> Any:
@@ -64,28 +64,28 @@ DEFAULTS = {"diffusion": default_config, "clip": default_clip_config}
 
 
 def default_guidance_config() -> Any:
-  """How pictures are guided by CLIP, with every key; configs/guidance.py has others by name."""
+  """The default CLIP guidance, with every key; configs/guidance.py has named alternatives."""
   from ml_collections import ConfigDict
 
   config = ConfigDict(dict(method="energy", scale=23.0, distance="spherical", repeats=1, repeat_interval=(0.0, 1e6)))
   config.options = ConfigDict()
   config.views = ConfigDict(dict(name="small_views"))
   config.penalties = ConfigDict()
-  config.sampler = ""  # the run's
-  config.accept = 0.0  # the least share of what was asked for, of a picture that is not drawn again
-  config.by_steps = ConfigDict()  # "from this many steps on": other values of these keys
+  config.sampler = ""  # empty: the run's
+  config.accept = 0.0  # minimum share of what was asked for; images below it are drawn again
+  config.by_steps = ConfigDict()  # {"minimum number of steps": other values for these keys}
   return config
 
 
 IN_EVERY_MODULE = ("parent", "name")
 FROM_DATA = ("out_channels", "image_size", "channels", "vocab_size", "context")
-"""Fields that the data decides."""
+"""Fields determined by the data."""
 OF_BOTH_TOWERS = ("features", "dtype")
-"""Fields that a CLIP has once."""
+"""Fields that both towers of a CLIP share."""
 
 
 def _fields(network, besides=()):
-  """A key for every field of a network, None until it is set: then the network's own default holds."""
+  """A key for every field of a network; None, until set, means the network's own default."""
   from ml_collections import ConfigDict, config_dict
 
   left_out = {*IN_EVERY_MODULE, *FROM_DATA, *besides}
@@ -134,11 +134,11 @@ def _common() -> Any:
 
 
 def from_json(text: str | bytes):
-  """A ConfigDict from the JSON that a run's folder holds; `NEW_KEYS` are filled in, nothing is executed.
+  """A ConfigDict from the JSON in a run's folder; fills in `NEW_KEYS`, executes nothing.
 
   Raises:
-    ValueError: if it is no JSON (`files.parse_json`), has a name that no key can have, lacks a key of its kind's
-      default config, or has a value of another type there.
+    ValueError: if it is not valid JSON (`files.parse_json`), has a name that cannot be a key, or lacks a key of its
+      kind's default config or has a value of another type there.
   """
   from ml_collections import ConfigDict
 
@@ -156,16 +156,16 @@ def from_json(text: str | bytes):
     raise ValueError("; ".join(misfits))
   try:
     return ConfigDict(tree)
-  except (AttributeError, KeyError, TypeError) as error:  # names of ConfigDict's own methods
+  except (AttributeError, KeyError, TypeError) as error:  # keys named like ConfigDict's own methods
     raise ValueError(shown(str(error), 200)) from None
 
 
 def _misfits(value: Any, default: Any, key: str = "it") -> Iterator[str]:
-  """What is wrong with a value where a config has `default`."""
+  """Lists what is wrong with a value where the default config has `default`."""
   kinds = {float: int | float, tuple: list | tuple}
   kind = type(default)
   if default is None:
-    return  # a network's own field, which the network checks
+    return  # a field of the network, which checks it
   if not isinstance(value, kinds.get(kind, kind)) or isinstance(value, bool) != (kind is bool):
     yield f"{key} is {shown(repr(value) if isinstance(value, str) else value)}, not of type {kind.__name__}"
   elif kind is dict:
@@ -182,7 +182,7 @@ def differences(config, other) -> list[str]:
 
 
 def tree_differences(tree: dict, other: dict) -> list[str]:
-  """`differences` of two configs as they come out of JSON."""
+  """`differences` of two configs parsed from JSON."""
   ours, theirs = flat(tree), flat(other)
   keys = sorted((ours.keys() | theirs.keys()) - set(FREE_KEYS))
   missing = "nothing"
@@ -190,7 +190,7 @@ def tree_differences(tree: dict, other: dict) -> list[str]:
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
-  """A tree of dicts as one dict, "a.b.c" its keys, without those that are None: they are not set."""
+  """Flattens a tree of dicts to one dict with keys "a.b.c", omitting unset keys, which are None."""
   leaves = {}
   for key, value in tree.items():
     leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}

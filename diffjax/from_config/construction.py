@@ -1,4 +1,4 @@
-"""Methods by name: a table, a name in it and its parameters become an object, or one sentence about what is wrong."""
+"""Methods by name: builds an object from a table, a name and parameters, or explains in one sentence why not."""
 
 import difflib
 import inspect
@@ -9,7 +9,7 @@ from diffjax.checks import check_numbers
 
 
 def lookup(table: Mapping[str, Any], kind: str, name: str) -> Any:
-  """table[name]; a ValueError that names the nearest and all names where there is none."""
+  """table[name]; if it is missing, a ValueError that names the nearest and all names."""
   if not isinstance(name, str) or name not in table:
     name = name if isinstance(name, str) else str(name)
     raise ValueError(
@@ -24,10 +24,10 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 
 
 def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any], *args, **context) -> Any:
-  """Calls table[spec["name"]] with the rest of `spec`, and with those of `context` that it has parameters for.
+  """Calls table[spec["name"]] with the rest of `spec` and those entries of `context` that it has parameters for.
 
   Raises:
-    ValueError: an unknown name, a key that the method does not have, with the nearest, or a number out of range.
+    ValueError: an unknown name or key (the message names the nearest), or a number out of range.
   """
   fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in spec.items()}
   name = fields.pop("name", "")
@@ -43,13 +43,13 @@ def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any],
 
 
 def from_steps_on(table: Mapping[str, Any], num_steps: int) -> Any:
-  """The entry for a number of steps in a table by "from so many on", {"1": ..., "8": ...}; None if there is none."""
+  """The entry for `num_steps` in a table keyed by minimum number of steps, {"1": ..., "8": ...}; None if none fits."""
   fitting = [key for key in table if int(key) <= num_steps]
   return table[max(fitting, key=int)] if fitting else None
 
 
 def check_steps(table: Iterable[str], key: str) -> None:
-  """Raises ValueError unless all names in a table, that of a config's `key`, are numbers of steps."""
+  """Raises ValueError unless all keys of a table, the one at a config's `key`, are numbers of steps."""
   for steps in table:
     if not (steps.isdecimal() and int(steps)):
       raise ValueError(f"{key} has a key {steps!r}; expected a number of steps such as '8'.")

@@ -1,4 +1,4 @@
-"""Diffusion models from their configs: the tables of names, and what each part of a config becomes."""
+"""Builds diffusion models from configs: the tables of names, and an object for each part of a config."""
 
 import dataclasses
 import functools
@@ -94,17 +94,17 @@ def module(config) -> Any:
 
 
 def num_classes(config) -> int:
-  """How many labels the model knows; 0 for one without labels."""
+  """Number of class labels; 0 for an unconditional model."""
   return contract(module(config)).num_classes
 
 
 def image_shape(config) -> tuple[int, int, int]:
-  """(H, W, C) of the pictures a model draws."""
+  """(H, W, C) of the model's images."""
   return config.data.image_size, config.data.image_size, config.data.channels
 
 
 def schedule(config) -> Schedule:
-  """A config's schedule; the keys `zero_terminal_snr` and `shift` beside its own rescale and shift it.
+  """A config's schedule; the additional keys `zero_terminal_snr` and `shift` rescale and shift it.
 
   Raises:
     ValueError: an unknown name or key, or zero_terminal_snr for a schedule that is not discrete.
@@ -122,7 +122,7 @@ def prediction(config) -> denoisers.Prediction:
 
 
 def conditioner(config) -> Conditioner:
-  """What a model can be asked for: classes, or nothing."""
+  """The model's conditioner: class labels, or none."""
   can = contract(module(config))
   if not can.num_classes:
     return conditioning.Unconditional()
@@ -131,12 +131,12 @@ def conditioner(config) -> Conditioner:
 
 
 def denoiser(config, params: PyTree) -> denoisers.NetworkDenoiser:
-  """A config's network, with its parameters, as a denoiser."""
+  """A config's network with the given parameters as a denoiser."""
   return objective(config).denoiser(params)
 
 
 def guided(config, denoiser: Denoiser, scale: float | None = None) -> Denoiser:
-  """A denoiser with what a config's `sampler` says: classifier-free guidance, where there is a scale; a threshold."""
+  """Adds classifier-free guidance, if `scale` is given, and thresholding, as set in a config's `sampler`."""
   if scale is not None:
     check_numbers({"guidance_scale": scale})
     null_cond = conditioner(config).null_cond
@@ -147,7 +147,7 @@ def guided(config, denoiser: Denoiser, scale: float | None = None) -> Denoiser:
 
 
 def objective(config) -> DenoisingObjective:
-  """What a config trains."""
+  """The training objective of a config."""
   parts = {"schedule": schedule(config), "prediction": prediction(config)}
   return DenoisingObjective(
     **parts,
@@ -166,21 +166,21 @@ def objective(config) -> DenoisingObjective:
 
 
 def initial_params(config, key: Array) -> PyTree:
-  """The network's parameters before training."""
+  """Initial parameters of the network."""
   cond = {"label": jnp.zeros((1,), jnp.int32)} if num_classes(config) else None
   return module(config).init(key, jnp.zeros((1, *image_shape(config))), jnp.zeros(()), cond)
 
 
 def bounds(config) -> tuple:
-  """What the parameters are kept within, after each update: nothing."""
+  """Constraints applied to the parameters after each update: none."""
   return ()
 
 
 def grid(config, num_steps: int, name: str | None = None) -> Array:
   """The noise levels for `num_steps` network calls of a one-call method.
 
-  The config recommends grids by number of steps: `sampler.grids` maps "from this many steps on" to a grid. A `name`
-  takes that grid with its defaults instead.
+  The config recommends grids by number of steps: `sampler.grids` maps a minimum number of steps to a grid. A `name`
+  selects that grid with its defaults instead.
 
   Raises:
     ValueError: an unknown name or key, or levels that do not descend strictly.
@@ -202,12 +202,12 @@ def _grid(config, spec, num_steps):
 
 
 def sampler(config, name: str | None = None, steps: int | None = None, /, **options: float) -> Sampler:
-  """A sampler by name (default: the config's own, with `sampler.options`), and those of `options` that are not None.
+  """A sampler by name (default: the config's own, with `sampler.options`), with those `options` that are not None.
 
-  A network with a learned variance draws with it by "ddpm". Churn is spread over the grid's `steps`.
+  With "ddpm" a network with a learned variance uses it. Churn is spread over the grid's `steps`.
 
   Raises:
-    ValueError: an unknown name, or an option that the sampler does not have or that is out of range.
+    ValueError: an unknown name, or an option that the sampler lacks or that is out of range.
   """
   given = {key: value for key, value in options.items() if value is not None}
   if name is None or name == config.sampler.name:
@@ -222,7 +222,7 @@ def sampler(config, name: str | None = None, steps: int | None = None, /, **opti
 
 
 def check(config) -> None:
-  """Raises ValueError for the first mistake in what a config says of a diffusion model and how it draws."""
+  """Raises ValueError for the first mistake in a diffusion model's config, including its sampling."""
   train = config.train
   if config.model.get("multipliers") == ():
     raise ValueError("model.multipliers is empty; give one for each level, such as (1, 2, 2).")
@@ -236,13 +236,13 @@ def check(config) -> None:
   can = contract(module(config))
   if can.cross_attention:
     raise ValueError(
-      "model.cross_attention=True cannot be trained from a config, which has no text or other context; leave it out, or"
+      "model.cross_attention=True cannot be trained from a config, which has no text or other context; unset it, or"
       " train the network from Python with cond['context']."
     )
   if train.label_dropout > 0 and can.num_classes and not can.null_label:
     raise ValueError("train.label_dropout needs a network with a null label; set model.null_label=True, or drop none.")
   if config.data.augment > 0 and can.augment_dim != AUGMENT_DIM:
-    raise ValueError(f"data.augment needs a network that is told of it; set model.augment_dim={AUGMENT_DIM}.")
+    raise ValueError(f"data.augment needs a network conditioned on it; set model.augment_dim={AUGMENT_DIM}.")
   if train.bound_weight > 0 and not (can.learned_variance and isinstance(made, schedules.Discrete)):
     raise ValueError(
       "train.bound_weight needs model.learned_variance=True and a discrete schedule such as 'linear', without a shift."
@@ -259,7 +259,7 @@ def check(config) -> None:
     raise ValueError(f"sampler.guidance_interval is {interval}, but must be two noise levels, the lower one first.")
   check_steps(config.sampler.grids, "sampler.grids")
   for steps, spec in config.sampler.grids.items():
-    _grid(config, spec, max(int(steps), 2))  # a single step would show no more than the first level
+    _grid(config, spec, max(int(steps), 2))  # one step would check only the first level
   sigmas, method = grid(config, config.sampler.steps), sampler(config)
   if isinstance(method, samplers.Restart):
     method.check_grid(sigmas)
@@ -268,7 +268,7 @@ def check(config) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
-  """What a run's config recommends to draw with; `pipelines.Defaults`."""
+  """Sampling defaults from a run's config; implements `pipelines.Defaults`."""
 
   config: Any
 
@@ -291,7 +291,7 @@ class Defaults:
 
 
 def pipeline(config, params: PyTree) -> Pipeline:
-  """A config's model with these parameters, and all that is needed to draw with it."""
+  """A config's model with the given parameters, ready for sampling."""
   return Pipeline(
     denoiser=denoiser(config, params),
     image_shape=image_shape(config),
@@ -302,5 +302,5 @@ def pipeline(config, params: PyTree) -> Pipeline:
 
 
 def memory_settings(config) -> dict[str, Any]:
-  """What of a config decides how much memory its training step needs, besides the batch."""
+  """Settings, besides the batch size, that affect the memory of a training step."""
   return {"train.accumulate": config.train.accumulate, "model.remat": bool(config.model.get("remat"))}

@@ -1,4 +1,4 @@
-"""CLIP guidance from its config: the energy, the method, and what the method asks of the sampler."""
+"""Builds CLIP guidance from its config: the energy, the method, and the sampler that the method needs."""
 
 from collections.abc import Callable, Sequence
 
@@ -35,10 +35,10 @@ METHODS: dict[str, Callable[..., guidance.EnergyGuidance]] = {
 
 
 def at_steps(config, num_steps: int):
-  """A guidance config for a number of steps: with the values that its `by_steps` has from so many steps on.
+  """A guidance config for a number of steps, with the overrides that its `by_steps` has for it.
 
   Raises:
-    ValueError: a key there that guidance does not have, or that is no number of steps; a share out of range.
+    ValueError: an unknown key in `by_steps`, one that is not a number of steps, or `accept` out of range.
   """
   check_steps(config.by_steps, "by_steps of guidance")
   config = config.copy_and_resolve_references()
@@ -50,7 +50,7 @@ def at_steps(config, num_steps: int):
 
 
 def check(config, image_features: ImageFeatures) -> None:
-  """Raises ValueError for the first mistake in what a guidance config says, for any number of steps."""
+  """Raises ValueError for the first mistake in a guidance config, for any number of steps."""
   for steps in ("1", *config.by_steps):
     told = at_steps(config, int(steps))
     if told.sampler:
@@ -66,9 +66,9 @@ def clip_energy(
   weights: Sequence[float] | np.ndarray,
   logit_scale: float,
 ) -> guidance.ClipEnergy:
-  """How far pictures are from unit vectors [P, D], as a guidance config measures it; ValueError if it is none."""
+  """The energy of a guidance config, a distance of images to unit vectors [P, D]; ValueError without `views`."""
   if "views" not in config:
-    raise ValueError("the config of guidance has no 'views'; make it as configs/guidance.py does.")
+    raise ValueError("the config of guidance has no 'views'; start from default_guidance_config().")
   views = construct(VIEWS, "kind of views", config.views, size=image_features.module.image_size)
   return guidance.clip(image_features, targets, weights, distance=config.distance, views=views, logit_scale=logit_scale)
 
@@ -76,7 +76,7 @@ def clip_energy(
 def guided(
   config, denoiser: Denoiser, energy: guidance.ClipEnergy, scale: float | None = None
 ) -> guidance.EnergyGuidance:
-  """A denoiser guided down `scale` (default: the config's) times an energy, and down the config's penalties."""
+  """A denoiser guided down `scale` (default: the config's) times an energy, plus the config's penalties."""
   scale = config.scale if scale is None else scale
   check_numbers({"guidance_scale": scale})
   penalties = [lookup(PENALTIES, "penalty", name) for name in config.penalties]
@@ -86,9 +86,9 @@ def guided(
 
 
 def sampler(config, guided: guidance.EnergyGuidance, sampler: Sampler) -> Sampler:
-  """A sampler as guidance needs it: moved where a step ends, for methods that do; going steps `repeats` times."""
+  """Wraps a sampler as guidance needs it: some methods shift the end of each step; steps are taken `repeats` times."""
   if guided.position != "score":
-    # DPS and FreeDoM add to x_t at the step's end what they find at its start; training-free guidance moves x0
+    # DPS and FreeDoM compute an update at the step's start and add it to x_t at its end; training-free moves x0
     preserving = guided.position == "mean" and config.method != "training_free"
     scaling = schedules.variance_preserving if preserving else schedules.variance_exploding
     sampler = samplers.MeanGuided(sampler, scaling)

@@ -1,4 +1,4 @@
-"""The kinds of model that train.py trains: a module each, with the same functions."""
+"""The kinds of model that train.py trains: one module each, with the same functions."""
 
 from types import ModuleType
 
@@ -10,11 +10,11 @@ memory_settings, of a config."""
 
 
 def kind_of(config) -> str:
-  """The kind of model that a config, or its tree of dicts, describes; one of an unknown network: diffusion."""
+  """The kind of model that a config, or its tree of dicts, describes; "diffusion" for unknown networks."""
   name = str(config["model"].get("name"))
   return next((kind for kind, module in KINDS.items() if name in module.NETWORKS), "diffusion")
 
 
 def kind(config) -> ModuleType:
-  """The module of that kind."""
+  """The module for a config's kind of model."""
   return KINDS[kind_of(config)]

@@ -1,4 +1,4 @@
-"""From a config to a training run, of whatever kind the model is."""
+"""Builds the parts of a training run from a config, for any kind of model."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,11 +18,11 @@ from diffjax.typing import Array
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": adam, "muon": muon}
 DECAYS = ("constant", "cosine")
 NO_STEP = 2**32 - 1
-"""A number that no step has: steps fold theirs into the same key."""
+"""A number that no step has, as each step folds its own number into the same key."""
 
 
 def num_classes(config) -> int:
-  """How many labels the model's data must have; 0 for a model that looks at none."""
+  """Number of labels that the data must have; 0 for a model that uses none."""
   return kind(config).num_classes(config)
 
 
@@ -42,7 +42,7 @@ def learning_rate(config) -> optax.Schedule:
 
 
 def optimizer(config) -> optax.GradientTransformation:
-  """The optimiser that train.optimizer names, behind clipping by the global norm where the config asks for it."""
+  """The optimiser named by train.optimizer, preceded by clipping to train.clip_norm if that is set."""
   train = config.train
   before = [optax.clip_by_global_norm(train.clip_norm)] if train.clip_norm else []
   make = lookup(OPTIMIZERS, "optimizer", train.optimizer)
@@ -51,13 +51,13 @@ def optimizer(config) -> optax.GradientTransformation:
 
 
 def train_step(config) -> TrainStep:
-  """One update, as a config says."""
+  """The training step of a config."""
   objective = kind(config).objective(config)
   return TrainStep(objective, tuple(config.ema.decays), optimizer(config), config.train.accumulate)
 
 
 def held_out_objective(config, batch_size: int) -> Callable[..., Array]:
-  """What checkpoints are compared by: the objective, without dropout and augmentation, on batches of another size."""
+  """The objective that compares checkpoints, without dropout and augmentation, for batches of `batch_size`."""
   config = config.copy_and_resolve_references()
   config.train.batch_size = batch_size
   objective = kind(config).objective(config).replace(train=False)
@@ -65,24 +65,24 @@ def held_out_objective(config, batch_size: int) -> Callable[..., Array]:
 
 
 def memory_settings(config) -> dict[str, Any]:
-  """What of a config decides how much memory its training step needs."""
+  """Settings that affect the memory of a training step."""
   return {"train.batch_size": config.train.batch_size} | kind(config).memory_settings(config)
 
 
 def layout(config) -> Layout:
-  """Where the run's arrays live: `parallel` in the config."""
+  """The layout of the run's arrays: `parallel` in the config."""
   return lookup(LAYOUTS, "way to run in parallel", config.parallel)(jax.eval_shape(lambda: initial_state(config)))
 
 
 def initial_state(config) -> TrainState:
-  """The state that train.seed starts from; trace it with `jax.eval_shape` for its shapes alone."""
+  """The initial state for train.seed; use `jax.eval_shape` to get its shapes only."""
   key_init = jax.random.fold_in(jax.random.key(config.train.seed), NO_STEP)
   params = kind(config).initial_params(config, key_init)
   return init_state(params, optimizer(config), len(config.ema.decays))
 
 
 def check(config) -> None:
-  """Constructs everything that a config names, and looks at its numbers, so that mistakes show before a run begins.
+  """Constructs everything that a config names and checks its numbers, so that mistakes show before a run begins.
 
   Raises:
     ValueError: the first mistake found.

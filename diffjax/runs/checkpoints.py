@@ -27,26 +27,26 @@ from diffjax.warning import DiffjaxWarning
 
 CHECKSUMS = "checksums.json"
 MOST = 100
-"""How many checkpoints are tried, from the newest on, before all count as damaged."""
+"""How many checkpoints to try, newest first, before all are considered damaged."""
 
 
 class DamagedCheckpoint(ValueError):
-  """A checkpoint that cannot be read, or whose files are not what was written."""
+  """A checkpoint that cannot be read, or whose files differ from what was written."""
 
 
 class Checkpoints:
-  """The checkpoints in one folder: `<folder>/<step>/`, the newest `keep` of them, or those with the least loss.
+  """The checkpoints in one folder, `<folder>/<step>/`: the newest `keep` of them, or those with the lowest loss.
 
-  Each holds the state, and JSON: the run's config, the state of the data iterator, shape and dtype of every leaf. It
-  appears under its name only when it is complete, with the checksum of each of its files. Of several processes all must
-  call the same methods in the same order; each writes what it alone holds, and the first decides.
+  Each holds the state and, as JSON, the run's config, the state of the data iterator, and the shape and dtype of every
+  leaf. It appears under its final name only once it is complete, with a checksum for each of its files. With several
+  processes all must call the same methods in the same order; each writes its own shards, and process 0 decides.
 
   Args:
-    folder: made if it is missing, unless `read_only`; all processes must see it.
+    folder: created if missing, unless `read_only`; all processes must see it.
     keep: how many to keep.
-    best: keep those with the least loss instead of the newest.
-    read_only: change nothing on the disk; otherwise damaged checkpoints are renamed to `damaged-<step>` when they are
-      met, so that the run can write that step again.
+    best: keep those with the lowest loss instead of the newest.
+    read_only: change nothing on disk; otherwise damaged checkpoints are renamed to `damaged-<step>` when found, so
+      that the run can write that step again.
   """
 
   def __init__(self, folder: pathlib.Path, keep: int = 1, *, best: bool = False, read_only: bool = False):
@@ -55,7 +55,7 @@ class Checkpoints:
     self._ocp, self._read_only, self._error = ocp, read_only, None
     self.folder = paths.as_path(folder) if paths.is_remote(folder) else pathlib.Path(folder).absolute()
     if best and not read_only:
-      processes.from_first(self._set_aside_damaged)  # the manager reads the losses as soon as it is made
+      processes.from_first(self._set_aside_damaged)  # the manager reads the losses when it is created
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
       best_fn=(lambda metrics: metrics["loss"]) if best else None,
@@ -67,7 +67,7 @@ class Checkpoints:
         post_finalization_callback=self._write_checksums,
         barrier_sync_fn=self._wait_for_others,
       ),
-      # else the processes' signals for one step of two folders are the same
+      # without this, barriers for the same step of two folders would have the same key
       multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=self.folder.name),
     )
     self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -77,19 +77,19 @@ class Checkpoints:
     return sorted(self._manager.all_steps())
 
   def save(self, step: int, state: PyTree, config: Any, data: Any, loss: float) -> None:
-    """Starts to write a checkpoint; returns before it is complete, unless the disk has room for no second one.
+    """Starts writing a checkpoint; returns before it is complete, unless the disk has no room for a second one.
 
-    A step that has one already is left alone: a resumed run comes by with the same state.
+    A step that already has a checkpoint is skipped: a resumed run reaches it with the same state.
 
     Args:
-      step: the number of steps done.
-      state: a pytree of NumPy arrays that nobody changes any more, or of jax.Arrays shared among the processes.
-      config: the run's configuration, JSON-able.
-      data: the state of the data iterator, JSON-able.
+      step: number of steps done.
+      state: a pytree of NumPy arrays that are not modified later, or of jax.Arrays sharded among the processes.
+      config: the run's configuration, JSON-serialisable.
+      data: the state of the data iterator, JSON-serialisable.
       loss: what `best` compares.
 
     Raises:
-      OSError: if this or the checkpoint before it could not be written.
+      OSError: if this or the previous checkpoint could not be written.
     """
     self.wait()
 
@@ -101,11 +101,11 @@ class Checkpoints:
     items = args.Composite(state=args.StandardSave(_full_fields(state)), run=args.JsonSave(contents))
     with self._writing():
       self._manager.save(step, args=items, metrics={"loss": float(loss)}, force=True)
-    if room < 2:  # the newest and the best must not be written at once
+    if room < 2:  # the newest and the best must not be written at the same time
       self.wait()
 
   def save_if_best(self, step: int, state: PyTree, config: Any, data: Any, loss: float) -> None:
-    """Saves if no checkpoint here has a loss as low; a loss that is not finite is never the best."""
+    """Saves if every checkpoint here has a higher loss; a loss that is not finite is never the best."""
     self.wait()
 
     def is_best():
@@ -116,51 +116,51 @@ class Checkpoints:
       self.save(step, state, config, data, loss)
 
   def check_room(self, state: PyTree) -> None:
-    """For before the first step: warns if the disk has no room for two checkpoints of this state, newest and best.
+    """Warns, before the first step, if the disk has no room for two checkpoints of this state, newest and best.
 
     Raises:
-      OSError: if it has none for one, or is read-only.
+      OSError: if it has no room for one, or is read-only.
     """
     if self._room(state) < 2:
       warnings.warn(
-        f"the disk of {self.folder} has room for one checkpoint and not for two, the newest and the best; make room, or"
-        " the run may end at one of them.",
+        f"the disk of {self.folder} has room for only one checkpoint, not for both the newest and the best; make room,"
+        " or the run may fail when it saves them.",
         DiffjaxWarning,
         stacklevel=2,
       )
 
   def _room(self, state):
-    """How many checkpoints of this state can be written, at most 2. One that fails in the middle prints tracebacks."""
-    if paths.is_remote(self.folder):  # buckets have no end, and tell who may write only when it is tried
+    """How many checkpoints of this state fit, at most 2. Checked first, as a failing write prints tracebacks."""
+    if paths.is_remote(self.folder):  # buckets have no size limit, and permissions show only when writing
       return 2
     if not os.access(self.folder, os.W_OK):
-      raise OSError(f"checkpoints cannot be written to {self.folder}; make it writable, then give the same command.")
+      raise OSError(f"checkpoints cannot be written to {self.folder}; make it writable, then run the same command.")
     size, free = sum(leaf.nbytes for leaf in jax.tree.leaves(state)), shutil.disk_usage(self.folder).free
     around = 2**20  # for folders, JSON and checksums
     if free < size + around:
       raise OSError(
-        f"the disk is full: a checkpoint in {self.folder} needs {(size + around) / 2**20:.1f} MiB, and"
-        f" {free / 2**20:.1f} MiB are free; make room, then the same command goes on from the last checkpoint."
+        f"the disk is full: a checkpoint in {self.folder} needs {(size + around) / 2**20:.1f} MiB, but"
+        f" {free / 2**20:.1f} MiB are free; make room, then run the same command to resume from the last checkpoint."
       )
     return 2 if free >= 2 * (size + around) else 1
 
   def restore(self, step: int, target: PyTree, config: Any = None) -> tuple[PyTree, dict]:
-    """(state, JSON contents) at one step; no leaf is ever padded, cut or cast.
+    """Returns (state, JSON contents) at one step; leaves are never padded, cut or cast.
 
     Args:
       step: one of `steps()`.
-      target: the expected pytree of anything with shape and dtype, `jax.eval_shape` of the state for example. What has
-        a sharding, too, is restored as a jax.Array with it, everything else as a NumPy array.
-      config: the configuration that `target` comes from, as in `save`, for the error alone.
+      target: the expected pytree, of anything with shape and dtype, e.g. `jax.eval_shape` of the state. Leaves with a
+        sharding are restored as jax.Arrays with it, all others as NumPy arrays.
+      config: the configuration that `target` comes from, as in `save`; used only in the error.
 
     Raises:
-      ValueError: if the checkpoint holds other leaves than `target`; names the first, and how the configs differ.
+      ValueError: if the checkpoint's leaves differ from `target`; names the first, and how the configs differ.
       DamagedCheckpoint: if a file is missing or fails its checksum.
-      OSError: if it cannot be read though its files are what was written.
+      OSError: if it cannot be read although all checksums match.
     """
     path = self.folder / str(step)
     index, count = processes.process().values()
-    own_damage = lambda: (_damage(path, slice(index, None, count)) or "")[:600]  # each process reads its own files
+    own_damage = lambda: (_damage(path, slice(index, None, count)) or "")[:600]  # each checks a part of the files
     if damage := next(filter(None, processes.from_all(own_damage)), None):
       raise DamagedCheckpoint(f"checkpoint {path} is damaged: {damage}.")
     args = self._ocp.args
@@ -174,7 +174,7 @@ class Checkpoints:
     return jax.tree.map(lambda a, leaf: a if shared(leaf) else np.asarray(a), state, target), contents
 
   def restore_newest(self, target: PyTree, config: Any = None) -> tuple[PyTree, dict] | None:
-    """The newest checkpoint that is whole, or None where there is none; warns when it passes over damaged ones.
+    """Restores the newest intact checkpoint, or returns None if there is none; warns when it skips damaged ones.
 
     Raises:
       DamagedCheckpoint: if there are checkpoints and all of them are damaged.
@@ -186,7 +186,7 @@ class Checkpoints:
         return self.restore(step, target, config)
       except DamagedCheckpoint as error:
         damage = error
-      if self._has_gone(step):  # the run that trains here has deleted it meanwhile, for a newer one
+      if self._has_gone(step):  # the run training here has replaced it by a newer one meanwhile
         self._manager.reload()
         return self.restore_newest(target, config)
       if step != steps[0]:
@@ -194,17 +194,17 @@ class Checkpoints:
           warnings.warn(f"{damage} Falling back to the one before it.", DiffjaxWarning, stacklevel=2)
         self._set_aside(step)
     if steps:
-      raise DamagedCheckpoint(f"{damage} There is no whole one before it; start in a new workdir.")
+      raise DamagedCheckpoint(f"{damage} No earlier checkpoint is intact; start in a new workdir.")
     return None
 
   def wait(self) -> None:
-    """Returns when all that was saved is complete.
+    """Blocks until all checkpoints are complete.
 
     Raises:
       OSError: if a checkpoint could not be written.
     """
     with self._writing():
-      while self._manager.is_saving_in_progress() and not self._error:  # then its end would wait for other processes
+      while self._manager.is_saving_in_progress() and not self._error:  # after an error this would wait for the others
         time.sleep(0.002)
       if self._error:
         raise self._error
@@ -212,7 +212,7 @@ class Checkpoints:
       self._manager.check_for_errors()
 
   def close(self) -> None:
-    """Waits, and ends the threads that write, unless they wait for another process in vain."""
+    """Waits and ends the writing threads, unless they are blocked by another process that failed."""
     if "_reader" in vars(self):
       self._reader.close()
     if self._error or (processes.several() and isinstance(sys.exception(), Exception)):
@@ -221,7 +221,7 @@ class Checkpoints:
       self._manager.close()
 
   def _read(self, path, **items) -> Any:
-    """Reads in all processes, or in none: they must not go on from different checkpoints."""
+    """Reads in all processes or fails in all: they must not resume from different checkpoints."""
     read = failure = None
     try:
       read = self._reader.restore(path, args=self._ocp.args.Composite(**items))
@@ -230,19 +230,19 @@ class Checkpoints:
     failed = processes.how_many(failure is not None)
     if not failed:
       return read
-    if failure and isinstance(failure, jax.errors.JaxRuntimeError):  # of devices' memory, say
+    if failure and isinstance(failure, jax.errors.JaxRuntimeError):  # e.g. out of device memory
       raise failure
     if failed == processes.process()["process_count"]:
       if self._has_gone(path.name):
         raise DamagedCheckpoint(f"checkpoint {path} was deleted while it was read.") from failure
       raise OSError(
-        f"checkpoint {path} cannot be read ({_first_line(failure)}), though its files are what was written; mend that,"
-        " then give the same command."
+        f"checkpoint {path} cannot be read ({_first_line(failure)}), although its checksums match; fix that, then run"
+        " the same command."
       ) from failure
     here = f"here ({_first_line(failure)})" if failure else "elsewhere"
     raise OSError(
       f"{failed} of {processes.process()['process_count']} processes cannot read checkpoint {path}, among them one"
-      f" {here}; let all see the same folder, then give the same command."
+      f" {here}; give all the same shared folder, then run the same command."
     ) from failure
 
   def _has_gone(self, step):
@@ -250,7 +250,7 @@ class Checkpoints:
 
   @functools.cached_property
   def _reader(self):
-    """Reads alone: at the end of the manager's `restore` all wait for each other, and for one that failed."""
+    """Reads independently: the manager's `restore` ends in a barrier, where all would wait for one that failed."""
     index = processes.process()["process_index"]
     alone = self._ocp.options.MultiprocessingOptions(
       primary_host=None, active_processes={index}, barrier_sync_key_prefix=f"{self.folder.name}{index}"
@@ -261,20 +261,20 @@ class Checkpoints:
   def _writing(self):
     try:
       yield
-    except BaseException as error:  # a full disk is a ValueError there, an OSError, or wrapped in another
+    except BaseException as error:  # a full disk may be a ValueError, an OSError, or wrapped in another error
       self._error = error if processes.several() else None
       lost = next((e for e in (error, error.__cause__) if isinstance(e, jax.errors.JaxRuntimeError)), None)
-      if lost is not None:  # another process, or memory
+      if lost is not None:  # another process exited, or out of memory
         raise lost from None
       if not isinstance(error, Exception):
         raise
       raise OSError(
-        f"cannot write a checkpoint in {self.folder} ({_first_line(error)}); make room or mend the disk,"
-        " then the same command goes on from the last one that is whole."
+        f"cannot write a checkpoint in {self.folder} ({_first_line(error)}); make room or repair the disk, then run"
+        " the same command to resume from the last intact one."
       ) from error
 
   def _wait_for_others(self, *, key, timeout_ms):
-    """The barrier of the writing threads, which come to it with what has failed, too, and tell nobody else."""
+    """The barrier of the writing threads; records their errors, which are reported nowhere else."""
     if processes.several():
       if threading.current_thread() is not threading.main_thread():
         self._error = self._error or sys.exception()
@@ -290,7 +290,7 @@ class Checkpoints:
     for path in self.folder.glob("*"):
       if path.name.isdigit() and (damage := _damage(path)):
         warnings.warn(
-          f"checkpoint {path} is damaged: {damage}. The next best takes its place.", DiffjaxWarning, stacklevel=3
+          f"checkpoint {path} is damaged: {damage}. Falling back to the next best.", DiffjaxWarning, stacklevel=3
         )
         self._rename(path)
 
@@ -309,7 +309,7 @@ class Checkpoints:
 
 
 def _files(path: pathlib.Path) -> list[str]:
-  """The files of a checkpoint that matter; orbax still writes its own notes beside the folders at the very end."""
+  """The files that get checksums: those in sub-folders, as orbax writes its own metadata next to these at the end."""
   folders = [entry for entry in path.iterdir() if entry.is_dir()]
   return sorted(str(file.relative_to(path)) for folder in folders for file in paths.files_below(folder))
 
@@ -320,7 +320,7 @@ def _checksum(path: pathlib.Path) -> str:
 
 
 def _damage(path: pathlib.Path, part: slice = slice(None)) -> str | None:
-  """What is wrong with a checkpoint's files, if anything; with a `part`, reads only those of its files."""
+  """What is wrong with a checkpoint's files, or None; checks only those in the slice `part`."""
   try:
     checksums = list(parse_json((path / CHECKSUMS).read_text()).items())[part]
   except (AttributeError, FileNotFoundError, IsADirectoryError, ValueError):
@@ -328,25 +328,25 @@ def _damage(path: pathlib.Path, part: slice = slice(None)) -> str | None:
   for name, checksum in checksums:
     file = pathlib.PurePath(name)
     if file.is_absolute() or ".." in file.parts or not name.isprintable() or max(map(len, file.parts), default=0) > 255:
-      return f"{CHECKSUMS} names {shown(name)}, which is no file of a checkpoint"
+      return f"{CHECKSUMS} names {shown(name)}, which is not a file of a checkpoint"
     try:
       if not (path / name).is_file():
         return f"{name} is missing"
       if _checksum(path / name) != checksum:
-        return f"{name} is not what was written"
+        return f"{name} fails its checksum"
     except FileNotFoundError:
       return f"{name} is missing"
   return None
 
 
 def _checked(contents: Any, path: pathlib.Path) -> dict:
-  """The JSON of a checkpoint, if it has the form of what `save` writes; checksums only tell that nobody slipped."""
+  """Checks that a checkpoint's JSON has the structure that `save` writes; checksums catch accidents only."""
   leaves = contents.get("leaves") if isinstance(contents, dict) else None
   if not isinstance(leaves, dict) or not {"config", "data"} <= contents.keys():
-    raise DamagedCheckpoint(f"checkpoint {path} does not say what it holds.")
+    raise DamagedCheckpoint(f"checkpoint {path} does not list its contents.")
   for name, leaf in leaves.items():
     if not (isinstance(leaf, list) and [type(part) for part in leaf] == [list, str] and name.isprintable()):
-      raise DamagedCheckpoint(f"checkpoint {path} says of leaf {shown(name)} {shown(leaf)}, not its shape and dtype.")
+      raise DamagedCheckpoint(f"checkpoint {path} lists leaf {shown(name)} as {shown(leaf)}, not its shape and dtype.")
   return contents
 
 
@@ -355,7 +355,7 @@ def _first_line(error: BaseException | None) -> str:
 
 
 def _full_fields(state: PyTree) -> PyTree:
-  """A dataclass as the dict of its fields that hold anything: orbax tells apart what lacks a field and has it empty."""
+  """A dataclass as a dict of its non-empty fields: orbax distinguishes a missing field from an empty one."""
   if not dataclasses.is_dataclass(state):
     return state
   fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}

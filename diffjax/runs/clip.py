@@ -1,4 +1,4 @@
-"""A trained CLIP: texts to vectors, pictures to vectors, and how well it reads pictures that it was not trained on."""
+"""A trained CLIP: embeddings of texts and images, and zero-shot classification."""
 
 import dataclasses
 import functools
@@ -27,10 +27,10 @@ class ClipRun:
 
   Attributes:
     module: the towers.
-    params: their parameters, on the host, or as training shards them; then all processes must encode alike.
+    params: their parameters, on the host, or sharded as in training; then all processes must encode together.
     tokenizer: texts to tokens.
-    config: the ConfigDict of the run it was trained in; None for published weights.
-    preprocessing: mean, std and crop of `networks.ImageFeatures`, where a folder of published weights says so.
+    config: the ConfigDict of its training run; None for published weights.
+    preprocessing: mean, std and crop of `networks.ImageFeatures`, if a folder of published weights specifies them.
   """
 
   module: CLIP
@@ -41,7 +41,7 @@ class ClipRun:
 
   @property
   def image_features(self) -> ImageFeatures:
-    """Pictures in -1..1, of any size, to unit vectors [B, D], differentiably."""
+    """Maps images in -1..1, of any size, to unit vectors [B, D], differentiably."""
     return ImageFeatures({"params": self.params["params"]["image"]}, self.module.image, **self.preprocessing)
 
   @property
@@ -51,7 +51,7 @@ class ClipRun:
 
   @functools.cached_property
   def classes(self) -> np.ndarray | None:
-    """Unit vectors [C, D] of the classes that it was trained on, means over their captions; None of published weights.
+    """Unit vectors [C, D] of the classes it was trained on, averaged over captions; None for published weights.
 
     CLIP, section 3.1.4, "ensembling over different prompts".
     """
@@ -62,7 +62,7 @@ class ClipRun:
     return np.asarray(unit(vectors.mean(axis=0)))
 
   def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
-    """Unit vectors [T, D] of texts that say what to draw; an empty one is a ValueError."""
+    """Unit vectors [T, D] of prompts; an empty one is a ValueError."""
     return devices.whole(_encode_texts(self.module, self.params, self.tokenizer.prompts(texts)))
 
   def encode_pictures(self, images: np.ndarray) -> np.ndarray:
@@ -72,10 +72,10 @@ class ClipRun:
     return np.concatenate([devices.whole(part) for part in parts])
 
   def zero_shot(self, captions: Sequence[Sequence[str]], images: np.ndarray) -> np.ndarray:
-    """The class that each picture looks like, [templates, N]: whose caption is the most similar (CLIP, section 3.1).
+    """Zero-shot classes [templates, N]: those whose captions are most similar to each image (CLIP, section 3.1).
 
     Args:
-      captions: of each class, [templates][classes].
+      captions: captions of each class, [templates][classes].
       images: uint8 [N, H, W, C].
     """
     pictures = self.encode_pictures(images)
@@ -93,22 +93,22 @@ def _encode_pictures(features: ImageFeatures, images: Array) -> Array:
 
 
 def load_clip(folder: str | pathlib.Path) -> ClipRun:
-  """The CLIP in a run's folder, or one with published weights and its tokenizer, as `pretrained.load_clip` reads them.
+  """Loads the CLIP of a run's folder, or published weights with their tokenizer, as in `pretrained.load_clip`.
 
   Raises:
     FileNotFoundError: if the folder holds neither, or no checkpoint yet.
-    ValueError: if it holds another kind of model, or something damaged.
+    ValueError: if it holds another kind of model, or is damaged.
   """
   folder = paths.as_path(folder)
   if not folder.is_dir():
-    raise FileNotFoundError(f"there is no folder {folder}; give the run of a CLIP, or a folder of published weights.")
+    raise FileNotFoundError(f"there is no folder {folder}; give a CLIP run, or a folder of published weights.")
   if not (folder / CHECKPOINTS).is_dir():
     if paths.is_remote(folder):
-      raise ValueError(f"{folder} is no run, and published weights are read from this machine alone; copy them here.")
+      raise ValueError(f"{folder} is not a run, and published weights must be in a local folder; copy them here.")
     return _published(folder)
   config = read_config(folder)
   if from_config.kind_of(config) != "clip":
-    raise ValueError(f"{folder} is the run of a diffusion model; give a CLIP's as --clip.")
+    raise ValueError(f"{folder} is the run of a diffusion model; give a CLIP run as --clip.")
   state = restore(folder, config)
   return ClipRun(from_config.clip.module(config), state.averaged, from_config.clip.tokenizer(config), config)
 
@@ -118,7 +118,7 @@ def _published(folder):
   tokenizer = load_tokenizer(folder, length=module.text.context)
   if tokenizer.vocab_size > module.text.vocab_size:
     raise ValueError(
-      f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, but its model knows {module.text.vocab_size}; give"
-      " both from one source."
+      f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, but its model knows {module.text.vocab_size}; use"
+      " both from the same source."
     )
   return ClipRun(module, params, tokenizer, preprocessing=pretrained.load_preprocessing(folder))

@@ -1,4 +1,4 @@
-"""A trained diffusion model: its folder's config and parameters, and the pipeline that they give."""
+"""A trained diffusion model: the config and parameters in its folder, and the pipeline they define."""
 
 import dataclasses
 import functools
@@ -15,13 +15,13 @@ from diffjax.typing import PyTree
 
 @dataclasses.dataclass
 class Run:
-  """A trained model: its config and the averaged parameters it draws with.
+  """A trained model: its config and the averaged parameters it samples with.
 
   Attributes:
     config: the run's ConfigDict.
-    params: parameters of the network, on the host, or with config.parallel == "fsdp" as training shards them.
-    step: how many training steps they have seen.
-    calls: int [num], network calls for each picture drawn last, of a sampler that counts them; else None.
+    params: parameters of the network, on the host, or with config.parallel == "fsdp" sharded as in training.
+    step: number of training steps done.
+    calls: int [num], network calls for each image of the last `draw`, if the sampler counts them; else None.
   """
 
   config: object
@@ -31,27 +31,27 @@ class Run:
 
   @functools.cached_property
   def pipeline(self) -> Pipeline:
-    """The model with all that is needed to draw with it."""
+    """The model with everything needed for sampling."""
     return from_config.pipeline(self.config, self.params)
 
   @property
   def num_classes(self) -> int:
-    """How many labels the model knows; 0 for one without labels."""
+    """Number of class labels; 0 for an unconditional model."""
     return from_config.num_classes(self.config)
 
   @property
   def image_shape(self) -> tuple[int, int, int]:
-    """(H, W, C) of the pictures the model draws."""
+    """(H, W, C) of the model's images."""
     return from_config.image_shape(self.config)
 
   def data(self, split: str) -> dict[str, np.ndarray]:
-    """{"image": uint8 [N, H, W, C], "label": int32 [N] if any} of "train" or "test", as the model is trained on it."""
+    """{"image": uint8 [N, H, W, C], "label": int32 [N] if any} of "train" or "test", preprocessed as in training."""
     return data.in_memory(load_data(self.config, split))
 
   def draw(self, num: int, **options: Any) -> Any:
-    """The images of `pipelines.Pipeline.draw` with its options; with `trajectory` (images, path).
+    """Images from `pipelines.Pipeline.draw`, with its options; with `trajectory`, (images, path).
 
-    `pipeline.draw` itself also returns the noise that pictures drawn as floats started from.
+    `pipeline.draw` itself also returns the initial noise of images drawn as floats.
     """
     drawn = self.pipeline.draw(num, **options)
     self.calls = drawn.calls
@@ -59,7 +59,7 @@ class Run:
 
 
 def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
-  """The diffusion model of a run's folder, at its newest whole checkpoint, or at the one with the least held-out loss.
+  """Loads a run's diffusion model, at its newest intact checkpoint or that with the lowest held-out loss.
 
   Raises:
     FileNotFoundError: if the folder holds no run, or no checkpoint yet.
@@ -67,6 +67,6 @@ def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
   """
   config = read_config(workdir)
   if from_config.kind_of(config) != "diffusion":
-    raise ValueError(f"{workdir} is the run of a CLIP, which draws nothing; give a diffusion model's as --workdir.")
+    raise ValueError(f"{workdir} is the run of a CLIP, which cannot sample; give a diffusion model's as --workdir.")
   state = restore(workdir, config, best=best)
   return Run(config, state.averaged, int(state.step))

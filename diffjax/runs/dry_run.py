@@ -1,4 +1,4 @@
-"""What a training run would be, told before anything is computed or written."""
+"""Describes a training run before anything is computed or written."""
 
 import functools
 import math
@@ -18,17 +18,17 @@ from diffjax.system.memory import text, tree_bytes
 from diffjax.training.step import TrainStep, several_steps
 from diffjax.typing import PyTree
 
-UNPREPARED = "not prepared yet; the run does that first"
+UNPREPARED = "not prepared yet; the run will do this first"
 
 
 def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout) -> str:
-  """Lines on devices, batch, parameters, memory, cost, data and where they would go; compiles one step, runs nothing.
+  """Describes devices, batch, parameters, memory, cost, data and folders; compiles one step but runs nothing.
 
   Args:
     config: a run's ConfigDict.
     workdir: the run's folder, which is not touched.
-    train_step: what is trained.
-    layout: where the arrays of its state live.
+    train_step: the training step.
+    layout: placement of its state on the devices.
   """
   spec, num_processes, num_devices = config.train, processes.process()["process_count"], jax.device_count()
   state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), layout.target)
@@ -49,7 +49,7 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout
 
 
 def examples(config, batch_size: int, labelled: bool | None = None) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of a batch of examples, with labels if the data has them (None: if the model looks at them)."""
+  """Shapes of a batch of examples, with labels if `labelled` (None: if the model uses them)."""
   labelled = from_config.num_classes(config) > 0 if labelled is None else labelled
   batch = {"image": jax.ShapeDtypeStruct((batch_size, *from_config.image_shape(config)), jnp.uint8)}
   names = ("label", "index") if labelled else ("index",)
@@ -92,14 +92,14 @@ def _own_bytes(tree):
 
 
 def _lower(train_step, state, layout, resident, batches):
-  """The program that training runs, on this process's devices."""
+  """Lowers the program that training runs, on this process's devices."""
   everywhere = resident, jax.ShapeDtypeStruct((), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
   state, (resident, num, key), batches = layout.abstract(state, everywhere, batches)
   return layout.compile(functools.partial(several_steps, train_step)).lower(state, resident, batches, num, key)
 
 
 def _flops(train_step, state, batch, num_devices: int) -> str:
-  # Not of the program with its loops, whose bodies the analysis counts once however often they run
+  # Without the program's loops, whose bodies the analysis counts only once
   lowered = jax.jit(train_step.replace(accumulate=1)).lower(state, batch, jax.eval_shape(lambda: jax.random.key(0)))
   each = (lowered.cost_analysis() or {}).get("flops")
   if not each:

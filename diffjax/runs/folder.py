@@ -39,14 +39,14 @@ def load_data(config, split: str, *, prepare: bool = True) -> data.Source:
   classes = from_config.num_classes(config)
   if classes and source.num_classes != classes:
     raise ValueError(
-      f"the model tells {classes} classes apart, but {spec.name!r} has {source.num_classes} labels; set"
-      " model.num_classes, or the captions' names of a CLIP, to that."
+      f"the model has {classes} classes, but {spec.name!r} has {source.num_classes} labels; set"
+      " model.num_classes, or a CLIP's captions.names, to match."
     )
   return source
 
 
 def read_config(workdir: str | pathlib.Path):
-  """The config of the run in a folder.
+  """Reads the config of the run in a folder.
 
   Raises:
     FileNotFoundError: if the folder holds no run.
@@ -55,25 +55,25 @@ def read_config(workdir: str | pathlib.Path):
   check_folder(workdir)
   path = paths.as_path(workdir) / CONFIG
   if not path.is_file():
-    raise FileNotFoundError(f"{workdir} holds no run: there is no {CONFIG} in it; train one there, or check --workdir.")
+    raise FileNotFoundError(f"{workdir} holds no run: it has no {CONFIG}; train one there, or check --workdir.")
   try:
     return configuration.from_json(files.read_at_most(path, files.MOST_JSON))
   except ValueError as error:
-    raise ValueError(f"{path} is no run's config ({error}); restore it, or train in a new workdir.") from error
+    raise ValueError(f"{path} is not a valid run config ({error}); restore it, or train in a new workdir.") from error
 
 
 def check_folder(workdir: str | pathlib.Path) -> None:
-  """Raises ValueError if a run's folder is a file."""
+  """Raises ValueError if `workdir` is a file."""
   if paths.as_path(workdir).is_file():
     raise ValueError(f"{workdir} is a file; give the folder of a run as --workdir.")
 
 
 def restore(workdir: str | pathlib.Path, config, *, best: bool = False) -> TrainState:
-  """The state in a run's folder, at its newest whole checkpoint, or at the one with the least held-out loss.
+  """Restores a run's state, at its newest intact checkpoint or that with the lowest held-out loss.
 
   Raises:
     FileNotFoundError: if there is no checkpoint yet.
-    ValueError: if all are damaged, or the config makes no model.
+    ValueError: if all are damaged, or the config defines no valid model.
   """
   target = _shapes(workdir, config)
   folder = paths.as_path(workdir) / (BEST if best else CHECKPOINTS)
@@ -87,32 +87,34 @@ def restore(workdir: str | pathlib.Path, config, *, best: bool = False) -> Train
 
 
 def _shapes(workdir, config) -> TrainState:
-  """What a config trains, as shapes; the JSON that it was read from may say anything."""
+  """Shapes of the state that a config trains; the config, read from untrusted JSON, may be wrong."""
   try:
     from_config.check(config)
     return jax.eval_shape(lambda: from_config.initial_state(config))
   except Exception as error:
     reason = files.shown(str(error) or type(error).__name__, 500)
-    raise ValueError(f"{pathlib.Path(workdir) / CONFIG} makes no model: {reason}") from error
+    raise ValueError(f"{pathlib.Path(workdir) / CONFIG} defines no valid model: {reason}") from error
 
 
 @contextlib.contextmanager
 def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
-  """Keeps every other process from training in a run's folder, which is made, and `claim`s it.
+  """Creates, locks and `claim`s a run's folder, so that no other run trains in it at the same time.
 
-  The system gives the lock back when the process ends, however it ends. Of a run's processes the first holds it.
+  The system releases the lock when the process exits, however it exits. Process 0 of a run holds it.
 
   Raises:
     ValueError: if the folder is a file, if another process trains in it, or as `claim`.
   """
-  import fcntl  # here, for not every system has it, and drawing needs none
+  import fcntl  # here, as not every system has it, and sampling needs no lock
 
   check_folder(workdir)
   with writing.naming(workdir):
     workdir.mkdir(parents=True, exist_ok=True)
   if paths.is_remote(workdir):
     warnings.warn(
-      f"{workdir} cannot be locked, as no bucket can; let no other process train in it.", DiffjaxWarning, stacklevel=3
+      f"{workdir} cannot be locked, as it is in a bucket; make sure no other run trains in it.",
+      DiffjaxWarning,
+      stacklevel=3,
     )
     processes.from_first(lambda: claim(workdir, config))
     check_shared(workdir)
@@ -126,10 +128,10 @@ def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
       try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       except BlockingIOError:
-        raise ValueError(f"another process trains in {workdir}; stop it, or take another --workdir.") from None
-      except OSError as error:  # some file systems of clusters have no locks
+        raise ValueError(f"another process trains in {workdir}; stop it, or use another --workdir.") from None
+      except OSError as error:  # some cluster file systems have no locks
         warnings.warn(
-          f"{workdir} cannot be locked ({error.strerror}); let no other process train in it.",
+          f"{workdir} cannot be locked ({error.strerror}); make sure no other run trains in it.",
           DiffjaxWarning,
           stacklevel=5,
         )
@@ -141,9 +143,9 @@ def claimed(workdir: pathlib.Path, config) -> Iterator[None]:
 
 
 def check_shared(workdir: pathlib.Path, timeout: float = 10.0) -> None:
-  """Raises OSError in all processes of a run unless every one sees the folder of the first, within `timeout` s.
+  """Raises OSError in all processes of a run unless each sees process 0's folder within `timeout` s.
 
-  Folders of the same name on disks of their own would let each go on from what it alone finds there.
+  Otherwise each could resume from different files, in folders of the same name on separate disks.
   """
   if not processes.several():
     return
@@ -159,17 +161,17 @@ def check_shared(workdir: pathlib.Path, timeout: float = 10.0) -> None:
     time.sleep(0.1)
   blind = processes.how_many(not seen)
   if blind:
-    who = f"{blind} of {processes.process()['process_count']} processes" + ("" if seen else ", this one among them,")
+    who = f"{blind} of {processes.process()['process_count']} processes" + ("" if seen else ", including this one,")
     raise OSError(
-      f"{who} do not see the folder {workdir} of process 0; give all of them one that they share, on a disk of the"
-      " network or in a bucket."
+      f"{who} do not see process 0's folder {workdir}; give all the same shared folder, on a network disk or in a"
+      " bucket."
     )
 
 
 def claim(workdir: pathlib.Path, config) -> None:
-  """Makes the folder of a run and writes its config, or checks that the run which is there has the same.
+  """Creates a run's folder and writes its config, or checks that an existing run has the same one.
 
-  A run that has no checkpoint yet gives way to another config.
+  If the existing run has no checkpoint yet, its config is replaced.
 
   Raises:
     ValueError: if the run in the folder has another config; names the keys that differ.
@@ -183,7 +185,7 @@ def claim(workdir: pathlib.Path, config) -> None:
     if begun:
       raise ValueError(
         f"{workdir} holds a run with another config; (key: there, here) {'; '.join(differing)}. "
-        "Take the same config to go on with that run, or another --workdir to start a new one."
+        "Use the same config to resume that run, or another --workdir to start a new one."
       )
   workdir.mkdir(parents=True, exist_ok=True)
   with writing.replacing(path) as part:

@@ -1,4 +1,4 @@
-"""What a person looks at while a model trains."""
+"""Images for watching the progress of training."""
 
 import pathlib
 
@@ -15,9 +15,9 @@ DRAWN = 64
 
 
 def preview(config, params: PyTree, step: int, path: pathlib.Path) -> None:
-  """Writes a picture of what a model can do: a grid of what it draws, or of a CLIP the similarity matrix.
+  """Writes an image of what a model can do: a grid of its samples, or the similarity matrix of a CLIP.
 
-  All processes take part, and the first writes. `params` as a layout's snapshot holds them.
+  All processes take part, and process 0 writes. `params` come from a layout's snapshot.
   """
   PREVIEWS[from_config.kind_of(config)](config, params, step, path)
 
@@ -38,9 +38,9 @@ PREVIEWS = {"diffusion": _preview_drawn, "clip": _preview_clip}
 
 
 def similarity(clip: ClipRun, path: pathlib.Path) -> None:
-  """Draws how similar a held-out picture of each class is to the first held-out caption of each.
+  """Plots the similarity of a held-out image of each class to the first held-out caption of each class.
 
-  All processes encode, and the first writes.
+  All processes encode, and process 0 writes.
   """
   texts = from_config.clip.held_out_captions(clip.config)[0]
   images = first_of_each_class(load_data(clip.config, "test"), len(texts))
@@ -50,7 +50,7 @@ def similarity(clip: ClipRun, path: pathlib.Path) -> None:
 
 
 def first_of_each_class(source, num_classes: int) -> np.ndarray:
-  """The first picture of each class that a data source has, uint8 [<= num_classes, H, W, C]."""
+  """The first image of each class in a data source, uint8 [<= num_classes, H, W, C]."""
   found = {}
   for example in source:
     found.setdefault(int(example["label"]), example["image"])

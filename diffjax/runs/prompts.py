@@ -1,4 +1,4 @@
-"""Words and pictures that say what to draw, as guidance of a run: each becomes a vector, once."""
+"""Text and image prompts for guiding a run: each is encoded to a vector once."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,13 +20,13 @@ BATCH = 256
 
 @dataclasses.dataclass
 class Prompt:
-  """What to draw, for `Run.draw`: an energy of CLIP, and how the model is guided down it.
+  """A prompt for `Run.draw`: a CLIP energy, and how it guides the model.
 
   Attributes:
     energy: `guidance.ClipEnergy` of the prompts.
     config: a guidance ConfigDict.
-    scale: of the guidance; None is the config's.
-    asked: bool [P], which of the energy's targets a picture should be read as; None: pictures are not read.
+    scale: guidance scale; None is the config's.
+    asked: bool [P], the targets of the energy that an image should be classified as; None: no classification.
   """
 
   energy: guidance.ClipEnergy
@@ -36,11 +36,11 @@ class Prompt:
 
   @property
   def sampler(self) -> str | None:
-    """The name of the sampler that the config wants; None: the model's own."""
+    """The sampler that the config names; None: the model's own."""
     return self.config.sampler or None
 
   def at(self, num_steps: int, repeats: int | None = None) -> "Prompt":
-    """The same for a number of steps, each of them taken `repeats` times, or as often as the config says."""
+    """This prompt for a number of steps, each taken `repeats` times (default: the config's)."""
     config = from_config.guidance.at_steps(self.config, num_steps)
     config.repeats = config.repeats if repeats is None else repeats
     return dataclasses.replace(self, config=config)
@@ -48,19 +48,19 @@ class Prompt:
   def guide(
     self, denoiser: Denoiser, sampler: Sampler, report: Callable[[int, float], None] | None = None
   ) -> tuple[Denoiser, Sampler]:
-    """Both, guided to the prompts; `report` as in `guidance.EnergyGuidance`."""
+    """Both, guided towards the prompts; `report` as in `guidance.EnergyGuidance`."""
     guided = from_config.guidance.guided(self.config, denoiser, self.energy, self.scale)
     guided = dataclasses.replace(guided, report=report)
     return guided, from_config.guidance.sampler(self.config, guided, sampler)
 
   def scores(self, images: np.ndarray) -> np.ndarray:
-    """How well CLIP thinks pictures uint8 [N, H, W, C] fit: weighted cosines [N], higher is better."""
+    """CLIP scores of images uint8 [N, H, W, C]: weighted cosines [N], higher is better."""
     return _by_batches(_similarity, self.energy, images)
 
   def accepts(self, images: np.ndarray) -> np.ndarray:
-    """Whether each of the pictures, uint8 or in -1..1 [N, H, W, C], is read as what was asked for, bool [N].
+    """Whether CLIP classifies each image, uint8 or in -1..1 [N, H, W, C], as what was asked for, bool [N].
 
-    It is where what was asked for has at least the config's `accept` of all shares.
+    True where the softmax shares of the `asked` targets add up to at least the config's `accept`.
     """
     scale = self.config.scale if self.scale is None else self.scale
     if self.asked is None or not self.config.accept or scale <= 0:
@@ -94,25 +94,25 @@ def make_prompt(
   config: Any = None,
   scale: float | None = None,
 ) -> Prompt:
-  """Turns words and pictures into what to draw.
+  """Makes a `Prompt` of text and images.
 
   Args:
     clip: both towers.
-    prompt: texts separated by |, each with a weight after :: if it is not 1; "a three|a four::-0.5" draws a three that
-      is little like a four.
-    image_prompts: pictures uint8 [H, W, C] of any size to be like, with their weights.
-    config: how CLIP guides, as `configuration.default_guidance_config` or configs/guidance.py make it; None: for words
-      as the CLIP's run says, and for pictures, or a CLIP with published weights, that default.
-    scale: of the guidance; None is the config's.
+    prompt: texts separated by |, each with a weight after :: unless it is 1; "a three|a four::-0.5" draws a three that
+      does not resemble a four.
+    image_prompts: images uint8 [H, W, C] of any size to resemble, with their weights.
+    config: guidance config, as from `configuration.default_guidance_config` or configs/guidance.py; None: the CLIP
+      run's config for text, the default for images or published weights.
+    scale: guidance scale; None is the config's.
 
   Raises:
-    ValueError: no prompt at all, an empty one, a weight that is no number, all weights 0, or a config that cannot work.
+    ValueError: no prompt, an empty one, a weight that is not a number, all weights 0, or an invalid config.
   """
   if config is None:
     config = default_guidance_config() if image_prompts or clip.config is None else clip.config.guidance
   cond = ClipPrompts(clip).cond(prompt, image_prompts)
   if config.distance == "softmax" and clip.classes is not None:
-    cond = among(clip.classes, cond)  # a share is one of all that a picture could be
+    cond = among(clip.classes, cond)  # softmax shares are over all classes
   energy = from_config.guidance.clip_energy(
     config, clip.image_features, cond["targets"], cond["weights"], clip.logit_scale
   )

@@ -1,4 +1,4 @@
-"""What a person sees of a training run: a bar or lines, JSON lines, TensorBoard, a loss curve."""
+"""Reports of a training run: a progress bar or lines, JSON lines, TensorBoard, a loss curve."""
 
 import contextlib
 import json
@@ -16,17 +16,17 @@ from diffjax.system import paths, writing
 
 
 class Report:
-  """Gathers each step's metrics and reports their mean every `log_every` steps.
+  """Collects each step's metrics and reports their mean every `log_every` steps.
 
   Writes metrics.jsonl, loss.png and, if tensorboardX is installed, event files into the run's folder. A terminal gets a
-  progress bar, anything else a line a report. Images per second and the time left are measured from the end of
-  the first call on, which compiles; a report at that very step has neither.
+  progress bar, other outputs a line per report. Images per second and the time left are measured from the end of
+  the first call, which compiles; a report at that step has neither.
 
   Args:
     workdir: the run's folder.
-    start: steps done before.
+    start: steps already done.
     total: steps of the whole run.
-    batch_size: pictures per step.
+    batch_size: images per step.
     log_every: steps between two reports.
     learning_rate: step -> rate.
   """
@@ -35,7 +35,7 @@ class Report:
     self._batch_size, self._log_every, self._learning_rate = batch_size, log_every, learning_rate
     self._total, self._compiled = total, False
     self._curve, self._path = workdir / "loss.png", workdir / "metrics.jsonl"
-    # The held-out loss of a state that a process ended with is not known to be whole: it comes again
+    # The held-out loss at `start` may belong to an interrupted evaluation: it will be reported again
     before = [
       line for line in _read_lines(self._path) if line["step"] < start or (line["step"] == start and "loss" in line)
     ]
@@ -56,13 +56,13 @@ class Report:
 
   @contextlib.contextmanager
   def paused(self) -> Iterator[None]:
-    """Leaves time spent on something else than training out of the images per second."""
+    """Excludes time spent on anything but training from the images per second."""
     began = time.perf_counter()
     yield
     self._paused += time.perf_counter() - began
 
   def add(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-    """Takes the metrics [n] of the n steps that end at `step`; no report boundary lies inside them."""
+    """Adds the metrics [n] of the n steps that end at `step`, which must not cross a report boundary."""
     if not self._compiled:
       self._compiled, self._start, self._since, self._paused = True, step, step, 0.0
       self._begin = self._time = time.perf_counter()
@@ -76,7 +76,7 @@ class Report:
       self._report(step, int(metrics["skipped"][-1]))
 
   def _report(self, step, skipped):
-    now = time.perf_counter()  # before anything below that may wait for the device
+    now = time.perf_counter()  # before anything below blocks on the device
     seconds = max(now - self._time - self._paused, 1e-9)
     line = {"step": step}
     line |= {name: total / count if count else None for name, (total, count) in self._sums.items()}
@@ -115,7 +115,7 @@ class Report:
       plots.loss_curve(steps, losses, self._curve)
 
   def held_out(self, step: int, loss: float) -> None:
-    """Records the averaged model's loss on held-out data."""
+    """Records the held-out loss of the averaged model."""
     self._write({"step": step, "held_out_loss": loss if np.isfinite(loss) else None})
 
   def close(self) -> None:
@@ -128,7 +128,7 @@ class Report:
 
 
 class NoReport:
-  """The report of every process but the first: none."""
+  """The report of every process except process 0: does nothing."""
 
   paused = contextlib.nullcontext
 
@@ -146,7 +146,7 @@ class NoReport:
 
 
 def _read_lines(path: pathlib.Path) -> list[dict]:
-  """The whole lines of a JSON lines file; a run that was killed may have left half a line at the end."""
+  """The complete lines of a JSON lines file; a killed run may have left a partial one at the end."""
   lines = []
   for text in path.read_text().splitlines() if path.exists() else ():
     try:
@@ -157,7 +157,7 @@ def _read_lines(path: pathlib.Path) -> list[dict]:
 
 
 class _Uploaded:
-  """A text file in a bucket, where nothing can be appended: all of it is sent again, at most once a minute."""
+  """A text file in a bucket, which has no appends: uploads the whole file again, at most once a minute."""
 
   def __init__(self, path: Any):
     self._path, self._text, self._sent = path, path.read_text(), time.monotonic()
@@ -175,7 +175,7 @@ class _Uploaded:
 
 
 class _Events:
-  """TensorBoard's event file. A SummaryWriter's thread would die on a full disk, and the run wait for it for ever."""
+  """TensorBoard's event file. Not a SummaryWriter, whose thread dies on a full disk, which hangs the run."""
 
   def __init__(self, folder: pathlib.Path, start: int):
     from tensorboardX.event_file_writer import EventsWriter
@@ -184,7 +184,7 @@ class _Events:
     self._event, self._summary = event_pb2, summary_pb2
     folder.mkdir(parents=True, exist_ok=True)
     self._writer = EventsWriter(str(folder / "events"))
-    if start:  # hides what a killed run has written beyond
+    if start:  # hides events after `start` from a killed run
       log = event_pb2.SessionLog  # pyright: ignore[reportAttributeAccessIssue]  protobuf makes it at run time
       self._write(start + 1, session_log=log(status=log.START))
 
@@ -202,7 +202,7 @@ class _Events:
 
 
 def _events(folder: pathlib.Path, start: int) -> _Events | None:
-  if paths.is_remote(folder):  # they grow by appending
+  if paths.is_remote(folder):  # event files need appends
     return None
   try:
     return _Events(folder, start)

@@ -13,17 +13,17 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-# XLA's older convolutions are faster on CPU than those of YNNPACK, which this keeps to lone matrix products.
+# XLA's older convolutions are faster on CPU than YNNPACK's; this limits YNNPACK to individual matrix products.
 _CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
 _ONCE = {"xla_backend_optimization_level": 0}
 
 
 def compiler_options(platform: str | None = None, *, once: bool = False) -> dict[str, Any]:
-  """The XLA options for diffjax's programs on "cpu", "gpu", "tpu", or None for JAX's default: {} but on CPU.
+  """The XLA options for diffjax's programs on "cpu", "gpu", "tpu", or None for JAX's default: {} except on CPU.
 
   For `jax.jit(..., compiler_options=)`, and for `jax.pmap(f).lower(*args).compile(options)`, as `jax.pmap` takes none.
-  An option that this jaxlib does not know is left out. `once` is for programs that run once: they are compiled quickly,
-  and not to be quick.
+  Options unknown to this jaxlib are left out. `once` is for programs that run only once: it trades their speed for
+  faster compilation.
   """
   return _known_cpu_options() | (_ONCE if once else {}) if (platform or jax.default_backend()) == "cpu" else {}
 
@@ -44,9 +44,9 @@ def _is_known(lowered, options) -> bool:
 
 
 class jit:
-  """`jax.jit` with `compiler_options` of the default backend, asked for at the first call; `once` as there.
+  """`jax.jit` with `compiler_options` for the default backend, determined at the first call; `once` as there.
 
-  Inside another jit or a gradient, where JAX allows no options, it is the plain `jax.jit`: the outermost decides.
+  Inside another jit or a gradient, where JAX allows no options, it is a plain `jax.jit`: the outermost one decides.
   """
 
   def __init__(self, fun: Callable, *, once: bool = False, **jit_kwargs):
@@ -61,7 +61,7 @@ class jit:
     return self._make(compiler_options=options) if options else self._nested
 
   def __call__(self, *args, **kwargs):
-    # Inside a jit even a new constant is traced, which is the one public sign of being there.
+    # Inside a jit even a new constant is traced, which is the only public way to detect it.
     nested = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((args, kwargs, jnp.zeros(()))))
     return (self._nested if nested else self._outermost)(*args, **kwargs)
 
@@ -71,10 +71,10 @@ class jit:
 
 
 def use_persistent_cache() -> pathlib.Path:
-  """Keeps every compiled program between runs, in the user's cache folder, which it returns.
+  """Caches every compiled program between runs in the user's cache folder, and returns that folder.
 
-  That is $XDG_CACHE_HOME/diffjax/compilation, else ~/.cache/diffjax/compilation; a folder that the user has already
-  given to JAX stays in use. For scripts: a library leaves this to its user.
+  That is $XDG_CACHE_HOME/diffjax/compilation, else ~/.cache/diffjax/compilation; a cache folder already configured in
+  JAX stays in use. For scripts only: a library should leave this to its users.
   """
   folder = jax.config.values["jax_compilation_cache_dir"]
   if folder is None:

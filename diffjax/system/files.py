@@ -1,4 +1,4 @@
-"""Files that others made: plain names, regular files, no way out of the folder, JSON that is small and clear."""
+"""Untrusted files: plain names, regular files, no escape from the folder, small and unambiguous JSON."""
 
 import json
 import reprlib
@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 MOST_JSON = 2**20
-"""Bytes of JSON that are read; as Python's objects they take up to 25 times as much."""
+"""Maximum bytes of JSON to read; as Python objects they take up to 25 times as much."""
 MOST_LEVELS = 32
 
 
 def file_in(folder: Path, name: str) -> Path:
   """The regular file of that name directly in the folder.
 
-  Links may lead elsewhere only as in Hugging Face's cache: from snapshots/... to the blobs beside snapshots.
+  Links may leave the folder only as in Hugging Face's cache: from snapshots/... to the blobs/ next to snapshots/.
 
   Raises:
-    ValueError: a name that is not plain (with a separator, a drive, NUL or dots only), a link that leads out of the
-      folder or in a circle, or something that is not a regular file.
+    ValueError: a name that is not plain (with a separator, a drive, NUL or dots only), a link out of the folder or
+      in a loop, or something that is not a regular file.
     FileNotFoundError: no such file.
   """
   if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0:") or len(name) > 255:
@@ -27,7 +27,7 @@ def file_in(folder: Path, name: str) -> Path:
     target = path.resolve(strict=True)
   except FileNotFoundError:
     raise FileNotFoundError(f"{folder} holds no {shown(name)}") from None
-  except (OSError, RuntimeError, UnicodeError):  # a circle, a name that no file can have
+  except (OSError, RuntimeError, UnicodeError):  # a link loop, or a name that no file can have
     raise ValueError(f"{folder} holds no file {shown(name)} that can be found: put the file itself there") from None
   if not _inside(target, folder.resolve()):
     raise ValueError(f"{path} links to {target}, outside the folder: put the file itself there")
@@ -44,12 +44,12 @@ def _inside(target: Path, folder: Path) -> bool:
 
 
 def read_json(folder: Path, name: str, most: int = MOST_JSON) -> dict[str, Any]:
-  """The JSON object in the `file_in` a folder of at most so many bytes, or ValueError in one sentence."""
+  """The JSON object in the `file_in` a folder; ValueError if there is none, or more than `most` bytes."""
   text = read_small(folder, name, most)
   try:
     value = parse_json(text)
   except ValueError as error:
-    raise ValueError(f"{folder / name} is not sound JSON: {error}") from None
+    raise ValueError(f"{folder / name} is not valid JSON: {error}") from None
   if not isinstance(value, dict):
     raise ValueError(f"{folder / name} holds a {type(value).__name__}, expected a JSON object")
   return value
@@ -61,7 +61,7 @@ def read_small(folder: Path, name: str, most: int) -> bytes:
 
 
 def read_at_most(path: Path, most: int) -> bytes:
-  """The bytes of a file, here or in a bucket; ValueError if there are more than `most`."""
+  """The bytes of a file, local or in a bucket; ValueError if there are more than `most`."""
   with path.open("rb") as file:
     read = file.read(most + 1)
   if len(read) > most:
@@ -70,10 +70,10 @@ def read_at_most(path: Path, most: int) -> bytes:
 
 
 def parse_json(text: str | bytes) -> Any:
-  """The value that JSON says, in UTF-8 if it is bytes.
+  """Parses JSON; bytes must be UTF-8.
 
   Raises:
-    ValueError: no JSON; a key twice in one object; a number that is not finite; more than 32 values within each other.
+    ValueError: not JSON; a duplicate key in an object; a number that is not finite; more than 32 levels of nesting.
   """
   try:
     text = text.decode("utf-8") if isinstance(text, bytes) else text
@@ -86,7 +86,7 @@ def parse_json(text: str | bytes) -> Any:
   return value
 
 
-_TOO_DEEP = f"more than {MOST_LEVELS} values lie within each other"
+_TOO_DEEP = f"more than {MOST_LEVELS} levels of nesting"
 
 
 def _check_depth(value):
@@ -104,7 +104,7 @@ def _object(pairs):
   if len(value) < len(pairs):
     seen = set()
     twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-    raise ValueError(f"the key {shown(twice)} is there twice")
+    raise ValueError(f"the key {shown(twice)} is duplicated")
   return value
 
 
@@ -114,11 +114,11 @@ def _finite(text):
 
 
 def _refuse_number(text):
-  raise ValueError(f"{shown(text)} is no finite number")
+  raise ValueError(f"{shown(text)} is not a finite number")
 
 
 def shown(value: Any, most: int = 80) -> str:
-  """What others wrote, as a short part of one line: a name as it is if it can be printed, all else in quotes."""
+  """Untrusted text for a message, shortened to part of a line: printable strings as they are, others escaped."""
   text = value[: most + 1] if isinstance(value, str) else reprlib.repr(value)
   text = text if text.isprintable() else ascii(text)
   return text if len(text) <= most else f"{text[:most]}..."

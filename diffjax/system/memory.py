@@ -1,4 +1,4 @@
-"""Device memory: what a compiled program needs of it, and what to say when it does not suffice."""
+"""Device memory: how much a compiled program needs, and the error message when it runs out."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,7 @@ import jax
 from diffjax.typing import PyTree
 
 EXHAUSTED = "RESOURCE_EXHAUSTED"
-"""How XLA's errors begin when memory does not suffice."""
+"""The start of XLA's out-of-memory errors."""
 _SIZE = r"([\d.]+) ?((?:[KMGT]i?)?B?(?:ytes)?)\b"
 _WANTED = re.compile(rf"(?:allocate|allocating|reserve|Used) {_SIZE}", re.IGNORECASE)
 _CAPACITY = re.compile(rf"Used \S+ of {_SIZE}")
@@ -20,12 +20,12 @@ _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-  """Bytes on each device that a compiled program needs.
+  """Bytes that a compiled program needs on each device.
 
   Attributes:
-    arguments: what it is given; of a training step the state, the batches and data that live on the device.
-    temporaries: what it makes on its way; of a training step gradients and activations.
-    outputs: what it returns in buffers that are not those of its arguments.
+    arguments: its inputs; for a training step the state, the batches and data that live on the device.
+    temporaries: intermediate values; for a training step gradients and activations.
+    outputs: its results that do not reuse the buffers of its arguments.
   """
 
   arguments: int
@@ -38,7 +38,7 @@ class Needs:
 
 
 def needs(compiled: Any) -> Needs | None:
-  """What `jax.jit(f).lower(...).compile()` needs by its own `memory_analysis()`; None where the backend has none."""
+  """What `jax.jit(f).lower(...).compile()` needs according to its `memory_analysis()`; None if there is none."""
   try:
     analysis = compiled.memory_analysis()
   except NotImplementedError:
@@ -50,18 +50,18 @@ def needs(compiled: Any) -> Needs | None:
 
 
 def tree_bytes(tree: PyTree) -> int:
-  """Bytes of all leaves, which need no more than a shape and a dtype."""
+  """Bytes of all leaves, which need only a shape and a dtype."""
   return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def device_bytes() -> int | None:
-  """What JAX may use of the first device's memory, where the device tells."""
+  """Bytes of the first device's memory that JAX may use; None if the device does not report it."""
   stats = jax.local_devices()[0].memory_stats() or {}
   return stats.get("bytes_limit")
 
 
 def text(num_bytes: float) -> str:
-  """Bytes for people.
+  """Formats a number of bytes.
 
   >>> text(7406166528)
   '6.9 GiB'
@@ -71,26 +71,26 @@ def text(num_bytes: float) -> str:
 
 
 def wanted(message: str) -> int | None:
-  """Bytes that were asked for, in the words of XLA's allocators on CPU, GPU and TPU and of its compiler for TPU."""
+  """The bytes requested, parsed from errors of XLA's allocators on CPU, GPU and TPU and of its compiler for TPU."""
   return _bytes(_WANTED.search(message))
 
 
 @contextlib.contextmanager
 def explaining(step: Any, settings: dict[str, Any]) -> Iterator[Callable]:
-  """Yields a compiled step; where memory does not suffice in the block, the reason is told in one sentence.
+  """Yields a compiled step, and explains in one sentence when the block runs out of device memory.
 
   Args:
-    step: a compiled function with `lower`, such as `jax.jit` and `devices.pmap` give; None where there is none yet.
-    settings: the values that may be changed: of a config "train.batch_size", "train.accumulate", "model.remat" and
-      "parallel", of drawing "batch_size".
+    step: a compiled function with `lower`, as from `jax.jit` or `devices.pmap`; None if there is none yet.
+    settings: the values that may be changed: "train.batch_size", "train.accumulate", "model.remat" and "parallel" for
+      a config, "batch_size" for sampling.
 
   Raises:
-    MemoryError: in place of XLA's RESOURCE_EXHAUSTED, which devices that work asynchronously may raise late.
+    MemoryError: in place of XLA's RESOURCE_EXHAUSTED, which asynchronous devices may raise late.
   """
   called_with = []
 
   def remembering(*args):
-    if not called_with:  # before the call, which may take the buffers
+    if not called_with:  # before the call, which may donate the buffers
       called_with.append(jax.tree.map(_shape, args))
     return step(*args)
 
@@ -103,14 +103,13 @@ def explaining(step: Any, settings: dict[str, Any]) -> Iterator[Callable]:
 
 
 def explanation(message: str, program: Needs | None, settings: dict[str, Any]) -> str:
-  """One sentence: bytes wanted, bytes there are, bytes the step needs, what to lower; `settings` as `explaining`."""
+  """One sentence: bytes requested, available and needed by the step, what to change; `settings` as `explaining`."""
   asked, capacity = wanted(message), _bytes(_CAPACITY.search(message)) or device_bytes()
-  sentence = "a device is out of memory" + (f": {text(asked)} were wanted" if asked else "")
-  sentence += f" where it has {text(capacity)} in all" if capacity else ""
+  sentence = "a device is out of memory" + (f": requested {text(asked)}" if asked else "")
+  sentence += f", {text(capacity)} available in total" if capacity else ""
   if program:
     sentence += (
-      f"; the program needs {text(program.total)} on each device, {text(program.temporaries)} of it for"
-      " what it computes on its way"
+      f"; the program needs {text(program.total)} on each device, {text(program.temporaries)} of it for temporaries"
     )
   advice = {
     "batch_size": "lower batch_size (now {})",
@@ -127,7 +126,7 @@ def explanation(message: str, program: Needs | None, settings: dict[str, Any]) -
 def _needs_of(step, called_with) -> Needs | None:
   try:
     return needs(step.lower(*called_with[0]).compile()) if called_with else None
-  except Exception:  # it may be the compiler that ran out; nothing here may hide that
+  except Exception:  # the compiler itself may have run out of memory; nothing here may hide that
     return None
 
 

@@ -1,4 +1,4 @@
-"""Folders of runs, on this machine's file systems or in a bucket such as gs://bucket/run."""
+"""Run folders, on local file systems or in a bucket such as gs://bucket/run."""
 
 import importlib.util
 import os
@@ -8,29 +8,29 @@ from typing import Any
 
 REMOTE = "gs://"
 DRIVERS = ("gcsfs", "tensorflow")
-"""The packages, of which one suffices, by which epath reads a bucket."""
+"""Packages through which epath can read a bucket; one is enough."""
 
 
 def as_path(folder: str | os.PathLike) -> pathlib.Path:
   """A local folder as a `pathlib.Path`; one in a bucket as an `etils.epath.Path`, which has the same methods.
 
   Raises:
-    ValueError: another scheme than gs://.
-    ImportError: a bucket, and nothing installed to read it by.
+    ValueError: a scheme other than gs://.
+    ImportError: a bucket, with no package installed to read it.
   """
   if not is_remote(folder):
     if "://" in os.fspath(folder):
-      raise ValueError(f"{folder} is neither a folder of this machine nor of a bucket; buckets begin with {REMOTE}.")
+      raise ValueError(f"{folder} is neither a local folder nor one in a bucket; buckets begin with {REMOTE}.")
     return pathlib.Path(folder)
   if not any(importlib.util.find_spec(name) for name in DRIVERS):
-    raise ImportError(f'{folder} lies in a bucket, and gcsfs is missing; install it with: pip install -e ".[gcs]"')
+    raise ImportError(f'{folder} is in a bucket, but gcsfs is missing; install it with: pip install -e ".[gcs]"')
   from etils import epath
 
   return epath.Path(folder)  # pyright: ignore[reportReturnType]  it does not inherit from pathlib.Path
 
 
 def is_remote(folder: str | os.PathLike) -> bool:
-  """Whether a folder lies in a bucket: nothing there can be locked, appended to, renamed at once, or run full."""
+  """Whether a folder is in a bucket, which has no locks, appends, atomic renames or limit on space."""
   return os.fspath(folder).startswith(REMOTE)
 
 

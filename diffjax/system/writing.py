@@ -1,4 +1,4 @@
-"""Writing files: whole or not at all, and a refusal of the system that names the file and what to do."""
+"""Writing files atomically, with errors that name the file and what to do."""
 
 import contextlib
 import errno
@@ -12,29 +12,29 @@ from diffjax.system import paths
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-  """Names the file that the system refuses to write, and how to mend it, in one sentence."""
+  """Turns the system's refusal to write into one sentence that names the file and the remedy."""
   try:
     yield
   except OSError as error:
     protected = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
     if error.errno is None or not (protected or error.filename is None or _leads_to(error.filename, path)):
-      raise  # a sentence of ours, or about another file
+      raise  # our own message, or about another file
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     mend = "make it writable" if protected else "make room" if full else "choose another place"
-    raise OSError(f"{path} cannot be written ({error.strerror}); {mend}, then give the same command.") from error
+    raise OSError(f"{path} cannot be written ({error.strerror}); {mend}, then run the same command.") from error
 
 
 def _leads_to(name: object, path: str | os.PathLike) -> bool:
-  """Whether an error's file name is that of `path` or of a folder above it."""
+  """Whether an error's file name is `path` or one of its parent folders."""
   path = pathlib.Path(path)
   return isinstance(name, str | os.PathLike) and pathlib.Path(name) in (path, *path.parents)
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-  """Yields a neighbouring name to write to; it takes the place of `path` when the block ends, and goes if it fails.
+  """Yields a temporary path to write to, which replaces `path` when the block ends and is deleted if it fails.
 
-  What is to lie in a bucket is written here and sent there when the block ends.
+  Files for a bucket are written locally and uploaded when the block ends.
   """
   path = paths.as_path(path)
   if paths.is_remote(path):
@@ -44,7 +44,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     return
   with naming(path.parent):
     path.parent.mkdir(parents=True, exist_ok=True)
-  part = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, by which writers know the format
+  part = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix, from which writers infer the format
   try:
     with naming(path):
       yield part
@@ -54,11 +54,11 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
 
 
 def check_writable(folder: pathlib.Path) -> None:
-  """Raises OSError if files cannot be written there: better before the drawing than after."""
-  if paths.is_remote(folder):  # who may write to a bucket only the writing tells
+  """Raises OSError if files cannot be written there, so that this shows before sampling rather than after."""
+  if paths.is_remote(folder):  # permissions of a bucket show only when writing
     return
   there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-  try:  # only the attempt tells: some folders, such as /proc, refuse even those whom their mode allows
+  try:  # only trying tells: some folders, such as /proc, refuse writes that their mode allows
     with tempfile.TemporaryDirectory(prefix=".", dir=there):
       pass
   except OSError as error:

@@ -1,4 +1,4 @@
-"""docs/clusters.md: what its shell says is shell; and on every page our flags and files are there."""
+"""docs/clusters.md: its shell snippets parse, and the flags and files named on every page exist."""
 
 import functools
 import pathlib
@@ -14,14 +14,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "clusters.md").read_text()
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 OURS = re.compile(r"(train\.py|sample\.py|-m diffjax\.\w+)((?:\\\n|[^\n;'\"`&|])*)")
-"""A script of ours and its arguments, up to the end of a line, of a command or of what is quoted."""
+"""One of our scripts and its arguments, up to the end of a line, command or quotation."""
 
 
 PAGES = {path.name: path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 
 
 def defined(script):
-  """The names of a script's flags, those of several processes among them."""
+  """The names of a script's flags, including those for several processes."""
   file = script.removeprefix("-m ").replace(".", "/") if script.startswith("-m") else script
   path = next(p for p in (ROOT / file, ROOT / f"{file}.py", ROOT / file / "__main__.py") if p.is_file())
   text = path.read_text()
@@ -31,7 +31,7 @@ def defined(script):
 
 
 def named(text):
-  """[(script, names of the flags that it is given)] in a text, and the config file among them."""
+  """[(script, names of the flags that it is given)] in a text, including the config file."""
   found = []
   for script, arguments in OURS.findall(text):
     file = re.search(r"--config=(\S+?\.py)", arguments)

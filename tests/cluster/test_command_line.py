@@ -1,4 +1,4 @@
-"""Mistakes become one sentence; bugs stay tracebacks."""
+"""Mistakes print one sentence; bugs print tracebacks."""
 
 import functools
 import subprocess
@@ -15,7 +15,7 @@ from diffjax.from_config import construction
 
 
 def told(error):
-  """What `reporting` makes of an error, or of what a function raises."""
+  """The message that `reporting` exits with for an error, or for what a function raises."""
   with pytest.raises(SystemExit) as stop, command_line.reporting():
     if isinstance(error, BaseException):
       raise error
@@ -70,11 +70,11 @@ def test_flags():
   [
     (
       "model.zzz=3",
-      "error: the config has no key 'zzz', which --config.model.zzz names. The config's",
+      "error: the config has no key 'zzz', which --config.model.zzz names. See its",
     ),
     (
       "model.widht=3",
-      "error: the config has no key 'widht', which --config.model.widht names. Did you mean 'width'? The",
+      "error: the config has no key 'widht', which --config.model.widht names. Did you mean 'width'? See",
     ),
     ("train.steps=2.5", "--config.train.steps=2.5: expected a whole number"),
     ("train.learning_rate=x", "--config.train.learning_rate=x: expected a number"),
@@ -109,7 +109,7 @@ EVIL += ["(" * 5000, "[" * 100_000, "{1: __import__('os').system('touch ran')}",
   ],
 )  # fmt: skip
 def test_overrides_are_never_evaluated(monkeypatch, tmp_path, key, value):
-  """Each is one sentence, or is taken as text or as a number, and nothing is run."""
+  """Each is refused in one sentence, or read as text or as a number; nothing is executed."""
   values, path = flags.FlagValues(), tmp_path / "config.py"
   path.write_text(
     "from diffjax.configuration import default_config\n"
@@ -130,7 +130,7 @@ def test_overrides_are_never_evaluated(monkeypatch, tmp_path, key, value):
 
 
 def test_import_is_quick_and_quiet():
-  """A script tells of a mistyped flag without waiting for what only a right one needs."""
+  """A script reports a mistyped flag without first importing the slow packages."""
   heavy = "{'orbax', 'tensorflow_datasets', 'matplotlib'}"
   script = f"import sys, diffjax.cluster.command_line; assert not {heavy} & set(sys.modules)"
   assert subprocess.run([sys.executable, "-W", "error", "-c", script], check=False).returncode == 0

@@ -1,4 +1,4 @@
-"""Several devices do what one does. The devices are pretended ones, in processes of their own."""
+"""Several devices compute what one does. The devices are simulated, in separate processes."""
 
 import os
 import pathlib
@@ -18,7 +18,7 @@ WORKER = pathlib.Path(__file__).parents[1] / "devices_worker.py"
 
 @pytest.fixture(scope="module")
 def outcomes(tiny_data, tmp_path_factory):
-  """What one and eight devices come to: {1: arrays, 8: arrays}."""
+  """The results on one and on eight devices: {1: arrays, 8: arrays}."""
   folder = tmp_path_factory.mktemp("devices")
   outcomes = {}
   for count in (1, 8):
@@ -66,7 +66,7 @@ def test_a_run_continues_after_some_updates_that_are_not_finite_and_stops_after_
 
 @pytest.mark.slow
 def test_a_picture_depends_on_its_own_number_only(outcomes):
-  """Drawn by one model, whatever the batch; models of 1 and 8 devices differ by rounding before anything is drawn."""
+  """All drawn by one model, with any batch size, as models trained on 1 and 8 devices already differ by rounding."""
   for found in outcomes.values():
     for name in ("drawn", "path"):
       difference = found[f"{name}24"].astype(int) - found[f"{name}7"]

@@ -1,4 +1,4 @@
-"""A state shared among the devices learns what one held by each of them learns, and moves between any of them."""
+"""A sharded state learns the same as a replicated one, and runs move between any layouts and numbers of devices."""
 
 import jax
 import numpy as np
@@ -31,7 +31,7 @@ def test_leaves_are_split_along_the_first_axis_that_the_devices_divide(shape, co
 
 @pytest.fixture(scope="module")
 def eight(tiny_data, tmp_path_factory):
-  """The same run on eight devices in both layouts: {layout: (folder, what was seen)}."""
+  """The same run on eight devices in both layouts: {layout: (folder, records of the processes)}."""
   outcomes = {}
   for name in ("pmap", "fsdp"):
     folder = tmp_path_factory.mktemp(name)
@@ -66,7 +66,7 @@ def test_fsdp_sees_every_example_once(eight, tiny_data):
 
 
 def restored(workdir, step=None):
-  """The state of a run, as NumPy arrays, at its newest checkpoint or another."""
+  """The state of a run as NumPy arrays, at a checkpoint, by default the newest."""
   config = runs.read_config(workdir)
   checkpoints = Checkpoints(workdir / runs.CHECKPOINTS, read_only=True)
   try:
@@ -86,7 +86,7 @@ def test_a_shared_state_is_saved_whole(eight):
 
 @pytest.mark.slow
 def test_steps_that_follow_do_not_reach_what_is_being_saved(eight):
-  """The arrays are written in the background, and given away to the next step."""
+  """The arrays are written in the background while they are donated to the next step."""
   for step in (3, 6):
     ours, theirs = (restored(workdir, step) for workdir, _ in eight.values())
     assert ours.step == theirs.step == step
@@ -102,7 +102,7 @@ def test_fsdp_draws_what_pmap_draws(eight):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [{"clip": True}, {"config": {"train.accumulate": 2}}], ids=["clip", "accumulate"])
 def test_fsdp_of_whole_batches(tiny_data, tmp_path, kind):
-  """A contrastive loss sees the whole batch, and parts of a batch are worked through one by one."""
+  """A contrastive loss sees the whole batch, and accumulation processes parts of a batch one by one."""
   found = []
   for name in ("pmap", "fsdp"):
     (tmp_path / name).mkdir()
@@ -127,7 +127,7 @@ MOVES = [
 
 @pytest.mark.slow
 def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
-  """8 -> 2 -> 8 devices, 4 processes -> 1, pmap -> fsdp -> pmap: each goes on with the very state, and the next ids."""
+  """8 -> 2 -> 8 devices, 4 processes -> 1, pmap -> fsdp -> pmap: each resumes the exact state and the next ids."""
   changes = WIDE | {"train.steps": 18, "train.sample_every": 0, "train.steps_per_call": 1}
   examples, before, step = {}, None, 0
   for i, move in enumerate(MOVES):
@@ -136,14 +136,14 @@ def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
     seen, out = several.run(
       tmp_path, f"move{i}", tiny_data, num_processes=move["num_processes"], devices=move["devices"], **asked
     )
-    assert f"going on from step {step}" in out or not step
+    assert f"resuming from step {step}" in out or not step
     for one in seen if before is not None else ():
       for a, b in zip(jax.tree.leaves(before), leaves(one, "start"), strict=True):
         np.testing.assert_array_equal(a, b)
     examples |= {(step + k, place): example for (k, place), example in examples_seen(seen).items()}
     before = restored(tmp_path / "run")
     former, step = step, int(before.step)
-    print(f"{move}: goes on to step {step}", flush=True)
+    print(f"{move}: runs to step {step}", flush=True)
     assert step == 18 if last else step - former in (2, 3)  # several processes agree on a stop one call later
   config = runs.read_config(tmp_path / "run")
   assert examples == examples_expected(config, 0, 18)
@@ -156,7 +156,7 @@ def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
 
 @pytest.mark.slow
 def test_a_model_that_is_shared_draws_what_a_whole_one_draws(eight):
-  """From a checkpoint, on the host, and in training, where no device ever holds all of it."""
+  """From a checkpoint, on the host, and during training, when no device ever holds the whole state."""
   workdir, seen = eight["fsdp"]
   config = runs.read_config(workdir)
   whole = runs.Run(config.copy_and_resolve_references(), restored(workdir).ema[0], 8)

@@ -38,7 +38,7 @@ def alone(tiny_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pair(tiny_data, tmp_path_factory):
-  """The same run by two processes with two devices each: (folder, what each process has seen, what was printed)."""
+  """The same run by two processes with two devices each: (folder, records of each process, what was printed)."""
   folder = tmp_path_factory.mktemp("pair")
   seen, out = several.run(folder, "pair", tiny_data, num_processes=2, devices=2, config=CONFIG, draw=7, damage=1)
   return folder / "run", seen, out
@@ -93,17 +93,17 @@ def test_the_checkpoint_of_two_processes_is_whole(alone, pair):
 
 @pytest.mark.slow
 def test_each_process_checks_its_own_files_and_all_hear_of_damage(pair):
-  """The second file is the second process's to check."""
+  """The second process checks the second file."""
   first, second = ({str(name) for name in seen["checked"]} for seen in pair[1])
   folder = pair[0].with_name("damaged") / "8"
   assert first and second and not first & second
   assert first | second == {str(folder / name) for name in json.loads((folder / "checksums.json").read_text())}
   for seen in pair[1]:
-    assert f"{seen['damaged']} is not what was written" in str(seen["error"])
+    assert f"{seen['damaged']} fails its checksum" in str(seen["error"])
 
 
 def examples_seen(seen):
-  """{(step, place in the global batch): id of the example} of every process together; refuses any met twice."""
+  """{(step, position in the global batch): id of the example} of all processes; fails if a position occurs twice."""
   found = {}
   for one in seen:
     step = 0
@@ -129,7 +129,7 @@ def test_every_example_is_seen_once(alone, pair):
 
 @pytest.mark.slow
 def test_all_processes_have_every_picture(alone, pair):
-  """7 pictures in batches of 8 over 4 devices: the last is drawn to fill up, and left out."""
+  """7 pictures in batches of 8 over 4 devices: the eighth is padding, and is dropped."""
   config, _, _ = alone
   target = jax.eval_shape(lambda: from_config.initial_state(config))
   params = jax.tree.unflatten(jax.tree.structure(target), leaves(pair[1][0])).ema[0]
@@ -176,10 +176,10 @@ def test_a_process_that_is_not_there_is_named():
   [
     (["--coordinator=10.0.0.1:1234"], "--num_processes and --process_id missing"),
     (["--num_processes=2", "--process_id=0"], "--coordinator missing"),
-    (["--coordinator=10.0.0.1", "--num_processes=2", "--process_id=0"], "--coordinator=10.0.0.1 is no address"),
-    (["--coordinator=:80", "--num_processes=2", "--process_id=0"], "--coordinator=:80 is no address"),
-    (["--coordinator=a:99999", "--num_processes=2", "--process_id=0"], "is no address"),
-    (["--coordinator=a:1", "--num_processes=0", "--process_id=0"], "at least one"),
+    (["--coordinator=10.0.0.1", "--num_processes=2", "--process_id=0"], "--coordinator=10.0.0.1 is not an address"),
+    (["--coordinator=:80", "--num_processes=2", "--process_id=0"], "--coordinator=:80 is not an address"),
+    (["--coordinator=a:99999", "--num_processes=2", "--process_id=0"], "is not an address"),
+    (["--coordinator=a:1", "--num_processes=0", "--process_id=0"], "at least 1"),
     (["--coordinator=a:1", "--num_processes=2", "--process_id=2"], r"--process_id=2 must lie in 0\.\.1"),
     (["--coordinator=a:1", "--num_processes=2", "--process_id=-1"], "--process_id=-1 must lie"),
   ],
@@ -196,7 +196,7 @@ def test_contradictory_flags_are_refused(given, says):
 
 @pytest.fixture
 def joined(monkeypatch):
-  """How `jax.distributed.initialize` was called, which it is not."""
+  """Records the calls of `jax.distributed.initialize` instead of making them."""
   calls = []
   monkeypatch.setattr(jax.distributed, "initialize", lambda **kwargs: calls.append(kwargs))
   monkeypatch.setattr(processes, "wait_for_all", lambda *args: None)
@@ -225,7 +225,7 @@ def test_processes_of_a_slurm_step_wait_for_all(monkeypatch):
   monkeypatch.setattr(jax.distributed, "initialize", lambda **kwargs: pytest.fail("not all are there"))
   for name, value in (SLURM | {"SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "0", "SLURM_NTASKS": "3"}).items():
     monkeypatch.setenv(name, value)
-  with pytest.raises(OSError, match="processes 1, 2 of 3 did not come within 1 s"):
+  with pytest.raises(OSError, match="processes 1, 2 of 3 did not connect within 1 s"):
     processes.initialize(timeout=1)
 
 
@@ -258,7 +258,7 @@ def test_flags_go_before_the_environment(joined, monkeypatch):
 
 
 def scripts(name, *arguments, num_processes=2, devices=2):
-  """Starts a script as several processes, as a person does."""
+  """Starts a script as several processes, as a user does."""
   import subprocess
 
   root, address = pathlib.Path(__file__).parents[2], several.free_address()
@@ -275,7 +275,7 @@ def scripts(name, *arguments, num_processes=2, devices=2):
 
 @pytest.mark.slow
 def test_scripts_as_processes(tiny_data, tmp_path):
-  """train.py, sample.py and the evaluation, each by two processes; the evaluation by four and by one, too."""
+  """train.py, sample.py and the evaluation, each with two processes; the evaluation also with four and with one."""
   config = pathlib.Path(__file__).parents[1] / "tiny_config.py"
   run, out = tmp_path / "run", tmp_path / "out"
   ended = scripts("train.py", f"--config={config}", f"--config.data.data_dir={tiny_data}", f"--workdir={run}")
@@ -312,5 +312,5 @@ def test_a_mistake_ends_all_processes_alike(tiny_data, tmp_path):
   (tmp_path / "run").mkdir()
   (tmp_path / "run" / "config.json").write_text("{}")
   first, second = scripts("train.py", *arguments)
-  assert first[0] == second[0] == 1 and "no run's config" in first[2]
+  assert first[0] == second[0] == 1 and "not a valid run config" in first[2]
   assert re.search("process 0 (of 2 )?has failed", second[2])

@@ -1,4 +1,4 @@
-"""Processes of a run wait for each other, and say who is not there."""
+"""Processes of a run wait for each other, and name those that are missing."""
 
 import socket
 import threading
@@ -11,7 +11,7 @@ from diffjax.cluster.startup import wait_for_all
 
 
 def told(address, processes, timeout=10.0):
-  """What each of [(process_id, num_processes), ...] hears; "" where all are there."""
+  """The error message that each of [(process_id, num_processes), ...] gets; "" if all are connected."""
   heard = {}
 
   def call(place, process_id, num_processes):
@@ -41,7 +41,10 @@ def test_one_process_waits_for_nobody():
 
 @pytest.mark.parametrize(
   ("there", "says"),
-  [((0, 1, 3), "process 2 of 4 did not come within 0.5 s"), ((0, 2), "processes 1, 3 of 4 did not come within 0.5 s")],
+  [
+    ((0, 1, 3), "process 2 of 4 did not connect within 0.5 s"),
+    ((0, 2), "processes 1, 3 of 4 did not connect within 0.5 s"),
+  ],
 )
 def test_everyone_hears_who_is_missing(there, says):
   for heard in told(free_address(), [(i, 4) for i in there], timeout=0.5):
@@ -49,7 +52,7 @@ def test_everyone_hears_who_is_missing(there, says):
 
 
 def test_contradictions_are_named():
-  assert all("two processes with --process_id=1" in heard for heard in told(free_address(), [(0, 3), (1, 3), (1, 3)]))
+  assert all("two processes have --process_id=1" in heard for heard in told(free_address(), [(0, 3), (1, 3), (1, 3)]))
   assert all("process 1 has --num_processes=4" in heard for heard in told(free_address(), [(0, 3), (1, 4)]))
 
 
@@ -68,7 +71,7 @@ def call_and_go(address, process_id, num_processes):
       time.sleep(0.05)
 
 
-@pytest.mark.parametrize(("again", "says"), [(False, "process 1 of 3 did not come within 2.5 s"), (True, "")])
+@pytest.mark.parametrize(("again", "says"), [(False, "process 1 of 3 did not connect within 2.5 s"), (True, "")])
 def test_one_that_is_stopped_while_it_waits_is_not_there_but_may_come_again(again, says):
   address, heard = free_address(), []
   run = threading.Thread(target=lambda: heard.extend(told(address, [(0, 3)], timeout=2.5)))
@@ -96,4 +99,4 @@ def test_strangers_at_the_port_are_not_counted():
   stranger.start()
   (heard,) = told(address, [(0, 2)], timeout=2.5)
   stranger.join()
-  assert heard.startswith("process 1 of 2 did not come")
+  assert heard.startswith("process 1 of 2 did not connect")

@@ -1,4 +1,4 @@
-"""Captions to train a tokenizer on, and texts that are hard on one."""
+"""Captions to train a tokenizer on, and difficult texts."""
 
 ADJECTIVES = ("handwritten", "blue", "small", "don't", "naïve", "Straße", "日本", "большой", "שלום", "مرحبا")
 CAPTIONS = [f"a {adjective} picture of the number {n}, isn't it?" for adjective in ADJECTIVES for n in range(12)]

@@ -51,7 +51,7 @@ def test_a_file_of_arrays_parts_into_splits(tmp_path):
 
 def test_files_that_cannot_be_used(tmp_path):
   for name, arrays, says in (
-    ("none", {}, "holds no fitting array 'images'"),
+    ("none", {}, "has no suitable array 'images'"),
     ("floats", {"images": IMAGES / 255}, "cannot be used: images are float64"),
     ("one", {"images": IMAGES[:1]}, "single picture"),
   ):

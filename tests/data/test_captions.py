@@ -19,10 +19,10 @@ def test_every_class_in_every_template():
     (["{word}"], {}, "one name per class"),
     (["{word}"], {"word": ("zero",), "figure": ("0", "1")}, "one name per class"),
     (["{word}"], {"word": ()}, "one name per class"),
-    (["a {digit}"], NAMES, r"'a \{digit\}' has a field that is not known; write \{word\} or \{figure\}"),
-    (["a {}"], NAMES, "not known"),
-    (["a {word"], NAMES, "not known"),
-    (["a digit"], NAMES, "says nothing of the class"),
+    (["a {digit}"], NAMES, r"'a \{digit\}' has an unknown field; use \{word\} or \{figure\}"),
+    (["a {}"], NAMES, "unknown field"),
+    (["a {word"], NAMES, "unknown field"),
+    (["a digit"], NAMES, "does not name the class"),
   ],
 )
 def test_templates_that_do_not_fit(templates, names, says):

@@ -1,4 +1,4 @@
-"""Files that are no pictures, or strange ones: read, or skipped and named; nothing runs, hangs or fills the memory."""
+"""Odd files and ones that are not images: read, or skipped and named; nothing runs, hangs or fills the memory."""
 
 import functools
 import io
@@ -30,7 +30,7 @@ def chunk(kind, content):
 
 @functools.cache
 def packed(byte, megabytes):
-  """So many equal bytes, compressed, without having them."""
+  """That many equal bytes, compressed without allocating them."""
   packer = zlib.compressobj(1)
   return b"".join(packer.compress(byte * 2**20) for _ in range(megabytes)) + packer.flush()
 
@@ -113,7 +113,7 @@ SKIPPED = {
 
 @pytest.fixture
 def hostile(save):
-  """hostile(name, bytes or a function of the path) adds a file to a folder of 40 good ones, and gives the folder."""
+  """hostile(name, bytes or a function of the path) adds a file to a folder of 40 good ones; returns the folder."""
   for grey in range(40):
     folder = save(f"{grey}.png", grey)
 
@@ -156,7 +156,7 @@ ODD_FILES = {
   "nowhere.png": links_to("/nowhere/at/all.png"),
   "too_long.png": links_to("x" * 3000),
 }
-UNREADABLE = SKIPPED | {name: (make, "no regular file") for name, make in ODD_FILES.items()}
+UNREADABLE = SKIPPED | {name: (make, "not a regular file") for name, make in ODD_FILES.items()}
 
 
 @pytest.mark.parametrize("name", UNREADABLE)
@@ -194,7 +194,7 @@ def test_what_is_no_path_of_a_picture(path):
 def test_more_than_the_limit_stop(hostile):
   for name in list(UNREADABLE)[:5]:
     folder = hostile(name, UNREADABLE[name][0])
-  with pytest.raises(ValueError, match=r"^5 of 45 picture files .* more than the 10% allowed; mend or remove them: "):
+  with pytest.raises(ValueError, match=r"^5 of 45 picture files .* more than the 10% allowed; repair or remove them: "):
     load(folder)
 
 
@@ -220,7 +220,7 @@ def test_names_are_told_in_one_printable_line(name, hostile, tmp_path):
 
 
 def test_ghostscript_never_runs(tmp_path, monkeypatch):
-  """PIL hands an EPS, whatever its name, to the program gs; here that would be seen."""
+  """PIL passes an EPS, whatever its name, to the program gs; here that would be detected."""
   (tmp_path / "bin").mkdir()
   (tmp_path / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
   (tmp_path / "bin" / "gs").chmod(0o755)
@@ -251,7 +251,7 @@ SEEDS = {
 
 
 def with_right_checksums(data):
-  """A PNG whose chunks say what they hold, so that damage gets past the first check."""
+  """A PNG with its checksums recomputed, so that damage gets past the first check."""
   whole, at = data[:8], 8
   while at + 12 <= len(data):
     length = min(int.from_bytes(data[at : at + 4], "big"), len(data) - at - 12)

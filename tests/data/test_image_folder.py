@@ -173,7 +173,7 @@ def test_odd_metadata_is_silent(save):
 def test_missing_and_empty_folders(tmp_path):
   with pytest.raises(ValueError, match=r"test_image_folder\.py is a file; expected a folder"):
     load(__file__)
-  with pytest.raises(ValueError, match="is not there"):
+  with pytest.raises(ValueError, match="does not exist"):
     load(tmp_path / "nowhere")
   with pytest.raises(ValueError, match="holds no pictures"):
     load(tmp_path)
@@ -220,7 +220,7 @@ def test_photographs_that_cannot_be_read_are_named_with_what_to_install(save, mo
     "IMG_2 (AVIF needs",
   ):
     assert part in said
-  assert "raw.NEF (.NEF is not read; convert it" in said
+  assert "raw.NEF (.NEF is not supported; convert it" in said
   for i in range(100):
     heic(folder / f"{i}.heic")
   with pytest.raises(ValueError, match=r"^104 of 144 picture files .* more than the 10% allowed.*\.\[heic\]"):
@@ -262,7 +262,7 @@ def test_one_picture_in_a_train_folder_alone_holds_nothing_out(save):
 def test_of_two_held_out_folders_one_is_left_alone(save):
   for name, grey in (("train/a", 1), ("val/b", 2), ("test/c", 3)):
     folder = save(f"{name}.png", grey)
-  with pytest.warns(DiffjaxWarning, match=r"^test/ is held out, and val left alone"):
+  with pytest.warns(DiffjaxWarning, match=r"^test/ is held out, and val ignored"):
     assert (greys(load(folder)), greys(load(folder, "test"))) == ([1], [3])
     assert load(folder).num_classes == 0
 

@@ -14,7 +14,7 @@ from diffjax.data import tfds_source
 
 
 def png(i):
-  """A picture of its own size per i, as an encoded file: so that TFDS can write it without TensorFlow."""
+  """An image of a different size for each i, as an encoded file, so that TFDS can write it without TensorFlow."""
   file = io.BytesIO()
   Image.fromarray(np.full((6 + i % 3, 9, 3), i, np.uint8)).save(file, "PNG")
   file.seek(0)
@@ -58,7 +58,7 @@ class MadeUpWords(tfds.core.GeneratorBasedBuilder):
 
 
 class MadeUpDownload(MadeUpWords):
-  """Needs a network that is not there."""
+  """Needs a network, which is missing."""
 
   VERSION = tfds.core.Version("1.0.0")
   code_path = None
@@ -112,7 +112,7 @@ def test_unknown_names_get_the_nearest(tmp_path, name, nearest):
 @pytest.mark.parametrize("name", ["huggingface:mnist", "kaggle:a/b", "somebody:pictures/config:1.0.0"])
 def test_code_from_elsewhere_is_never_loaded(tmp_path, name, monkeypatch):
   monkeypatch.setattr(tfds, "builder", lambda *args, **kwargs: pytest.fail("opened"))
-  with pytest.raises(ValueError, match=f"data set '{name}' would bring code from elsewhere"):
+  with pytest.raises(ValueError, match=f"data set '{name}' would load external code"):
     data.load(name, "train", data_dir=tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer without transformers: what it makes of texts, what it refuses, and training one."""
+"""The tokenizer without transformers: encoding, refusals and training."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_a_lone_surrogate_is_a_question_mark(tokenizer):
 
 @pytest.mark.parametrize("name", LONG)
 def test_truncation_is_warned_about(name, tokenizer):
-  with pytest.warns(DiffjaxWarning, match=r"text 1 has \d+ tokens and 77 are read: cut off"):
+  with pytest.warns(DiffjaxWarning, match=r"text 1 has \d+ tokens, but only 77 are used: cut off"):
     rows = tokenizer(["a", LONG[name]])
   assert rows[1, -1] == tokenizer.end_id and (rows[1, 1:-1] < tokenizer.vocab_size - 2).all()
 
@@ -170,7 +170,7 @@ LARGE = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 1000}
   ],
 )
 def test_patterns_and_replacements_of_others_are_refused(changes, tokenizer, tmp_path):
-  """They could take forever, or fill the memory, on a prompt of a line."""
+  """On a one-line prompt they could take forever, or fill the memory."""
   (tmp_path / "tokenizer.json").write_text(json.dumps(json.loads(tokenizer.bpe.to_str()) | changes))
   with pytest.raises(ValueError, match=r"tokenizer\.json has a (normalizer|pre_tokenizer) .*: expected CLIP's"):
     data.load_tokenizer(tmp_path)

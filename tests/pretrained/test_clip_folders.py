@@ -223,7 +223,7 @@ def test_an_index_with_a_name_twice(folder):
   path = shard(folder)
   text = (folder / INDEX).read_text()
   (folder / INDEX).write_text(text.replace('"logit_scale"', f'"logit_scale": "{path.name}", "logit_scale"'))
-  refusal(folder, "the key logit_scale is there twice")
+  refusal(folder, "the key logit_scale is duplicated")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Checkpoints: what goes in comes out, and damage anywhere is met by the one before."""
+"""Checkpoints: restored as saved, and after any damage the previous one is used."""
 
 import os
 import pathlib
@@ -112,7 +112,7 @@ DAMAGES = {
 
 
 def files_that_matter(checkpoint):
-  """All but what orbax notes down when all is written, of which nothing is read again."""
+  """All but the metadata that orbax writes at the end, which is never read back."""
   ends = ("commit_success.txt", "_CHECKPOINT_METADATA")
   return [path for path in sorted(checkpoint.rglob("*")) if path.is_file() and path.name not in ends]
 
@@ -164,7 +164,7 @@ def test_all_damaged(written, tmp_path):
   folder = shutil.copytree(written, tmp_path / "run")
   for step in "123":
     truncate(files_that_matter(folder / step)[-1])
-  with pytest.warns(DiffjaxWarning), pytest.raises(DamagedCheckpoint, match="no whole one before it"):
+  with pytest.warns(DiffjaxWarning), pytest.raises(DamagedCheckpoint, match="No earlier checkpoint is intact"):
     newest(folder)
 
 
@@ -224,7 +224,7 @@ def test_full_disk_is_noticed_before_writing(tmp_path, monkeypatch):
   checkpoints.save(1, at_step(1), {}, {}, 0.5)
   checkpoints.wait()
   monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))
-  with pytest.raises(OSError, match=r"disk is full: .* needs 1\.0 MiB, and 0\.0 MiB are free; make room"):
+  with pytest.raises(OSError, match=r"disk is full: .* needs 1\.0 MiB, but 0\.0 MiB are free; make room"):
     checkpoints.save(2, at_step(2), {}, {}, 0.5)
   checkpoints.close()
   assert os.listdir(tmp_path) == ["1"]
@@ -251,7 +251,7 @@ def test_what_cannot_be_read_for_another_reason_is_not_damaged(written, tmp_path
 
 @pytest.mark.parametrize("called", ["_damage", "_read"])
 def test_one_that_its_run_deletes_while_it_is_read_is_no_loss(written, tmp_path, monkeypatch, called):
-  """As `sample.py --best` beside a run that trains, and comes to a better one."""
+  """As with `sample.py --best` next to a training run that finds a better checkpoint."""
   shutil.copytree(written / "1", tmp_path / "1")
   reader, begun = Checkpoints(tmp_path, read_only=True), []
   owner = checkpoints if called == "_damage" else reader
@@ -272,11 +272,11 @@ def test_one_that_its_run_deletes_while_it_is_read_is_no_loss(written, tmp_path,
 
 
 def test_room_for_one_warns_and_is_enough(tmp_path, monkeypatch):
-  """Each is then complete before the next begins."""
+  """Each checkpoint is then completed before the next one begins."""
   state = {"w": np.zeros(2**20, np.uint8)}
   monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9, 5 * 2**19))
   checkpoints = Checkpoints(tmp_path, 3)
-  with pytest.warns(DiffjaxWarning, match=r"has room for one checkpoint and not for two, .*; make room, or"):
+  with pytest.warns(DiffjaxWarning, match=r"has room for only one checkpoint, not for both .*; make room, or"):
     checkpoints.check_room(state)
   checkpoints.save(1, state, {}, {}, 0.5)
   assert (tmp_path / "1" / "checksums.json").exists()

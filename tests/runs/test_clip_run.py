@@ -1,4 +1,4 @@
-"""A CLIP trained, stopped and resumed, read back, evaluated, and asked to guide: the scripts' own path."""
+"""A CLIP trained, stopped, resumed, loaded, evaluated and used for guidance, as the scripts do it."""
 
 import itertools
 import json
@@ -103,7 +103,7 @@ def test_evaluation_reports_every_template(clip_run, tmp_path, capsys):
   ("flags", "says"),
   [
     (["--zero_shot", "--steps=5"], "--steps has no use"),
-    ([], "run of a CLIP, which draws nothing"),
+    ([], "run of a CLIP, which cannot sample"),
   ],
 )
 def test_evaluation_refuses(clip_run, flags, says):

@@ -33,7 +33,7 @@ def dry(config, workdir):
 
 
 class OnlyLowered:
-  """What `devices.pmap` gives, but that it cannot be called."""
+  """A replacement for `devices.pmap` whose result can be lowered but not called."""
 
   def __init__(self, fun, donate_argnums=()):
     self.lower = jax.pmap(fun, axis_name=devices.AXIS, donate_argnums=donate_argnums).lower
@@ -46,7 +46,7 @@ def traced(state):
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory, tiny_data):
-  """What the dry run of the tiny config prints, with nothing computed or written on the way."""
+  """What the dry run of the tiny config prints, checking that nothing is computed or written."""
   import tiny_config
 
   config, folder = tiny_config.get_config(), tmp_path_factory.mktemp("dry")
@@ -73,7 +73,7 @@ def test_figures_are_exact(tiny, told):
 
 
 def test_activations_and_flops_grow_with_the_batch(tiny, tmp_path, told):
-  """Also, data that is not prepared stays so."""
+  """Also, unprepared data is not prepared."""
   config = tiny(batch_size=64)
   config.data.data_dir = str(tmp_path / "data")
   large = dry(config, tmp_path / "run")
@@ -85,7 +85,7 @@ def test_activations_and_flops_grow_with_the_batch(tiny, tmp_path, told):
 
 @pytest.fixture
 def eight_devices(monkeypatch):
-  """For the processes of `script`, so it comes before that."""
+  """For the processes of `script`, so request it before that fixture."""
   monkeypatch.setenv("XLA_FLAGS", f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8")
 
 

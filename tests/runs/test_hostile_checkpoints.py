@@ -1,4 +1,4 @@
-"""Checkpoints that somebody else made: restoring runs nothing of theirs, and reads nothing outside their folder."""
+"""Untrusted checkpoints: restoring executes nothing from them and reads nothing outside their folder."""
 
 import builtins
 import json
@@ -41,7 +41,7 @@ def given(written, tmp_path, monkeypatch):
 
 
 def sign(step):
-  """What whoever tampers with a checkpoint does last."""
+  """Recomputes the checksums, as an attacker would after tampering."""
   (step / CHECKSUMS).write_text(json.dumps({name: _checksum(step / name) for name in _files(step)}))
 
 
@@ -55,7 +55,7 @@ def restore(step):
 
 @pytest.fixture
 def no_pickle(monkeypatch):
-  """Whoever unpickles, or imports what is not imported yet by a name out of the folder, is found out."""
+  """Fails on any unpickling, and on executing or importing anything planted."""
 
   def refuse(*arguments, **options):
     raise AssertionError("something was unpickled")
@@ -78,7 +78,7 @@ def _guarded(run):
 
 
 def test_no_pickle_is_opened_in_restoring(given, no_pickle):
-  """The way of a sound checkpoint goes through no pickle at all."""
+  """Restoring an intact checkpoint uses no pickle at all."""
   state, _ = restore(given)
   jax.tree.map(np.testing.assert_array_equal, state, STATE)
 
@@ -192,7 +192,7 @@ def test_contents_that_are_none(value, given):
 
 @pytest.mark.parametrize("trials", [30, pytest.param(1000, marks=pytest.mark.soak)])
 def test_mutations_of_signed_checkpoints(trials, written, tmp_path):
-  """Damage that the checksums agree with, as whoever tampers sees to, is an error, or a state of the right shapes."""
+  """Tampering with matching checksums gives an error, or a state of the right shapes."""
   names = _files(written / "3")
 
   def attempt(rng):

@@ -1,4 +1,4 @@
-"""The folder of a run that somebody else made: nothing in it is executed, and bad JSON is one sentence."""
+"""Untrusted run folders: nothing in them is executed, and bad JSON is reported in one sentence."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def workdir(made, tmp_path):
 
 
 def plant(workdir, ran):
-  """Python that would be seen, in every file that somebody might import, and in the values of the JSON."""
+  """Plants Python code that leaves a trace, in every file that might be imported and in the JSON values."""
   code = PLANTED.format(ran=str(ran))
   for name in IN_FOLDER:
     (workdir / name).write_text(code)
@@ -63,7 +63,7 @@ def plant(workdir, ran):
 def test_loading_a_run_executes_nothing(workdir, tmp_path):
   plant(workdir, tmp_path / "ran")
   tree = json.loads((workdir / "config.json").read_text())
-  with pytest.raises(ValueError, match="is no run's config"):
+  with pytest.raises(ValueError, match="is not a valid run config"):
     runs.load_run(workdir)
   del tree["__reduce__"]
   (workdir / "config.json").write_text(json.dumps(tree))
@@ -183,7 +183,7 @@ def test_hostile_json_is_one_sentence(kind, workdir, monkeypatch):
   text = (NO_CONFIG | NO_MODEL)[kind]((workdir / "config.json").read_text())
   (workdir / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
   before = sorted(os.listdir(workdir))
-  says = "is no run's config" if kind in NO_CONFIG else "config.json makes no model"
+  says = "is not a valid run config" if kind in NO_CONFIG else "config.json defines no valid model"
   with pytest.raises(ValueError, match=says) as error:
     runs.load_run(workdir)
   assert str(error.value).isprintable() and len(str(error.value)) < 1000
@@ -249,6 +249,6 @@ def test_any_value_anywhere(trials, tiny, tmp_path):
 
 
 def test_a_config_is_told_apart_from_code():
-  """The JSON of our own configs has no need of anything that is refused."""
+  """The JSON of our own configs contains nothing that is refused."""
   for config in (configuration.default_config(), configuration.default_clip_config()):
     assert not configuration.differences(config, configuration.from_json(config.to_json()))

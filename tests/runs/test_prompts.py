@@ -1,4 +1,4 @@
-"""Words that say what to draw: how they are read, and that they move what is drawn."""
+"""Text prompts: how they are parsed, and that they change the samples."""
 
 import dataclasses
 
@@ -64,7 +64,7 @@ def test_texts_and_pictures_become_one_energy(clip):
 
 
 def test_pictures_get_nearer_to_the_prompt(clip, model):
-  """Guided down the distance to a text, and for comparison up it, drawn pictures score higher, and lower."""
+  """Images guided down the distance to a text score higher; guided up it, they score lower."""
   plain = model.draw(12, sampler="euler", steps=6)
   prompt = runs.make_prompt(clip, "a three", scale=300.0)
   away = runs.make_prompt(clip, "a three", scale=-300.0)
@@ -84,7 +84,7 @@ def test_pictures_get_nearer_to_the_prompt(clip, model):
 
 @pytest.mark.slow
 def test_a_gradient_that_is_not_finite_is_told_and_draws_all_the_same(clip, model):
-  """The half of the picture's features are compared by a weight so large that the energy overflows."""
+  """Scale and targets are so large that the energy overflows."""
   broken = runs.make_prompt(clip, "a three", scale=1e30)
   broken.energy = broken.energy.replace(targets=broken.energy.targets * 1e30)
   with pytest.warns(DiffjaxWarning, match="gradients at sigma"):
@@ -95,7 +95,7 @@ def test_a_gradient_that_is_not_finite_is_told_and_draws_all_the_same(clip, mode
 
 @pytest.mark.slow
 def test_the_program_of_a_prompt_can_be_kept_on_disk(clip, model):
-  """Host callbacks would keep it from that, and everybody waiting."""
+  """Host callbacks would prevent that, and every start would compile again."""
   denoiser, _ = runs.make_prompt(clip, "a three").guide(
     from_config.denoiser(model.config, model.params), samplers.Euler()
   )
@@ -164,7 +164,7 @@ def test_what_a_picture_should_be_read_as(weights, read_as):
 
 
 def test_pictures_that_are_read_as_something_else_are_drawn_again(clip, model):
-  """By a rule of its own: the first pictures of seed 0 that are darker than the median."""
+  """With a rule of its own: images must be darker than the median of the first ones drawn."""
   config = configuration.default_guidance_config()
   config.update(scale=0.0, views=dict(name="none"))
   prompt = runs.make_prompt(clip, "a three", config=config)
@@ -304,7 +304,7 @@ def test_guidance_config_that_cannot_work(clip, model, change, says):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["euler", "heun", "dpmpp_2m_sde", "restart"])
 def test_samplers_draw_to_a_prompt(clip, model, name):
-  """With these, one of each shape; tests/guidance/energies holds all of them to a posterior in closed form."""
+  """One of each kind; tests/guidance/energies checks all of them against a closed-form posterior."""
   options = {"t_min": 0.5, "t_max": 2.0} if name == "restart" else {}
   config = configuration.default_guidance_config()
   config.views = dict(name="small_views", count=1)

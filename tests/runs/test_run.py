@@ -1,4 +1,4 @@
-"""Drawing from a run: each picture is its number's, and nothing a person turns compiles again."""
+"""Sampling from a run: each image depends only on its index, and no option causes recompilation."""
 
 import dataclasses
 import errno
@@ -86,7 +86,7 @@ def test_trajectory_goes_from_noise_to_the_pictures(run):
 
 
 def test_agrees_with_sampling_by_hand(conditional):
-  """Guidance and grid put together from their parts, one picture at a time."""
+  """A reference composed of guidance and grid directly, one image at a time."""
   config, labels = conditional.config, np.array([3, 7])
   drawn = conditional.draw(2, labels=labels, guidance_scale=2.0, seed=5, sampler="euler", steps=3)
   denoiser = ClassifierFree(from_config.denoiser(config, jax.device_put(conditional.params)), {"label": 10}, 2.0)
@@ -201,7 +201,7 @@ def test_folders_that_hold_no_run(tmp_path, tiny):
   with pytest.raises(FileNotFoundError, match="holds no checkpoint yet"):
     runs.load_run(tmp_path)
   (tmp_path / runs.CONFIG).write_text('{"data": {"na')
-  with pytest.raises(ValueError, match=r"config\.json is no run's config"):
+  with pytest.raises(ValueError, match=r"config\.json is not a valid run config"):
     runs.load_run(tmp_path)
   (tmp_path / runs.CONFIG).write_text('{"data": {"name": "digits"}}')
   with pytest.raises(ValueError, match="lacks"):
@@ -226,13 +226,13 @@ def test_a_first_try_without_a_checkpoint_gives_way(tmp_path, tiny):
   runs.claim(tmp_path, tiny(steps=9))
   assert runs.read_config(tmp_path).train.steps == 9
   (tmp_path / runs.CONFIG).write_text('{"architecture": "of another program"}')
-  with pytest.raises(ValueError, match="no run's config"):
+  with pytest.raises(ValueError, match="not a valid run config"):
     runs.claim(tmp_path, tiny())
 
 
 def test_one_process_at_a_time(tmp_path, tiny):
   with runs.claimed(tmp_path / "run", tiny()):
-    with pytest.raises(ValueError, match=r"another process trains in .*run; stop it, or take another --workdir"):
+    with pytest.raises(ValueError, match=r"another process trains in .*run; stop it, or use another --workdir"):
       with runs.claimed(tmp_path / "run", tiny(steps=9)):
         pass
     assert runs.read_config(tmp_path / "run").train.steps == 8
@@ -271,7 +271,7 @@ def test_file_systems_without_locks(tmp_path, tiny, monkeypatch):
 def test_data_that_does_not_fit_the_model(tiny):
   config = tiny()
   config.model.num_classes = 7
-  with pytest.raises(ValueError, match="tells 7 classes apart, but 'digits' has 10 labels"):
+  with pytest.raises(ValueError, match="has 7 classes, but 'digits' has 10 labels"):
     runs.load_data(config, "train")
 
 

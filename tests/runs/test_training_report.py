@@ -1,4 +1,4 @@
-"""What a person sees: lines or a bar, and files that any reader can parse."""
+"""Training reports: lines or a bar, and files that any reader can parse."""
 
 import io
 import json
@@ -124,7 +124,7 @@ def test_a_terminal_gets_a_bar(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="takes a file that is always full")
 def test_a_full_disk_ends_the_run_with_one_error(tmp_path):
-  """Neither is the run left waiting nor does a thread add to what is said."""
+  """The run does not hang, and no thread prints anything else."""
   threads = threading.active_count()
   report = a_report(tmp_path)
   report._lines.close()

@@ -1,4 +1,4 @@
-"""Compile options are asked for, never assumed; the cache is on only after it was asked for."""
+"""Compiler options are checked, never assumed; the cache is enabled only on request."""
 
 import pathlib
 import subprocess

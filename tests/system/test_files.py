@@ -1,4 +1,4 @@
-"""What is taken from folders that others made: names, links, JSON, and how their words are repeated."""
+"""What is accepted from untrusted folders: names, links, JSON, and how their text is shown."""
 
 import os
 
@@ -110,18 +110,18 @@ UNSOUND = {
   "{'a': 1}": "property name",
   "[1,]": "Expecting value",
   "{} {}": "Extra data",
-  '{"a": 1, "b": 2, "a": 1}': "the key a is there twice",
-  '[{"b": {"\\u0061": 1, "a": 2}}]': "the key a is there twice",
-  '{"\\n\\u001b": 1, "\\n\\u001b": 1}': "is there twice",
-  "NaN": "NaN is no finite number",
-  "[-Infinity]": "-Infinity is no finite number",
-  "1e999": "1e999 is no finite number",
-  "-1" + "0" * 500 + ".0": "no finite number",
+  '{"a": 1, "b": 2, "a": 1}': "the key a is duplicated",
+  '[{"b": {"\\u0061": 1, "a": 2}}]': "the key a is duplicated",
+  '{"\\n\\u001b": 1, "\\n\\u001b": 1}': "is duplicated",
+  "NaN": "NaN is not a finite number",
+  "[-Infinity]": "-Infinity is not a finite number",
+  "1e999": "1e999 is not a finite number",
+  "-1" + "0" * 500 + ".0": "not a finite number",
   "1" + "0" * 5000: "4300 digits",
-  "[" * 33 + "]" * 33: "more than 32 values lie within each other",
-  '{"a":' * 33 + "1" + "}" * 33: "more than 32 values",
-  "[" * 100_000: "more than 32 values",
-  '{"a":' * 100_000 + "1" + "}" * 100_000: "more than 32 values",
+  "[" * 33 + "]" * 33: "more than 32 levels of nesting",
+  '{"a":' * 33 + "1" + "}" * 33: "more than 32 levels",
+  "[" * 100_000: "more than 32 levels",
+  '{"a":' * 100_000 + "1" + "}" * 100_000: "more than 32 levels",
 }
 
 
@@ -140,7 +140,7 @@ def test_json_is_utf_8(text):
 
 def test_many_keys_of_which_one_is_twice_are_looked_through_once():
   keys = ",".join(f'"{i}":0' for i in range(80_000))
-  with Bounded(), pytest.raises(ValueError, match="the key 79999 is there twice"):
+  with Bounded(), pytest.raises(ValueError, match="the key 79999 is duplicated"):
     files.parse_json(f'{{{keys},"79999":0}}')
 
 

@@ -1,4 +1,4 @@
-"""Device memory: figures of compiled programs, and one sentence where it does not suffice."""
+"""Device memory: figures of compiled programs, and one sentence when it runs out."""
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +57,8 @@ def test_tree_bytes():
 def test_sentence_names_what_was_wanted_what_there_is_and_what_to_lower():
   message = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory. Used 21.95G of 15.48G hbm."
   assert memory.explanation(message, memory.Needs(2 * GIB, 18 * GIB, 0), SETTINGS) == (
-    "a device is out of memory: 21.9 GiB were wanted where it has 15.5 GiB in all; the program needs 20.0 GiB on"
-    " each device, 18.0 GiB of it for what it computes on its way; lower train.batch_size (now 64), or raise"
+    "a device is out of memory: requested 21.9 GiB, 15.5 GiB available in total; the program needs 20.0 GiB on"
+    " each device, 18.0 GiB of it for temporaries; lower train.batch_size (now 64), or raise"
     " train.accumulate (now 1), or set model.remat=True."
   )
   told = memory.explanation("RESOURCE_EXHAUSTED: nothing known", None, SETTINGS | {"model.remat": True})
@@ -77,7 +77,7 @@ def test_other_errors_pass():
 
 
 def test_compiler_that_runs_out():
-  with pytest.raises(MemoryError, match=r"20.0 GiB were wanted where it has 15.5 GiB in all; lower train.batch_size"):
+  with pytest.raises(MemoryError, match=r"requested 20.0 GiB, 15.5 GiB available in total; lower train.batch_size"):
     with memory.explaining(None, SETTINGS):
       raise exhausted(
         "XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.00G of 15.48G hbm."
@@ -87,14 +87,14 @@ def test_compiler_that_runs_out():
 def test_program_that_wants_more_than_there_is():
   """The real error of this backend, from a step that would fill 64 TiB."""
   step = jax.jit(lambda a: jnp.sort(jnp.broadcast_to(a, (2**44,)) * jnp.arange(2**44, dtype=jnp.float32)))
-  with pytest.raises(MemoryError, match=r"(64|128)\.0 TiB were wanted.*the program needs \d+\.\d TiB on each device"):
+  with pytest.raises(MemoryError, match=r"requested (64|128)\.0 TiB.*the program needs \d+\.\d TiB on each device"):
     with memory.explaining(step, SETTINGS) as step:
       step(jnp.ones((), jnp.float32)).block_until_ready()
 
 
 @pytest.mark.slow
 def test_training_ends_with_a_sentence_and_keeps_what_it_saved(tiny, tmp_path, monkeypatch):
-  """The third call of the step fails as on a GPU; two steps of gradients and activations are in the sentence."""
+  """The third call of the step fails as on a GPU; the sentence includes gradients and activations of two steps."""
   pmap = devices.pmap
 
   class Failing:
@@ -115,7 +115,7 @@ def test_training_ends_with_a_sentence_and_keeps_what_it_saved(tiny, tmp_path, m
   with pytest.raises(SystemExit) as stop, command_line.reporting():
     train(tiny(checkpoint_every=2), tmp_path / "run")
   told = stop.value.code
-  assert told.startswith("error: a device is out of memory: 6.9 GiB were wanted; the program needs ")
+  assert told.startswith("error: a device is out of memory: requested 6.9 GiB; the program needs ")
   assert told.count("\n") == 0 and "lower train.batch_size (now 16)" in told and "set model.remat=True." in told
   saved = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True)
   assert saved.steps() == [2, 4]

@@ -1,4 +1,4 @@
-"""Runs in a bucket, as far as a folder that plays one can show."""
+"""Runs in a bucket, simulated by a local folder."""
 
 import json
 import pathlib
@@ -19,7 +19,7 @@ WORKDIR = "gs://bucket/runs/tiny"
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-  """The folder that is gs://bucket."""
+  """The local folder that stands for gs://bucket."""
   buckets.install(monkeypatch, tmp_path / "cloud")
   return tmp_path / "cloud" / "bucket"
 
@@ -38,7 +38,7 @@ def test_local_folders_stay_what_they_are(tmp_path):
 
 
 def test_other_schemes_and_missing_packages_are_refused(monkeypatch):
-  with pytest.raises(ValueError, match="s3://bucket/run is neither a folder of this machine nor of a bucket"):
+  with pytest.raises(ValueError, match="s3://bucket/run is neither a local folder nor one in a bucket"):
     paths.as_path("s3://bucket/run")
   monkeypatch.setattr(paths, "DRIVERS", ("no_such_package",))
   with pytest.raises(ImportError, match="pip install"):
@@ -63,7 +63,7 @@ def test_files_appear_whole_or_not_at_all(bucket):
 
 
 def test_report(bucket):
-  """What was reported beyond the step that a run goes on from is gone, as in a local folder."""
+  """Metrics beyond the step that a run resumes from are dropped, as in a local folder."""
   metrics = {name: np.ones(2) for name in ("loss", "grad_norm")} | {"skipped": np.zeros(2, int)}
   for start in (0, 2):
     report = Report(paths.as_path(WORKDIR), start, 6, 16, 2, lambda step: 0.1)
@@ -85,7 +85,7 @@ def test_checkpoints(bucket):
   checkpoints.wait()
   assert checkpoints.steps() == [2, 3]
   damage(bucket / "runs/tiny/checkpoints/3")
-  with pytest.warns(DiffjaxWarning, match=rf"{WORKDIR}/checkpoints/3 is damaged: state/\S+ is not what was written"):
+  with pytest.warns(DiffjaxWarning, match=rf"{WORKDIR}/checkpoints/3 is damaged: state/\S+ fails its checksum"):
     restored, contents = checkpoints.restore_newest(state)
   np.testing.assert_array_equal(restored["w"], 2 * state["w"])
   assert contents["data"] == {"next": 2} and checkpoints.steps() == [2]
@@ -116,7 +116,7 @@ def test_mistakes(bucket):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*cannot be locked")
 def test_run_in_a_bucket_is_the_run_in_a_folder(tiny, tmp_path, bucket):
-  """Trained, damaged, gone on with, and drawn from."""
+  """Train, damage, resume and sample."""
   here, there = train(tiny(sample_every=4), tmp_path / "run"), train(tiny(sample_every=4), WORKDIR)
   jax.tree.map(np.testing.assert_array_equal, here, there)
   names = lambda folder: {

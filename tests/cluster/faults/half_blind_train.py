@@ -1,4 +1,4 @@
-"""train.py, of which process 1 cannot read the states of checkpoints, and the others can.
+"""train.py, except that process 1 cannot read the states of checkpoints.
 
 python half_blind_train.py --process_id=... --config=... --workdir=...
 """

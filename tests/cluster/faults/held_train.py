@@ -1,8 +1,8 @@
-"""train.py that is held up in one phase, where it is deaf to Python's signal handlers, as in a long compilation.
+"""train.py, held up in one phase in which Python's signal handlers cannot run, as in a long compilation.
 
 python held_train.py PHASE SECONDS PATIENCE [STUCK_AFTER] --config=... --workdir=...
 
-PHASE may be "PHASE@INDEX", of one process alone. SECONDS is how long, or "fail" or "bug": then it fails there instead.
+PHASE may be "PHASE@INDEX", for one process only. SECONDS is how long, or "fail" or "bug" to fail there instead.
 """
 
 import itertools
@@ -23,7 +23,7 @@ TRAIN = pathlib.Path(__file__).parents[3] / "train.py"
 
 
 def hold(seconds):
-  """Waits in a system call that signals do not interrupt, so that Python gets no turn on the main thread."""
+  """Waits in a system call that signals do not interrupt, so that Python code cannot run on the main thread."""
   print("held", flush=True)
   if seconds in FAILURES:
     raise FAILURES[seconds]

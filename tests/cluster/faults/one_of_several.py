@@ -1,4 +1,4 @@
-"""One process of several, each of one device, that average a number again and again until one of them is asked to stop.
+"""One of several processes with one device each, which average a number repeatedly until one gets a signal.
 
 python one_of_several.py ADDRESS COUNT INDEX TIMEOUT
 """

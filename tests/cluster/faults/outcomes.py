@@ -1,4 +1,4 @@
-"""Which faults are tried when, what a run leaves, and whether two left the same."""
+"""Which faults are tested when, what a run leaves behind, and whether two runs left the same."""
 
 import json
 import pathlib
@@ -11,7 +11,7 @@ from diffjax.runs.checkpoints import Checkpoints
 
 
 def cases(names, values, slow):
-  """Parametrizes a test; those not in `slow` are for the soak."""
+  """Parametrizes a test; cases not in `slow` are marked soak."""
   mark = lambda value: pytest.mark.slow if value in slow else pytest.mark.soak
   assert set(slow) <= set(values)
   return pytest.mark.parametrize(names, [pytest.param(*value, marks=mark(value)) for value in values])
@@ -27,13 +27,13 @@ def newest(workdir: pathlib.Path, config):
 
 
 def held_out(workdir: pathlib.Path) -> dict[int, float]:
-  """{step: loss} of the checkpoints that were judged."""
+  """{step: loss} of the checkpoints that were evaluated."""
   lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
   return {line["step"]: line["held_out_loss"] for line in lines if "held_out_loss" in line}
 
 
 def seen(record: pathlib.Path) -> dict[int, list[int]]:
-  """{step: ids} from a file of recorded_train.py; fails if a step that came twice did not see the same."""
+  """{step: ids} from a file of recorded_train.py; fails if a repeated step saw other ids."""
   found = {}
   for line in record.read_text().splitlines():
     try:
@@ -52,7 +52,7 @@ def assert_identical(a, b):
 
 
 def assert_same_run(workdir: pathlib.Path, reference: pathlib.Path, config):
-  """Fails unless two runs came to the same newest checkpoint, the same best one, and the same losses on the way."""
+  """Fails unless two runs have the same newest checkpoint, the same best one, and the same losses along the way."""
   (state, contents), (expected, expected_contents) = newest(workdir, config), newest(reference, config)
   assert_identical(state, expected)
   assert contents == expected_contents

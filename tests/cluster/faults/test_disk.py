@@ -1,4 +1,4 @@
-"""A disk that fills up or turns read-only: one sentence within a save interval, and what was saved goes on."""
+"""A disk that fills up or turns read-only: one sentence within a save interval, and the run resumes."""
 
 import contextlib
 import resource
@@ -53,11 +53,11 @@ def whole(launch, tmp_path_factory):
 
 
 def assert_goes_on(launch, workdir, whole, config):
-  """The same command comes to what it would have come to without a fault."""
+  """The same command ends in the state of a run without a fault."""
   left = int(newest(workdir, config)[0].step)
   assert 50 <= left < TRAIN["steps"]
   out, err = launch(workdir, **TRAIN).communicate()
-  assert f"going on from step {left}\n" in out and not err
+  assert f"resuming from step {left}\n" in out and not err
   assert_same_run(workdir, whole, config)
 
 
@@ -66,7 +66,7 @@ def test_disk_that_fills_up_in_a_run(launch, tiny, disk, whole):
   until_saved(process, disk / "run", 50)
   fill(disk)
   assert_one_sentence(process)
-  assert_one_sentence(launch(disk / "run", **TRAIN))  # while nothing is mended
+  assert_one_sentence(launch(disk / "run", **TRAIN))  # while the disk is still full
   (disk / "filler").unlink()
   assert_goes_on(launch, disk / "run", whole, tiny(**TRAIN))
 
@@ -89,11 +89,11 @@ def test_no_room_shows_before_the_first_step(launch, disk):
 
 
 def test_files_that_can_grow_no_more_in_a_run(launch, tiny, tmp_path, whole):
-  """As with a quota, in the middle of a file; this takes no right to mount."""
+  """As with a quota, in the middle of a file; needs no permission to mount."""
   process = launch(tmp_path / "run", **TRAIN)
   until_saved(process, tmp_path / "run", 50)
   resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (10_000, 10_000))
   _, err = process.communicate(timeout=60)
-  said = "error: cannot write a checkpoint in"  # among what the writing threads print of their own
+  said = "error: cannot write a checkpoint in"  # among the output of the writing threads
   assert process.returncode == 1 and said in err, err[-2000:]
   assert_goes_on(launch, tmp_path / "run", whole, tiny(**TRAIN))

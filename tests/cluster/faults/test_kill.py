@@ -1,4 +1,4 @@
-"""kill -9 at any moment: the run goes on by the same command, and comes to the very state of one never killed."""
+"""kill -9 at any moment: the same command resumes the run, which ends in the exact state of one never killed."""
 
 import contextlib
 import itertools
@@ -14,7 +14,7 @@ TRAIN = dict(checkpoint_every=50, log_every=500, steps_per_call=10)
 
 
 def writing(workdir: pathlib.Path) -> set[tuple]:
-  """Checkpoints that are being written, or were when a process was killed."""
+  """Checkpoints that are incomplete: being written now, or when a process was killed."""
   found = set()
   for path in workdir.glob("*/*.orbax-checkpoint-tmp*"):
     with contextlib.suppress(FileNotFoundError):
@@ -23,7 +23,7 @@ def writing(workdir: pathlib.Path) -> set[tuple]:
 
 
 def kill_later(process, workdir, seconds, during_save) -> str | None:
-  """Kills a process after that many seconds, of a save or of all; "save", "other", or None if it ended before."""
+  """Kills a process that many seconds into a save or the run; "save", "other", or None if it exited before."""
   before, begin = writing(workdir), time.monotonic()
   if during_save:
     while process.poll() is None and not writing(workdir) - before:
@@ -40,7 +40,7 @@ def kill_later(process, workdir, seconds, during_save) -> str | None:
 
 
 def soak(launch, config, tmp_path, train, kills, during_saves, seed):
-  """Runs that are killed until there were so many kills, and so many in a save: ({where: kills}, runs, seconds)."""
+  """Kills runs until there were so many kills, and so many during a save: ({where: kills}, runs, seconds)."""
   whole = tmp_path / "whole"
   begin = time.monotonic()
   process = launch(whole, RECORDED, tmp_path / "whole.txt", **train)

@@ -1,4 +1,4 @@
-"""train.py as two processes: any one that is stopped, fails or hangs ends both, and they go on."""
+"""train.py as two processes: if either is stopped, fails or hangs, both exit, and the run resumes."""
 
 import pathlib
 import re
@@ -17,13 +17,13 @@ TESTS = ROOT / "tests"
 HELD = TESTS / "cluster" / "faults" / "held_train.py"
 TRAIN = dict(steps=24, checkpoint_every=6, sample_every=4, log_every=2, steps_per_call=2)
 SECONDS = 60
-"""A tenth of which is enough on a quiet machine; what is held up is so for longer."""
+"""On a quiet machine a tenth of this is enough; a process that is held up stays so for longer."""
 STUCK_AFTER = 8
 
 
 @pytest.fixture
 def start(tiny_data):
-  """start(workdir, *program) starts train.py as two processes, or `program` and its arguments; `count` of them."""
+  """start(workdir, *program) starts train.py, or `program` with its arguments, as `count` processes."""
   started = []
 
   def start(workdir, *program, count=2, workdirs=()):
@@ -48,10 +48,10 @@ def until_held(process):
 
 
 def assert_goes_on(start, workdir, config, saved):
-  """The same command goes on from step `saved`, or from any where that is None, to the end."""
+  """The same command resumes from step `saved` (None: any step) and completes the run."""
   ended = finish(start(workdir))
   assert [(code, err) for code, _, err in ended] == [(0, "")] * 2
-  assert saved is None or ("going on from step" in ended[0][1]) == bool(saved)
+  assert saved is None or ("resuming from step" in ended[0][1]) == bool(saved)
   assert not saved or f"from step {saved}\n" in ended[0][1]
   assert newest(workdir, config)[0].step == TRAIN["steps"]
 
@@ -60,8 +60,8 @@ PHASES = ("start", "compile", "step", "evaluation", "sampling", "save")
 
 
 def held_and_asked(phases):
-  """[(phase, the process that is held up in it, the one that is asked to stop)]."""
-  pairs = lambda phase: [(0, 1), (0, 0)] if phase == "save" else [(1, 0), (0, 1)]  # the first alone signs checkpoints
+  """[(phase, process that is held up in it, process that is asked to stop)]."""
+  pairs = lambda phase: [(0, 1), (0, 0)] if phase == "save" else [(1, 0), (0, 1)]  # only process 0 writes checksums
   return [(phase, *pair) for phase in phases for pair in pairs(phase)]
 
 
@@ -75,7 +75,7 @@ def test_any_one_that_is_asked_stops_all_and_all_is_saved(start, tiny, tmp_path,
   if phase == "start":
     assert f"process {asked} of 2 was stopped by SIGTERM\n" in ended[1 - asked][2]
   else:
-    assert "all saved; the same command goes on from there" in ended[0][1] and not ended[0][2] + ended[1][2], ended
+    assert "state saved; the same command resumes from there" in ended[0][1] and not ended[0][2] + ended[1][2], ended
   saved = re.search(r"stopped at step (\d+)", ended[0][1])
   assert_goes_on(start, tmp_path, tiny(**TRAIN), int(saved[1]) if saved else 0)
 
@@ -139,7 +139,7 @@ def test_the_others_report_one_that_halts_and_leave(start, tiny, tmp_path, phase
   until_held(begun[stuck])
   begun[stuck].send_signal(signal.SIGSTOP)
   ((code, _, err),) = finish([begun[1 - stuck]], STUCK_AFTER + SECONDS)
-  told = rf"has not heard of process {stuck} for {STUCK_AFTER} s, at step \d+|waits in vain: since step \d+"
+  told = rf"has not heard from process {stuck} for {STUCK_AFTER} s, at step \d+|is stuck: since step \d+"
   assert code == 75 and re.match(rf"error: process {1 - stuck} of 2 ({told})", err), err
   assert re.search(r"  File .*train.py\", line \d+ in ", err), err
   begun[stuck].kill()
@@ -155,7 +155,7 @@ def test_one_of_four_that_halts_ends_all(start, tmp_path):
   others = [process for process in begun if process is not begun[2]]
   ended = finish(others, STUCK_AFTER + SECONDS)
   assert [code for code, _, _ in ended] == [75] * 3, ended
-  told = rf"has not heard of process 2 for {STUCK_AFTER} s|waits in vain|another process of the run is gone"
+  told = rf"has not heard from process 2 for {STUCK_AFTER} s|stuck|lost connection to another process of the run"
   assert all(err.startswith("error: ") and re.search(told, err) for _, _, err in ended), ended
   begun[2].kill()
 
@@ -166,21 +166,21 @@ def test_one_that_is_killed_ends_the_others_and_they_go_on(start, tiny, tmp_path
   until_held(begun[killed])
   begun[killed].kill()
   ((code, _, err),) = finish([begun[1 - killed]], SECONDS)
-  if killed == 0:  # which answers for JAX, too
+  if killed == 0:  # JAX's coordinator runs there
     assert code in (75, -signal.SIGABRT), err
   else:
-    assert code == 75 and err.startswith("error: another process of the run is gone; the same command goes on"), err
+    assert code == 75 and err.startswith("error: lost connection to another process of the run; the same command"), err
   assert_goes_on(start, tmp_path, tiny(**TRAIN), None)
 
 
 @pytest.mark.slow
 def test_folders_that_are_not_one_are_refused(start, tiny, tmp_path):
-  """As on disks of the machines' own: at the start, and where one of them holds what the run has saved."""
+  """As when each machine has its own disk: at the start, and when one of them holds the run's checkpoints."""
   for _ in range(2):
     ended = finish(start(None, workdirs=[tmp_path / "shared", tmp_path / "own"]))
     for index, (code, _, err) in enumerate(ended):
       assert code == 1 and err.count("\n") == 1 and "1 of 2 processes" in err, err
-      assert ("this one among them" in err) == bool(index) and "give all of them one that they share" in err
+      assert ("including this one" in err) == bool(index) and "give all the same shared folder" in err
     finish(start(tmp_path / "shared"))
 
 

@@ -1,4 +1,4 @@
-"""Several processes: one that is asked to stop stops all at the same step."""
+"""Several processes: a signal to one stops all at the same step."""
 
 import re
 import signal
@@ -10,7 +10,7 @@ import pytest
 
 @pytest.fixture
 def several(script):
-  """several(count, timeout) starts that many processes that train together, and returns them once they do."""
+  """several(count, timeout) starts that many processes that train together, and returns them once they are running."""
   started = []
 
   def several(count, timeout=600):

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in every phase: saved and gone in time, and a second one at once; the same command goes on."""
+"""Ctrl-C and SIGTERM in every phase: the run saves and exits in time, at once on a second signal, and resumes."""
 
 import itertools
 import signal
@@ -9,7 +9,7 @@ from outcomes import assert_same_run, cases, newest
 
 HELD = "tests/cluster/faults/held_train.py"
 TRAIN = dict(steps=12, checkpoint_every=6, sample_every=4, log_every=2, steps_per_call=2)
-SECONDS = 25  # what a cloud grants a machine, less a little
+SECONDS = 25  # slightly less than clouds grant a preempted machine
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def whole(launch, whole_folder):
 
 
 def stop(process, *signals):
-  """Sends signals as soon as the process is held up; (exit code, output, errors, seconds to its end)."""
+  """Sends signals once the process is held up; returns (exit code, stdout, stderr, seconds until exit)."""
   while (line := process.stdout.readline()) != "held\n":
     assert line, process.communicate()
   begin = time.monotonic()
@@ -39,11 +39,11 @@ def stop(process, *signals):
 
 
 def assert_goes_on(launch, workdir, whole, config, start):
-  """The same command goes on from step `start`, or from any where that is None, to what nobody stopped came to."""
+  """The same command resumes from step `start` (None: any step) and ends in the state of an uninterrupted run."""
   out, err = launch(workdir, **TRAIN).communicate(timeout=100)
   assert not err
   if start is not None:
-    assert ("going on from step" in out) == bool(start) and (not start or f"from step {start}\n" in out)
+    assert ("resuming from step" in out) == bool(start) and (not start or f"from step {start}\n" in out)
   assert_same_run(workdir, whole, config)
 
 
@@ -58,7 +58,7 @@ SAVED = {"compile": 2, "step": 10, "evaluation": 6, "sampling": 4, "save": 6}
 def test_short_phase_is_finished_and_all_is_saved(launch, whole, tiny, tmp_path, phase, signum):
   saved = SAVED[phase]
   code, out, err, seconds = stop(launch(tmp_path, HELD, phase, 1, 15, **TRAIN), signum)
-  assert (code, err) == (128 + signum, "") and f"stopped at step {saved}, all saved" in out and seconds < SECONDS
+  assert (code, err) == (128 + signum, "") and f"stopped at step {saved}, state saved" in out and seconds < SECONDS
   assert newest(tmp_path, tiny(**TRAIN))[0].step == saved
   assert_goes_on(launch, tmp_path, whole, tiny(**TRAIN), saved)
 
@@ -72,7 +72,7 @@ def test_short_phase_is_finished_and_all_is_saved(launch, whole, tiny, tmp_path,
 def test_long_phase_is_left_and_what_can_be_is_saved(launch, whole, tiny, tmp_path, phase, saved, patience):
   code, out, err, seconds = stop(launch(tmp_path, HELD, phase, 200, patience, **TRAIN), signal.SIGTERM)
   assert (code, err) == (128 + signal.SIGTERM, "") and seconds < SECONDS - 15 + patience
-  assert phase == "start" or "the same command goes on from the last checkpoint" in out
+  assert phase == "start" or "the same command resumes from the last checkpoint" in out
   assert not saved or newest(tmp_path, tiny(**TRAIN))[0].step == saved
   assert_goes_on(launch, tmp_path, whole, tiny(**TRAIN), saved)
 

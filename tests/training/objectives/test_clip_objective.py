@@ -122,8 +122,8 @@ def test_temperature_is_kept_below_a_hundred(tiny_clip):
   [
     (lambda c: c.train.update(accumulate=2), "accumulate must be 1"),
     (lambda c: c.model.update(loss="sigmoids"), "Did you mean 'sigmoid'"),
-    (lambda c: c.captions.update(templates=("a digit",)), "says nothing of the class"),
-    (lambda c: c.captions.update(held_out=("a {digit}",)), "not known"),
+    (lambda c: c.captions.update(templates=("a digit",)), "does not name the class"),
+    (lambda c: c.captions.update(held_out=("a {digit}",)), "unknown field"),
     (lambda c: c.captions.update(vocab_size=100), "too small"),
     (lambda c: c.model.image.update(heads=3), "does not split into 3 heads"),
     (lambda c: c.model.image.update(patch=0), "must be in"),
