@@ -59,7 +59,7 @@ def test_picture_as_a_prompt_and_another_way_of_guidance(folders, tmp_path):
   ("asked", "says"),
   [
     (dict(prompt=""), "empty part"),
-    (dict(prompt="a three::x"), "is no number"),
+    (dict(prompt="a three::x"), "is not a number"),
     (dict(image_prompt="nowhere.png"), "there is no file nowhere.png"),
     (dict(prompt="a three", best_of=2), "chooses 3 pictures by a prompt"),
     (dict(prompt="a three", guidance_scale=float("inf")), "guidance_scale is inf"),
