@@ -48,8 +48,8 @@ def universal():
 def freedom():
   """FreeDoM (Yu et al. 2023), with steps from t = 800 to 500 taken ten times, as for ImageNet.
 
-  The mean moves by alpha times the gradient, as for faces, not by a fraction of the step, so --guidance.scale depends on
-  the CLIP.
+  The mean moves by alpha times the gradient, as for faces, not by a fraction of the step, so --guidance.scale depends
+  on the CLIP.
   """
   return way("freedom", repeats=10, repeat_interval=(SIGMA_500, SIGMA_800))
 

@@ -36,7 +36,9 @@ class Labels:
     if labels.shape != (num,):
       raise ValueError(f"labels have shape {labels.shape}; pass one label for each of the {num} pictures.")
     if labels.min() < 0 or labels.max() >= self.num_classes:
-      raise ValueError(f"labels are in {labels.min()}..{labels.max()}; each must be in 0..{self.num_classes - 1}.")
+      raise ValueError(
+        f"labels {labels.min()}..{labels.max()} are out of range; each must lie in 0..{self.num_classes - 1}."
+      )
     return {"label": labels.astype(np.int32)}
 
   def training_cond(self, batch: PyTree, keys: Array) -> Cond:

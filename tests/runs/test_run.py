@@ -161,10 +161,10 @@ def test_nothing_a_person_turns_compiles_again(conditional, caplog):
     ({"sampler": "euler", "eta": 1.5}, r"euler\.eta is 1\.5"),
     ({"sampler": "heun", "s_churn": -1.0}, r"heun\.s_churn is -1\.0"),
     ({"seed": 2**63}, "seed is 9223372036854775808"),
-    ({"cfgpp": True}, "cfgpp acts on guidance by a label"),
+    ({"cfgpp": True}, "cfgpp needs guidance by a label"),
     (
       {"cfgpp": True, "labels": np.array([1, 2]), "guidance_scale": 1.1},
-      r"cfgpp takes a guidance_scale in \[0, 1\], and it is 1\.1",
+      r"guidance_scale is 1\.1, but must lie in \[0, 1\] with cfgpp",
     ),
     ({"repeats": 0}, "repeats is 0"),
     ({"labels": [3, 10**20]}, "each must lie in 0"),
