@@ -100,8 +100,8 @@ def label_accuracy(drawn, labels, train, train_labels, limit: int = 10_000) -> f
   """Fraction of drawn pictures whose label a support vector classifier trained on real pictures recognises.
 
   drawn [M, D] with labels int [M], train [N, D] with train_labels int [N] -> a fraction in [0, 1]. The classifier is
-  independent of the model; compare with its accuracy on held-out real pictures. At most `limit` training pictures,
-  evenly spaced, are used, since its cost is quadratic in them. Raises ValueError if pictures and labels differ in number.
+  independent of the model; compare with its accuracy on held-out real pictures. It uses at most `limit` evenly spaced
+  training pictures, as its cost is quadratic in them. Raises ValueError if pictures and labels differ in number.
   """
   from sklearn.svm import SVC
 
