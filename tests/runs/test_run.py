@@ -155,7 +155,7 @@ def test_nothing_a_person_turns_compiles_again(conditional, caplog):
     ({"labels": np.array([3, 10])}, r"labels 3\.\.10 .* each must lie in 0\.\.9"),
     ({"labels": np.array([-1, 3])}, r"labels -1\.\.3 .* each must lie in 0\.\.9"),
     ({"labels": np.array([1, 2, 3])}, "one label for each of the 2 pictures"),
-    ({"guidance_scale": 2.0}, "none was asked for"),
+    ({"guidance_scale": 2.0}, "guidance_scale needs a label"),
     ({"guidance_scale": np.nan, "labels": np.array([1, 2])}, "guidance_scale is nan, but must be finite"),
     ({"sampler": "euler", "eta": np.nan}, r"euler\.eta is nan, but must be in \[0, 1\]"),
     ({"sampler": "euler", "eta": 1.5}, r"euler\.eta is 1\.5"),
