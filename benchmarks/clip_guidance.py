@@ -1,9 +1,9 @@
-"""What a step guided by CLIP costs, beside an unguided one and beside the sum of its parts.
+"""The cost of a CLIP-guided step, compared with an unguided one and with the sum of its parts.
 
     python benchmarks/clip_guidance.py [--batch=64] [--views=4] [--steps=25] [--repeats=9]
 
-Everything runs in compiled loops of `steps` steps, the forms in turn; milliseconds a step, medians. The parts are the
-U-Net forward, forward and backward to its input, and CLIP's picture tower forward and backward on all views. The
+Everything runs in compiled loops of `steps` steps, alternating between the variants; medians in milliseconds per step.
+The parts are the U-Net forward and backward to its input, and CLIP's image tower forward and backward on all views. The
 networks are those of configs/digits.py and configs/clip_digits.py with random weights; on a GPU also ADM's for ImageNet
 256 with ViT-B/16 and 64 cutouts, in bfloat16. Neither TFDS nor ml_collections is needed.
 """
@@ -40,7 +40,7 @@ def an_energy(tower, views):
 
 
 def programs(denoiser, energy, sigmas):
-  """Name -> (denoiser, energy, x, key) -> x, each a loop over the noise levels."""
+  """A dict from name to program (denoiser, energy, x, key) -> x, each a loop over the noise levels."""
 
   def drawn(make):
     def draw(denoiser, energy, x, key):
@@ -70,7 +70,7 @@ def programs(denoiser, energy, sigmas):
 
 
 def measure(title, denoiser, energy, shape, steps, repeats):
-  """Times all programs in turn, and prints milliseconds a step, ratios and compile times."""
+  """Times all programs, alternating, and prints milliseconds per step, ratios and compile times."""
   sigmas = grids.karras(steps, sigma_min=0.05, sigma_max=10.0)
   inputs = denoiser, energy, jax.random.normal(jax.random.key(3), shape), jax.random.key(4)
   compiled, seconds = {}, {}
@@ -88,7 +88,7 @@ def measure(title, denoiser, energy, shape, steps, repeats):
   parts = ms["U-Net forward and backward"] + ms["CLIP"]
   print(f"{title}, batch {shape[0]}, {steps} steps, {jax.devices()[0].device_kind}")
   for name, value in ms.items():
-    print(f"  {name:<28}{value:8.2f} ms a step, compiled in {seconds[name]:.1f} s")
+    print(f"  {name:<28}{value:8.2f} ms per step, compiled in {seconds[name]:.1f} s")
   print(f"  guided / unguided {ms['guided'] / ms['unguided']:.2f}; guided / its parts {ms['guided'] / parts:.2f}")
   print(f"  CLIP's share {ms['CLIP'] / ms['guided']:.0%}", flush=True)
 

@@ -1,9 +1,9 @@
-"""The 3x3 convolutions of benchmarks/unet.py alone: forward and both gradients, here and in PyTorch, in GFLOP/s.
+"""The 3x3 convolutions of benchmarks/unet.py alone: forward and both gradients, ours and PyTorch's, in GFLOP/s.
 
     python benchmarks/convolution.py [--repeats=30]
 
 Ours run twenty times inside a compiled loop, as in training and sampling; PyTorch's are oneDNN's, channels_last. Each
-library runs in a process of its own. What a network can gain beside its convolutions is bounded by these.
+library runs in its own process. These figures bound what can be gained outside the convolutions.
 """
 
 import argparse

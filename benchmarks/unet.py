@@ -1,11 +1,11 @@
-"""This U-Net in JAX beside the same one in PyTorch: diffusers' UNet2DModel, eager, channels_last, compiled.
+"""Our U-Net in JAX against the same one in PyTorch: diffusers' UNet2DModel, eager, channels_last, compiled.
 
     python benchmarks/unet.py [--cases=8x8x64,8x8x8,32x32x8] [--rounds=3] [--repeats=10] [--sampling_steps=50]
 
-Every measurement runs in a process of its own, the implementations in turn; each figure is the median over rounds of
-a process's median call. The ratio is PyTorch's best over JAX: above 1, JAX is faster. Before anything is timed both
-networks are run on the same weights and must agree. On a GPU it then prints images/s, TFLOP/s (counted by XLA's cost
-model) and the share of the matrix rate measured on the same card, in bfloat16. Without torch only JAX is measured.
+Every measurement runs in its own process, alternating between implementations; each figure is the median over rounds
+of a process's median call. The ratio is PyTorch's best over JAX: above 1, JAX is faster. Before anything is timed, both
+networks are run with the same weights and must agree. On a GPU it then prints images/s, TFLOP/s (counted by XLA's cost
+model) and the fraction of the matmul rate measured on the same card, in bfloat16. Without torch only JAX is measured.
 """
 
 import argparse
@@ -28,12 +28,12 @@ LEARNING_RATE, DECAYS, EPSILON, EMA_DECAY = 1e-4, (0.9, 0.999), 1e-8, 0.999
 
 
 def ratios(sampling_steps):
-  """x_next = a * x + (1 - a) * network, a plain deterministic walk, the same in both libraries."""
+  """The a of x_next = a * x + (1 - a) * network, a plain deterministic loop, the same in both libraries."""
   return [1 - 1 / (n + 1) for n in range(sampling_steps, 0, -1)]
 
 
 def median_ms(run, repeats):
-  """Median milliseconds of `run`, which waits for its own result, after two calls to warm up."""
+  """Median milliseconds of `run`, which blocks on its own result, after two warm-up calls."""
   times = []
   for _ in range(repeats + 2):
     start = time.perf_counter()
@@ -135,7 +135,7 @@ def torch_case(case, job, repeats, sampling_steps, form):
 
 
 def key_map():
-  """The tests' map of diffusers' keys: the agreement that is tested and the one that is timed are the same."""
+  """The tests' map of diffusers' keys, so that the tests and the benchmark compare the same networks."""
   path = HERE.parent / "tests" / "networks" / "diffusers_unet.py"
   spec = importlib.util.spec_from_file_location("diffusers_unet", path)
   module = importlib.util.module_from_spec(spec)
@@ -144,7 +144,7 @@ def key_map():
 
 
 def agreement(case):
-  """Largest difference of the outputs on the same weights, and the two parameter counts."""
+  """Largest difference of the outputs with the same weights, and the two parameter counts."""
   import jax
   import numpy as np
   import torch
@@ -168,7 +168,7 @@ def agreement(case):
 
 
 def gpu_jax(name, batch):
-  """Forward of a published network in bfloat16 on JAX's GPU, beside the card's own matrix rate."""
+  """Forward pass of a published network in bfloat16 with JAX on a GPU, and the card's measured matmul rate."""
   import jax
   import jax.numpy as jnp
 
@@ -180,7 +180,7 @@ def gpu_jax(name, batch):
   x = jax.random.normal(jax.random.key(0), (batch, size, size, 3))
   params = jax.jit(net.init)(jax.random.key(1), x[:1], jnp.zeros(()))
   lowered = compilation.jit(lambda params, x: net.apply(params, x, jnp.float32(500))).lower(params, x)
-  compiled, flops = lowered.compile(), lowered.cost_analysis()["flops"]  # of the compiled one cuDNN's do not count
+  compiled, flops = lowered.compile(), lowered.cost_analysis()["flops"]  # the compiled program's count omits cuDNN's
   seconds = median_ms(lambda: compiled(params, x).block_until_ready(), 20) / 1e3
   a = jax.random.normal(jax.random.key(2), (n, n), jnp.bfloat16)
   product = jax.jit(lambda a: jax.lax.scan(lambda b, _: ((a @ b) * 1e-2, None), a, None, length=20)[0])
@@ -189,7 +189,7 @@ def gpu_jax(name, batch):
 
 
 def gpu_torch(name, batch, form):
-  """The DDPM network of diffusers in bfloat16 on PyTorch's GPU."""
+  """The DDPM network of diffusers in bfloat16 with PyTorch on a GPU."""
   import torch
 
   size, channels, _, config = CASES["32x32x8"]
@@ -206,7 +206,7 @@ def gpu_torch(name, batch, form):
 
 
 def apart(function, *arguments):
-  """Calls a function of this file in a process of its own: (result, None) or (None, why not)."""
+  """Calls a function of this file in its own process; returns (result, None) or (None, reason)."""
   command = [sys.executable, __file__, "--call", json.dumps([function, *arguments])]
   run = subprocess.run(command, capture_output=True, text=True)
   if run.returncode:
@@ -215,11 +215,11 @@ def apart(function, *arguments):
 
 
 def compare(case, options, forms):
-  """Times every form of one case in turn and prints the table."""
+  """Times every variant of one case, alternating, and prints the table."""
   if forms[1:]:
     result, why = apart("agreement", case)
     if why or result["difference"] > 1e-4 or len(set(result["parameters"])) > 1:
-      sys.exit(f"{case}: the networks do not agree on the same weights: {why or result}")
+      sys.exit(f"{case}: the networks disagree with the same weights: {why or result}")
     print(f"{case}: {result['parameters'][0]:,} parameters in both, outputs differ by {result['difference']:.1e}")
   for job in options.jobs.split(","):
     times = {form: [] for form in forms}
@@ -239,7 +239,7 @@ def compare(case, options, forms):
 
 
 def on_gpu():
-  """Prints the bfloat16 figures of the card."""
+  """Prints the GPU's bfloat16 figures."""
   has_torch = importlib.util.find_spec("torch") and importlib.util.find_spec("diffusers")
   for name, batch in (("ddpm_cifar10", 512), ("adm_imagenet256_unconditional", 16)):
     result, why = apart("gpu_jax", name, batch)
@@ -247,7 +247,7 @@ def on_gpu():
       f"{name} bfloat16 batch {batch}: "
       + (
         why
-        or "{images_per_s:.0f} images/s, {tflops:.0f} TFLOP/s, {share:.0%} of the measured matrix rate".format(**result)
+        or "{images_per_s:.0f} images/s, {tflops:.0f} TFLOP/s, {share:.0%} of the measured matmul rate".format(**result)
       )
     )
     if has_torch and name == "ddpm_cifar10":

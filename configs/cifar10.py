@@ -3,7 +3,7 @@
   pip install -e ".[cuda,tensorflow]"   # TFDS prepares CIFAR-10 with TensorFlow, once
   python train.py --config=configs/cifar10.py --workdir=runs/cifar10
 
-The network is told of the augmentation, 12 % of each kind, here with bilinear interpolation. The average has the
+The network is conditioned on the augmentation, 12 % of each kind, here with bilinear interpolation. The EMA has the
 paper's half-life of 0.5 M pictures. Hardware, time and result: not run here.
 """
 

@@ -1,9 +1,9 @@
-"""A folder of your own pictures, any size and format, at 64x64.
+"""A folder of your own images, any size and format, at 64x64.
 
   python train.py --config=configs/image_folder.py --workdir=runs/mine --config.data.folder=path/to/pictures
 
-Sub-folders are searched; pictures that cannot be read are named and skipped. Hardware, time and result depend on the
-pictures: not run here beyond a few steps.
+Sub-folders are searched; unreadable images are named and skipped. Hardware, time and result depend on the images: not
+run here beyond a few steps.
 """
 
 from diffjax.from_config.configuration import default_config

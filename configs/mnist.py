@@ -1,4 +1,4 @@
-"""MNIST at 28x28, padded by nothing: the U-Net halves it twice, to 7x7.
+"""MNIST at 28x28, without padding: the U-Net halves it twice, to 7x7.
 
   pip install -e ".[tensorflow]"   # TFDS prepares MNIST with TensorFlow, once
   python train.py --config=configs/mnist.py --workdir=runs/mnist

@@ -88,8 +88,8 @@ def test_another_picture_or_mask_compiles_nothing(run, caplog):
     ({"init_image": DIGIT, "strength": 0.0}, "strength is 0.0, but must lie above 0 and not above 1"),
     ({"init_image": DIGIT, "strength": 1.5}, "strength is 1.5"),
     ({"init_image": DIGIT, "mask": UPPER, "strength": -1.0}, "strength is -1.0"),
-    ({"mask": UPPER}, "a mask marks what to draw anew of an init image, and there is none"),
-    ({"strength": 0.5}, "strength says what to draw anew of an init image, and there is none"),
+    ({"mask": UPPER}, "a mask needs an init image"),
+    ({"strength": 0.5}, "strength needs an init image"),
     ({"init_image": DIGIT[:4]}, r"init_image is uint8 \(4, 8, 1\), but this model draws uint8 \(8, 8, 1\)"),
     ({"init_image": DIGIT / 255}, "init_image is float64"),
     ({"init_image": DIGIT, "mask": UPPER * 1.0}, "mask is float64"),
@@ -125,7 +125,7 @@ def test_script_draws_from_a_picture(script, workdir, files, tmp_path):
     ({"init_image": "text.png"}, r"text.png cannot be read \(no picture, or damaged\); give a picture file"),
     ({"init_image": "digit.png", "mask": "nowhere.png"}, "there is no file .*nowhere.png"),
     ({"init_image": "wide.png", "mask": "mask.png"}, "mask.png is 24 x 24 and .*wide.png 80 x 40 pixels; give both"),
-    ({"mask": "mask.png"}, "a mask marks what to draw anew of an init image, and there is none"),
+    ({"mask": "mask.png"}, "a mask needs an init image"),
   ],
 )
 def test_files_that_do_not_do(workdir, files, tmp_path, given, says):
@@ -138,7 +138,7 @@ def test_files_that_do_not_do(workdir, files, tmp_path, given, says):
   ("arguments", "says"),
   [
     (["--init_image=nowhere.png"], "there is no file nowhere.png; give the path of a picture."),
-    (["--strength=2"], "strength says what to draw anew of an init image, and there is none"),
+    (["--strength=2"], "strength needs an init image"),
   ],
 )
 def test_processes_end_with_one_sentence(script, workdir, tmp_path, arguments, says):

@@ -54,10 +54,10 @@ def test_picture_is_written_where_asked(tmp_path):
 
 @pytest.mark.parametrize("argv", [["plots"], ["plots", "networks"]])
 def test_other_pictures_are_refused(argv):
-  with pytest.raises(SystemExit, match=r"there is no picture '.*'; ask for 'schedules' or 'samplers'"):
+  with pytest.raises(SystemExit, match=r"there is no plot '.*'; choose 'schedules' or 'samplers'"):
     script.main(argv)
 
 
 def test_where_to_write_is_looked_at_first():
-  with pytest.raises(SystemExit, match=r"--out=x\.txt names no kind of picture"):
+  with pytest.raises(SystemExit, match=r"--out=x\.txt has no known image suffix"):
     script.main(["plots", "samplers", "--out=x.txt"])

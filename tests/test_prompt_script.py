@@ -59,11 +59,11 @@ def test_picture_as_a_prompt_and_another_way_of_guidance(folders, tmp_path):
   ("asked", "says"),
   [
     (dict(prompt=""), "empty part"),
-    (dict(prompt="a three::x"), "is no number"),
+    (dict(prompt="a three::x"), "is not a number"),
     (dict(image_prompt="nowhere.png"), "there is no file nowhere.png"),
     (dict(prompt="a three", best_of=2), "selects 3 pictures by a prompt"),
     (dict(prompt="a three", guidance_scale=float("inf")), "guidance_scale is inf"),
-    (dict(prompt="a three", cfgpp=True), "cfgpp acts on guidance by a label"),
+    (dict(prompt="a three", cfgpp=True), "cfgpp needs guidance by a label"),
   ],
 )
 def test_prompts_refused(folders, tmp_path, asked, says):

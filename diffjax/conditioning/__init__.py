@@ -1,4 +1,4 @@
-"""Conditioning: from what a person asks for to the `cond` of a network, and to that of asking for nothing."""
+"""Conditioning: from a user's request to a network's `cond`, and to the null cond."""
 
 from diffjax.conditioning.clip_prompts import ClipPrompts, among
 from diffjax.conditioning.labels import Labels

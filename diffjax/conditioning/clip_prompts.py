@@ -9,11 +9,11 @@ from diffjax.conditioning.text import split_prompt
 
 @dataclasses.dataclass(frozen=True)
 class ClipPrompts:
-  """Words and pictures as CLIP's vectors, for guidance by an energy that compares pictures with them.
+  """Texts and pictures as CLIP vectors, for guidance by an energy that compares pictures with them.
 
   Attributes:
     clip: anything with `encode_texts` (T texts -> unit vectors [T, D]) and `encode_pictures` (uint8 [N, H, W, C] ->
-      unit vectors [N, D]), such as `runs.load_clip` gives.
+      unit vectors [N, D]), such as the result of `runs.load_clip`.
   """
 
   clip: Any
@@ -25,11 +25,11 @@ class ClipPrompts:
 
     Args:
       prompt: texts separated by |, each with a weight after :: if it is not 1; "a three|a four::-0.5" asks for a three
-        that is little like a four.
-      image_prompts: pictures uint8 [H, W, C] of any size to be like, with their weights.
+        that is unlike a four.
+      image_prompts: pictures uint8 [H, W, C] of any size to resemble, with their weights.
 
     Raises:
-      ValueError: an empty text, a weight that is no number, or nothing at all.
+      ValueError: an empty text, a weight that is not a finite number, or neither texts nor pictures.
     """
     texts = split_prompt(prompt or "") if prompt is not None or not image_prompts else []
     targets = [self.clip.encode_texts([text for text, _ in texts])] if texts else []
@@ -39,10 +39,10 @@ class ClipPrompts:
 
 
 def among(classes: np.ndarray, cond: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """A cond of `ClipPrompts` with classes, unit vectors [C, D], as further targets of weight 0, to be told from.
+  """A cond of `ClipPrompts` with classes, unit vectors [C, D], added as alternatives with weight 0.
 
-  "asked", bool [P + C], marks what a picture should be read as: what has a positive weight, and the class nearest it.
-  Where nothing has one, it is every class but those nearest to what the picture should not be.
+  "asked", bool [P + C], marks what a picture should be classified as: targets with a positive weight, and the class
+  nearest to each. If no weight is positive, it marks every class except those nearest to the negative targets.
   """
   targets, weights = cond["targets"], cond["weights"]
   wanted = weights > 0

@@ -10,8 +10,8 @@ class Labels:
   """Classes 0..num_classes-1 as cond["label"], int32 [B].
 
   Attributes:
-    dropout: the share of labels that training replaces by the null label (Ho & Salimans 2022, algorithm 1).
-    num_classes: how many classes there are; `num_classes` itself is the null label.
+    dropout: the fraction of labels that training replaces by the null label (Ho & Salimans 2022, algorithm 1).
+    num_classes: the number of classes; `num_classes` itself is the null label.
     null_label: whether the network knows the null label.
   """
 
@@ -25,21 +25,23 @@ class Labels:
     return {"label": self.num_classes} if self.null_label else None
 
   def cond(self, num: int, labels: np.ndarray | None = None) -> Cond:
-    """The cond of `num` pictures of these classes, int [num]; None if no class is asked for.
+    """The cond of `num` pictures with these labels, int [num]; None without labels.
 
     Raises:
-      ValueError: if there is not one label for each picture, or one is out of range.
+      ValueError: the number of labels is not `num`, or one is out of range.
     """
     if labels is None:
       return None
     labels = np.asarray(labels)
     if labels.shape != (num,):
-      raise ValueError(f"labels have shape {labels.shape}, but there must be one for each of the {num} pictures.")
+      raise ValueError(f"labels have shape {labels.shape}; pass one label for each of the {num} pictures.")
     if labels.min() < 0 or labels.max() >= self.num_classes:
-      raise ValueError(f"labels {labels.min()}..{labels.max()} do not fit; each must lie in 0..{self.num_classes - 1}.")
+      raise ValueError(
+        f"labels {labels.min()}..{labels.max()} are out of range; each must lie in 0..{self.num_classes - 1}."
+      )
     return {"label": labels.astype(np.int32)}
 
   def training_cond(self, batch: PyTree, keys: Array) -> Cond:
-    """The labels of a batch, each dropped by its own key of keys [b]."""
+    """The labels of a batch, each dropped at random by its own key, keys [b]."""
     dropped = randomness.uniform(keys) < self.dropout
     return {"label": jnp.where(dropped, self.num_classes, batch["label"])}

@@ -10,7 +10,7 @@ def split_prompt(prompt: str) -> list[tuple[str, float]]:
   [('a handwritten three', 1.0), ('a four', -0.5)]
 
   Raises:
-    ValueError: an empty text, or a weight that is no finite number.
+    ValueError: an empty text, or a weight that is not a finite number.
   """
   parts = []
   for part in prompt.split("|"):
@@ -22,6 +22,6 @@ def split_prompt(prompt: str) -> list[tuple[str, float]]:
     except ValueError:
       value = float("nan")
     if not np.isfinite(value):
-      raise ValueError(f"the weight {weight!r} of the prompt {text!r} is no number; write one after ::, such as ::0.5.")
+      raise ValueError(f"the weight {weight!r} of the prompt {text!r} is not a number; write it as in ::0.5.")
     parts.append((text.strip(), value))
   return parts

@@ -6,16 +6,16 @@ from diffjax.typing import Array, Cond, PyTree
 
 @struct.dataclass
 class Unconditional:
-  """The conditioner of a model that cannot be asked for anything."""
+  """The conditioner of an unconditional model."""
 
   @property
   def null_cond(self) -> Cond:
     return None
 
   def cond(self, num: int, labels: np.ndarray | None = None) -> Cond:
-    """None, for any number of pictures; raises ValueError where labels are asked for."""
+    """None, for any number of pictures; raises ValueError if labels are passed."""
     if labels is not None:
-      raise ValueError("this model was trained without labels; leave the label out, or train a conditional config.")
+      raise ValueError("this model was trained without labels; omit the label, or train a conditional config.")
     return None
 
   def training_cond(self, batch: PyTree, keys: Array) -> Cond:

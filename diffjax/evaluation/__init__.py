@@ -1,4 +1,4 @@
-"""How good drawn pictures are: figures over features, and a report on a run (`python -m diffjax.evaluation`)."""
+"""Quality of drawn pictures: metrics over features, and a report on a run (`python -m diffjax.evaluation`)."""
 
 from diffjax.evaluation.metrics import (
   density_coverage,

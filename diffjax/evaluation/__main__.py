@@ -1,14 +1,14 @@
-"""Draws from a run and reports how good the pictures are; or how well a CLIP reads pictures it never saw.
+"""Draws from a run and reports the quality of the pictures, or a CLIP's zero-shot accuracy on held-out pictures.
 
   python -m diffjax.evaluation --workdir=runs/digits [--num=1000 --steps=10 --sampler=dpmpp_2m --seed=0]
   python -m diffjax.evaluation --workdir=runs/clip_digits --zero_shot
   python -m diffjax.evaluation --workdir=runs/digits --clip=runs/clip_digits --num=300 --steps=25
 
 Prints a table and writes `evaluation.json` and `evaluation.png`. Pictures are compared by their pixels; for other
-features call `diffjax.evaluation.evaluate`. Conditional models are asked for every label evenly. With --zero_shot each
-held-out picture is read as the class whose caption is most similar, in templates that training knew and in new ones.
-With --clip every class is asked for by its captions in turn, held-out ones or those of --captions=training, and a
-classifier reads what was drawn.
+features call `diffjax.evaluation.evaluate`. Conditional models draw every label equally often. With --zero_shot each
+held-out picture is classified by its most similar caption, with the training templates and with held-out ones.
+With --clip every class is prompted by its captions, held-out ones or with --captions=training those of training, and a
+classifier reads the result.
 """
 
 import json
@@ -26,11 +26,11 @@ from diffjax.system import compilation, paths, writing
 
 DRAWING = ("num", "steps", "sampler", "eta", "seed", "guidance_scale")
 MOST_BYTES = 2**30
-"""Of the arrays in a file of samples, unpacked."""
+"""Largest size of the unpacked arrays in a file of samples."""
 
 
 def main(argv: list[str]) -> None:
-  """Runs the command line; a mistake ends the process with one sentence."""
+  """Runs the command line; an error exits with one sentence."""
   options = _options()
   with command_line.reporting(), StopRequest(patience=2.0, leave=True):
     command_line.parse(argv, options)
@@ -42,18 +42,18 @@ def main(argv: list[str]) -> None:
 
 
 def report_on_clip(options: flags.FlagValues) -> None:
-  """Reads the held-out pictures in every template, prints the table, writes the files."""
+  """Classifies the held-out pictures with every template, prints the table and writes the files."""
   _check_workdir(options)
   given = [name for name in (*DRAWING, "samples", "clip") if options[name].present]
   if given:
-    raise ValueError(f"--zero_shot draws nothing, so --{given[0]} has no use: leave one of them out.")
+    raise ValueError(f"--zero_shot draws nothing, so --{given[0]} has no effect: drop one of them.")
   from diffjax.data import in_memory
   from diffjax.runs import load_clip, load_data
 
   clip = load_clip(options.workdir)
   if clip.config is None:
     raise ValueError(
-      f"{options.workdir} holds published weights; --zero_shot needs a run, which names data and captions."
+      f"{options.workdir} holds published weights; --zero_shot needs a run, whose config has data and captions."
     )
   out = _out(options)
   held_out = in_memory(load_data(clip.config, "test"))
@@ -74,23 +74,21 @@ def _report_on_clip(clip, workdir, held_out, out):
   with writing.replacing(out / "evaluation.json") as file:
     file.write_text(json.dumps({"pictures": len(held_out["image"]), "zero_shot": report}, indent=2) + "\n")
   similarity(clip, out / "evaluation.png")
-  print(f"{len(held_out['image'])} held-out pictures, read by {workdir}")
+  print(f"{len(held_out['image'])} held-out pictures, classified by {workdir}")
   for part, shares in report.items():
     print(f"\n{part}", *(f"{share:>9.1%}   {template}" for template, share in shares.items()), sep="\n")
   print(f"\nwrote {out}")
 
 
 def report_on_run(options: flags.FlagValues) -> None:
-  """Draws or reads the pictures, prints the table, writes the files."""
+  """Draws or loads the pictures, prints the table and writes the files."""
   _check_workdir(options)
   given = [name for name in DRAWING if options[name].present]
   if options.samples and given:
-    raise ValueError(f"--samples brings pictures already drawn, so --{given[0]} has no use: leave one of them out.")
+    raise ValueError(f"--samples evaluates existing pictures, so --{given[0]} has no effect: drop one of them.")
   for name in ("captions", "guidance"):
     if options[name].present and not options.clip:
-      raise ValueError(
-        f"--{name} says how a CLIP is asked, and there is none: give its run as --clip, or leave it out."
-      )
+      raise ValueError(f"--{name} has no effect without a CLIP: give its run as --clip, or drop the flag.")
   from diffjax.runs import load_run
 
   run = load_run(options.workdir)
@@ -99,7 +97,7 @@ def report_on_run(options: flags.FlagValues) -> None:
   if options.samples:
     drawn, source = read_samples(options.samples), {"samples": options.samples}
   else:
-    pixels(train["image"][:1])  # pictures that are too large are refused before any is drawn
+    pixels(train["image"][:1])  # refuses pictures that are too large before any is drawn
     drawn, source = (_draw_prompted if options.clip else _draw)(run, options)
   processes.from_first(lambda: _report_on_pictures(drawn, source, train, held_out, out))
 
@@ -131,11 +129,11 @@ def _out(options):
 def read_samples(path: str) -> dict[str, np.ndarray]:
   """Pictures that `sample.py` wrote: {"image": uint8 [N, H, W, C], "label": int [N] if the file has labels}.
 
-  Raises ValueError if the file is no .npz, lacks a fitting array `images`, or would take more than 2^30 bytes.
+  Raises ValueError if the file is not an .npz, has no valid array `images`, or would take more than 2^30 bytes.
   """
   told = "give the samples.npz that sample.py wrote."
   if paths.is_remote(path):
-    raise ValueError(f"{path} lies in a bucket; copy it to this machine first.")
+    raise ValueError(f"{path} is in a bucket; copy it to this machine first.")
   arrays = read_npz(path, ("images", "labels"), told, MOST_BYTES)
   images, labels = arrays.get("images", np.zeros(0)), arrays.get("labels")
   if images.ndim != 4 or images.dtype != np.uint8:
@@ -161,13 +159,13 @@ def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray
   clip = load_clip(options.clip)
   if clip.config is None:
     raise ValueError(
-      f"{options.clip} holds published weights; --clip needs a run here, whose captions name the classes."
+      f"{options.clip} holds published weights; here --clip needs a run, whose captions name the classes."
     )
   make = {"training": configs.training_captions, "held_out": configs.held_out_captions}[options.captions]
   templates = make(clip.config)
   classes = len(templates[0])
   if options.num < classes:
-    raise ValueError(f"--num={options.num} is fewer than the {classes} classes; ask for one picture of each at least.")
+    raise ValueError(f"--num={options.num} is fewer than the {classes} classes; draw at least one picture of each.")
   asked = {name: options[name].value for name in ("steps", "sampler", "eta")}
   images, labels = [], []
   for label in range(classes):
@@ -181,7 +179,7 @@ def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray
 
 
 def _options() -> flags.FlagValues:
-  """Flags of their own, so that importing this file adds none to a program's."""
+  """This module's own flags, so that importing it adds none to a program's."""
   from ml_collections import config_flags
 
   options = flags.FlagValues()
@@ -189,18 +187,18 @@ def _options() -> flags.FlagValues:
   flags.DEFINE_integer("num", 1000, "Pictures to draw.", lower_bound=6, flag_values=options)
   flags.DEFINE_integer("steps", None, "Noise levels above zero (default: the run's).", 1, flag_values=options)
   flags.DEFINE_string("sampler", None, "Sampler (default: the run's).", flag_values=options)
-  flags.DEFINE_float("eta", None, "Share of fresh noise, for samplers that have it.", flag_values=options)
+  flags.DEFINE_float("eta", None, "Fraction of fresh noise, for samplers that have it.", flag_values=options)
   flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=options)
   flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance (default: the run's).", flag_values=options)
-  flags.DEFINE_string("samples", None, "A samples.npz to judge, instead of drawing.", flag_values=options)
-  flags.DEFINE_string("clip", None, "Run of a CLIP, whose captions ask for the pictures.", flag_values=options)
+  flags.DEFINE_string("samples", None, "A samples.npz to evaluate, instead of drawing.", flag_values=options)
+  flags.DEFINE_string("clip", None, "Run of a CLIP, whose captions are the prompts.", flag_values=options)
   flags.DEFINE_enum(
-    "captions", "held_out", ["held_out", "training"], "Which captions ask, with --clip.", flag_values=options
+    "captions", "held_out", ["held_out", "training"], "Which captions are prompts, with --clip.", flag_values=options
   )
   config_flags.DEFINE_config_file(
     "guidance", None, "How CLIP guides, such as configs/guidance.py:disco.", flag_values=options
   )
-  flags.DEFINE_bool("zero_shot", False, "How well a CLIP's run reads held-out pictures.", flag_values=options)
+  flags.DEFINE_bool("zero_shot", False, "Measure a CLIP run's zero-shot accuracy.", flag_values=options)
   flags.DEFINE_string("out", None, "Folder to write to (default: WORKDIR/evaluation).", flag_values=options)
   flags.DEFINE_bool("help", False, "Show this help.", flag_values=options)
   command_line.define_processes(options)

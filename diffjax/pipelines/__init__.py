@@ -1,4 +1,4 @@
-"""Pipelines: models with all that is needed to draw with them."""
+"""Pipelines: models with everything needed to sample from them."""
 
 from diffjax.pipelines.pipeline import Defaults, Drawn, Pipeline
 

@@ -20,13 +20,13 @@ from diffjax.typing import Array, Cond, Denoiser, PyTree
 
 
 class Drawn(NamedTuple):
-  """Pictures, and what else is known of them.
+  """Drawn pictures and accompanying data.
 
   Attributes:
-    images: uint8 [num, H, W, C], or float32 in about [-1, 1] if asked for.
-    path: if asked for, of the same kind [steps + 1, num, H, W, C]: from noise to picture, scaled to unit variance.
+    images: uint8 [num, H, W, C], or float32 in about [-1, 1] on request.
+    path: on request, the trajectory [steps + 1, num, H, W, C] in the dtype of images, scaled to unit variance.
     noise: with floats, the standard normal noise [num, ...] that the pictures started from.
-    calls: int [num], network calls for each picture, of a sampler that counts them.
+    calls: int [num], network calls per picture, for samplers that count them.
   """
 
   images: np.ndarray
@@ -37,9 +37,9 @@ class Drawn(NamedTuple):
 
 @functools.cache
 def compiled_draw(layout: type[Layout], shape: tuple[int, ...], floats: bool, trajectory: bool) -> Callable:
-  """(denoiser, sampler, codec, sigmas, key, start, numbers [b], (cond, noise)) -> a dict.
+  """The compiled function (denoiser, sampler, codec, sigmas, key, start, numbers [b], (cond, noise)) -> a dict.
 
-  Its entries are those of `Drawn` and "finite" [b]; all have the batch in front, the path too.
+  Its entries are those of `Drawn` and "finite" [b]; all have the batch axis first, the path too.
   """
 
   def draw(denoiser, sampler, codec, sigmas, key: Array, start: Array, numbers: Array, asked: tuple[Cond, Any]):
@@ -53,7 +53,7 @@ def compiled_draw(layout: type[Layout], shape: tuple[int, ...], floats: bool, tr
     if floats:
       drawn["noise"] = noise
     if isinstance(carry, Progress) and not isinstance(sampler, samplers.Recurrent):
-      drawn["calls"] = carry.calls + 1  # of time travel each turn starts from the same count
+      drawn["calls"] = carry.calls + 1  # not for time travel, where each repeat restarts from the same count
     if trajectory:
       scale = jax.lax.rsqrt(1 + sigmas**2).reshape(-1, *([1] * x.ndim))
       drawn["path"] = jnp.moveaxis(show(jax.lax.map(codec.decode, path[0] * scale)), 1, 0)
@@ -74,22 +74,22 @@ def draw_batches(
   *,
   again: bool,
 ) -> Drawn:
-  """Draws the pictures of these numbers by a `compiled_draw`, each process its share of every batch.
+  """Draws the pictures with these numbers by a `compiled_draw`; each process draws its share of every batch.
 
   Args:
     program: the compiled function.
-    layout: how arrays lie on the devices.
-    assemble: gives what all pictures share; with a report of non-finite gradients, the same with that report.
-    asked: what each picture has of its own, arrays [num, ...].
-    numbers: int [num], what each picture's randomness follows from, besides the seed.
-    batch_size: how many at a time, rounded up to a multiple of the devices.
+    layout: how arrays are laid out on the devices.
+    assemble: returns the arguments shared by all pictures; given a report function, with that for non-finite gradients.
+    asked: per-picture arguments, arrays [num, ...].
+    numbers: int [num], which with the seed determine each picture's randomness.
+    batch_size: pictures at a time, rounded up to a multiple of the number of devices.
     progress: wraps the list of batches.
-    again: whether a batch that is not finite is drawn once more, by a program that takes gradients that are not finite
-      for zero and reports them. Host callbacks keep that one out of the cache on disk.
+    again: whether to redraw a batch that is not finite with a program that replaces non-finite gradients by zero and
+      reports them. Its host callbacks keep that program out of the on-disk cache.
 
   Raises:
     FloatingPointError: a picture is NaN or infinite.
-    MemoryError: a device's memory does not suffice.
+    MemoryError: a device runs out of memory.
   """
   num, count = len(numbers), devices.device_count()
   batch_size = -(-batch_size // count) * count
@@ -110,7 +110,7 @@ def draw_batches(
   failed = num - whole.pop("finite").sum()
   if failed:
     raise FloatingPointError(
-      f"{failed} of {num} pictures are not finite numbers; take a smaller guidance scale, another sampler or grid, or"
+      f"{failed} of {num} pictures are not finite; try a smaller guidance scale, another sampler or grid, or"
       " an earlier checkpoint."
     )
   if "path" in whole:
@@ -119,7 +119,7 @@ def draw_batches(
 
 
 def put(drawn: Drawn, rows: np.ndarray, anew: Drawn) -> None:
-  """Puts pictures drawn anew into the places `rows`, in the arrays themselves."""
+  """Overwrites the pictures at `rows` with redrawn ones, in place."""
   if drawn.path is not None:
     drawn.path[:, rows] = anew.path
   for old, new in ((drawn.images, anew.images), (drawn.noise, anew.noise), (drawn.calls, anew.calls)):
@@ -135,14 +135,14 @@ def edit(
   strength: float | None,
   shape: tuple[int, ...],
 ) -> tuple[Denoiser, Array, Array | np.ndarray]:
-  """(denoiser, sigmas, start) of pictures that start at start + sigmas[0] * noise.
+  """(denoiser, sigmas, start) for editing a picture; sampling starts at start + sigmas[0] * noise.
 
   Args:
     denoiser: the model's.
     sigmas: the whole grid.
     known: [1, ...], the x0 of a picture to start from, or None.
-    mask: [1, h, w, 1], 1 where it is drawn anew, or None.
-    strength: the share of the steps that are done, or None.
+    mask: [1, h, w, 1], 1 where it is regenerated, or None.
+    strength: the fraction of the steps that are run, or None.
     shape: of x0.
 
   Raises:
@@ -150,8 +150,8 @@ def edit(
   """
   if known is None:
     if mask is not None or strength is not None:
-      given = "a mask marks" if mask is not None else "strength says"
-      raise ValueError(f"{given} what to draw anew of an init image, and there is none; give one, or leave it out.")
+      given = "a mask" if mask is not None else "strength"
+      raise ValueError(f"{given} needs an init image; give one, or drop the option.")
     return denoiser, sigmas, np.zeros((1, *shape), np.float32)
   if mask is None:
     return denoiser, editing.shorten(sigmas, 0.5 if strength is None else strength), known

@@ -1,4 +1,4 @@
-"""A model with all that is needed to draw with it, wherever it comes from."""
+"""A model with everything needed to sample from it, whatever its source."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
@@ -20,17 +20,17 @@ from diffjax.pipelines.drawing import Drawn, compiled_draw, draw_batches, edit, 
 from diffjax.typing import Array, Codec, Conditioner, Denoiser, Sampler
 
 ATTEMPTS = 5
-"""How often a picture is drawn at most, where the prompt does not accept it."""
+"""How many times a picture is drawn at most, while the prompt rejects it."""
 APART = 2**28
-"""Between the numbers of a picture's attempts; no more pictures than these are drawn at once."""
+"""Offset between the numbers of a picture's attempts; at most this many pictures are drawn at once."""
 
 
 class Defaults(Protocol):
-  """What to draw with where a caller does not say: a run's config, or a folder of published weights, has them."""
+  """Default sampling settings, from a run's config or a folder of published weights."""
 
   @property
   def steps(self) -> int:
-    """The sampler's steps."""
+    """The number of sampler steps."""
     ...
 
   @property
@@ -39,28 +39,28 @@ class Defaults(Protocol):
     ...
 
   def grid(self, num_steps: int, name: str | None = None) -> Array:
-    """The noise levels [num_steps + 1] of a number of steps, or of the grid of that name."""
+    """The noise levels [num_steps + 1] for a number of steps, by default or from the named grid."""
     ...
 
   def sampler(self, name: str | None, steps: int, /, **options: Any) -> Sampler:
-    """The sampler, or that of a name, for so many steps, with those of its options that are not None."""
+    """The default or named sampler for this number of steps, with those options that are not None."""
     ...
 
   def guided(self, denoiser: Denoiser, scale: float | None = None) -> Denoiser:
-    """The denoiser with classifier-free guidance, where there is a scale, and what else always belongs to it."""
+    """The denoiser with classifier-free guidance, if there is a scale, and any wrappers it always has."""
     ...
 
 
 class Guide(Protocol):
-  """What a prompt that is no cond does: it guides denoiser and sampler, as `runs.Prompt` does."""
+  """A prompt that is not a cond: it guides denoiser and sampler, as `runs.Prompt` does."""
 
   @property
   def sampler(self) -> str | None:
-    """The name of the sampler that guidance wants where a caller does not say; None: the model's own."""
+    """The name of the guidance's default sampler; None: the model's own."""
     ...
 
   def at(self, num_steps: int, repeats: int | None = None) -> "Guide":
-    """The same for a number of steps, each of them taken `repeats` times, or as often as the guidance says."""
+    """The same for a number of steps, each taken `repeats` times; None: the guidance's own number."""
     ...
 
   def guide(
@@ -70,21 +70,21 @@ class Guide(Protocol):
     ...
 
   def accepts(self, images: np.ndarray) -> np.ndarray:
-    """Whether each of the pictures, uint8 or in -1..1 [N, H, W, C], shows what was asked for, bool [N]."""
+    """Whether each of the pictures, uint8 or in -1..1 [N, H, W, C], matches the prompt, bool [N]."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-  """A denoiser with its parameters, from what is asked for to pictures.
+  """A denoiser with its parameters and everything needed to turn requests into pictures.
 
   Attributes:
     denoiser: the model, unguided.
     image_shape: (H, W, C) of the pictures it draws.
-    defaults: what to draw with where `draw` is not told.
+    defaults: settings that `draw` uses unless given others.
     codec: between pictures and the model's x0.
-    conditioner: from what is asked for to the model's cond.
-    layout: how the model lies on the devices.
+    conditioner: from requests, such as labels, to the model's cond.
+    layout: how the model is laid out on the devices.
   """
 
   denoiser: Denoiser
@@ -118,44 +118,44 @@ class Pipeline:
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda batches: batches,
     **options: float | None,
   ) -> Drawn:
-    """Draws pictures; each depends on the seed and its own number alone.
+    """Draws pictures; each depends only on the seed and its own number.
 
-    A picture that the prompt does not accept is drawn again from other noise, `ATTEMPTS` times in all.
+    A picture that the prompt rejects is redrawn from new noise, up to `ATTEMPTS` times in all.
 
     Args:
       num: how many.
       steps: noise levels above zero.
-      sampler: its name; default: as the prompt's guidance says, or the model's own.
+      sampler: its name; default: that of the prompt's guidance, or the model's own.
       grid: its name.
       sigmas: the noise levels themselves, [steps + 1], descending to 0, instead of `steps` and `grid`.
       seed: of all randomness.
       noise: standard normal [num, ...] in x0's shape to start from, instead of the seed's.
       labels: int [num] in 0..num_classes-1 for a conditional model; without them it draws unconditionally.
       guidance_scale: of classifier-free guidance, for pictures with labels.
-      prompt: what to draw, by `runs.make_prompt`; its guidance stands on top of that by labels.
-      cfgpp: CFG++ in its place, `samplers.MeanGuided`: the noise that stays is the unguided model's; a scale in [0, 1].
-      repeats: time travel, `samplers.Recurrent`: how often each step is taken, with so many times the network calls;
-        default: as the prompt's guidance says, or once.
+      prompt: what to draw, from `runs.make_prompt`; its guidance is added to that by labels.
+      cfgpp: use CFG++ (`samplers.MeanGuided`), which renoises with the unguided model's noise; the scale is in [0, 1].
+      repeats: time travel (`samplers.Recurrent`): how often each step is taken, multiplying the network calls;
+        default: that of the prompt's guidance, or once.
       init_image: uint8 [H, W, C], a picture to start from (SDEdit) instead of noise.
-      mask: bool [H, W], True where the init image is drawn anew (inpainting); elsewhere it is kept as it is.
-      strength: in (0, 1], the share of the steps that are done; default: 1 with a mask, 0.5 without. Below 1 what is
-        drawn anew starts from the init image, too.
+      mask: bool [H, W], True where the init image is regenerated (inpainting); elsewhere it is kept unchanged.
+      strength: in (0, 1], the fraction of the steps that are run; default: 1 with a mask, 0.5 without. Below 1, the
+        masked part also starts from the init image.
       batch_size: pictures drawn at a time.
       floats: return pictures as float32, neither rounded nor clipped, and the noise they started from.
-      trajectory: also return the way from noise to picture.
+      trajectory: also return the trajectory from noise to picture.
       progress: wraps the list of batches, `tqdm` for example.
       **options: hyper-parameters of the sampler, such as eta.
 
     Raises:
       ValueError: a number out of range, an unknown name, labels for a model that has none, an init image, mask, noise
-        or grid that does not fit, cfgpp without guidance or with a scale beyond [0, 1].
+        or grid of the wrong shape or dtype, cfgpp without guidance or with a scale outside [0, 1].
       FloatingPointError: a picture is NaN or infinite.
-      MemoryError: a device's memory does not suffice.
+      MemoryError: a device runs out of memory.
     """
     if num < 1:
-      raise ValueError(f"num is {num}, but at least one picture must be drawn.")
+      raise ValueError(f"num is {num}, but must be at least 1.")
     if batch_size < 1:
-      raise ValueError(f"batch_size is {batch_size}, but at least one picture must be drawn at a time.")
+      raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
     check_numbers({"seed": seed})
     sigmas, shape = self._levels(steps, grid, sigmas), self._x0_shape()
     if noise is not None and np.shape(noise) != (num, *shape):
@@ -181,7 +181,7 @@ class Pipeline:
       return edited, wrapped, self.codec, levels, jax.random.key(seed), start
 
     program = compiled_draw(self.layout, shape, floats, trajectory)
-    size = min(batch_size, num)  # of all attempts: another would compile anew
+    size = min(batch_size, num)  # for all attempts: another size would recompile
 
     def draw_these(numbers):
       asked = jax.tree.map(lambda a: a[numbers % APART], (cond, noise))
@@ -201,7 +201,7 @@ class Pipeline:
     if sigmas is None:
       return self.defaults.grid(self.defaults.steps if steps is None else steps, grid)
     if steps is not None or grid is not None:
-      raise ValueError("sigmas are the noise levels themselves; leave steps and grid out.")
+      raise ValueError("sigmas already gives the noise levels; leave steps and grid out.")
     check_grid(sigmas)
     return sigmas
 
@@ -210,15 +210,15 @@ class Pipeline:
     return jax.eval_shape(self.codec.encode, images).shape[1:]
 
   def _cond(self, num, labels, scale):
-    """(cond, guidance scale): the scale is None where there is nothing to guide away from."""
+    """(cond, guidance scale); the scale is None without a cond or a null cond."""
     cond = self.conditioner.cond(num, labels=labels)
     if cond is None:
       if scale is not None:
-        raise ValueError("guidance_scale acts on a label, and none was asked for; pass one, or leave the scale out.")
+        raise ValueError("guidance_scale needs a label; pass one, or omit the scale.")
       return None, None
     if self.conditioner.null_cond is None:
       if scale is not None:
-        raise ValueError("this network has no null label to guide away from; leave guidance_scale out.")
+        raise ValueError("this network has no null label to guide away from; omit guidance_scale.")
       return cond, None
     return cond, self.defaults.guidance_scale if scale is None else scale
 
@@ -231,21 +231,20 @@ class Pipeline:
     return np.asarray(self.codec.encode(to_float(init_image[None])))
 
   def _reduced(self, mask, init_image, shape):
-    """A mask as float32 [1, h, w, 1] in x0's size, where a place is drawn anew if any of its pixels is."""
+    """A mask as float32 [1, h, w, 1] in x0's size; a position is regenerated if any of its pixels is."""
     if mask is None or init_image is None:
       return mask
     size = self.image_shape[:2]
     if mask.shape != size or mask.dtype != bool:
-      raise ValueError(f"mask is {mask.dtype} {mask.shape}, but must be bool {size}, as the init image.")
+      raise ValueError(f"mask is {mask.dtype} {mask.shape}, but must be bool {size}, like the init image.")
     return einops.reduce(mask, "(h a) (w b) -> 1 h w 1", "max", h=shape[0], w=shape[1]).astype(np.float32)
 
 
 def check_cfgpp(scale: float | None, prompt: Guide | None) -> None:
-  """Raises ValueError unless there is guidance by a label alone, with a scale in [0, 1]."""
+  """Raises ValueError unless guidance is by a label only, with a scale in [0, 1]."""
   if prompt is not None or scale is None:
     raise ValueError(
-      "cfgpp acts on guidance by a label alone; ask for one, of a model with a null label and without a prompt, or"
-      " leave it out."
+      "cfgpp needs guidance by a label and no prompt; pass a label to a model with a null label, or drop cfgpp."
     )
   if not 0 <= scale <= 1:
-    raise ValueError(f"cfgpp takes a guidance_scale in [0, 1], and it is {scale}; give 0.6, for example.")
+    raise ValueError(f"guidance_scale is {scale}, but must lie in [0, 1] with cfgpp; try 0.6, for example.")

@@ -1,7 +1,7 @@
-"""Pictures for people: grids, film strips, animations and curves.
+"""Figures to look at: grids, film strips, animations and curves.
 
-Pictures are uint8 [N, H, W, C] with C 1 (grey) or 3 (RGB), 0..255. Small ones are enlarged by whole factors without
-smoothing, so that a pixel stays a pixel. Whatever is written appears whole or not at all.
+Pictures are uint8 [N, H, W, C] with C 1 (grey) or 3 (RGB), 0..255. Small ones are enlarged by integer factors without
+smoothing, so that pixels stay sharp. Files are written atomically.
 """
 
 import os
@@ -14,16 +14,16 @@ from PIL import Image, ImageDraw, ImageFont
 from diffjax.system.writing import replacing
 
 TILE = 56
-"""Pixels on screen that small pictures are enlarged to, about."""
+"""Approximate size in pixels that small pictures are enlarged to."""
 PAPER, INK, FAINT = (255, 255, 255), (38, 43, 51), (120, 128, 140)
 SEAM = (86, 92, 104)
 INK_HEX = "#262b33"
 NOTE = 12
-"""Height in pixels of what is written below a picture."""
+"""Height in pixels of the note below a picture."""
 
 
 def save(picture: Image.Image, path: str | os.PathLike) -> None:
-  """Writes a picture in the format of the path's suffix, whole or not at all."""
+  """Writes a picture atomically, in the format of the path's suffix."""
   with replacing(path) as part:
     picture.save(part)
 
@@ -31,10 +31,10 @@ def save(picture: Image.Image, path: str | os.PathLike) -> None:
 def grid(
   images: np.ndarray, columns: int | None = None, scale: int | None = None, notes: Sequence[str] = ()
 ) -> Image.Image:
-  """Pictures in rows of `columns` (default: about square), enlarged `scale` times, with thin seams between.
+  """Pictures in rows of `columns` (default: about square), enlarged `scale` times, with thin seams between them.
 
-  images uint8 [N, H, W, C]; 8x8 ones become 56 pixels wide unless scale says otherwise. `notes` stand below them.
-  Raises ValueError for another shape or type, no pictures, columns < 1, scale < 1, or not one note for each.
+  images uint8 [N, H, W, C]; by default, 8x8 ones become 56 pixels wide. `notes` are written below them.
+  Raises ValueError for another shape or dtype, no pictures, columns < 1, scale < 1, or a wrong number of notes.
   """
   images = _checked(images, ndim=4, axes="[N, H, W, C]")
   if columns is None:
@@ -60,9 +60,9 @@ def grid(
 
 
 def film_strip(trajectory: np.ndarray, frames: int = 12, scores: np.ndarray | None = None) -> Image.Image:
-  """One row a picture, time from left to right: at most `frames` moments, evenly picked, the first and last included.
+  """One row per picture, time from left to right: at most `frames` evenly spaced moments, including first and last.
 
-  trajectory uint8 [T, N, H, W, C]; scores [T, N], written below each. Raises ValueError for other shapes or types, or
+  trajectory uint8 [T, N, H, W, C]; scores [T, N], written below each. Raises ValueError for other shapes or dtypes, or
   frames < 1.
   """
   trajectory = _checked(trajectory, ndim=5, axes="[T, N, H, W, C]")
@@ -76,9 +76,9 @@ def film_strip(trajectory: np.ndarray, frames: int = 12, scores: np.ndarray | No
 
 
 def animation(trajectory: np.ndarray, path: str | os.PathLike, milliseconds: int = 80, hold: int = 2000) -> None:
-  """Writes an endless GIF of the grid over time: `milliseconds` a moment, and the last one held for `hold`.
+  """Writes a looping GIF of the grid over time: `milliseconds` per frame, and the last one held for `hold`.
 
-  trajectory uint8 [T, N, H, W, C]. Raises ValueError for another shape or type.
+  trajectory uint8 [T, N, H, W, C]. Raises ValueError for another shape or dtype.
   """
   trajectory = _checked(trajectory, ndim=5, axes="[T, N, H, W, C]")
   frames = [grid(moment) for moment in trajectory]
@@ -90,10 +90,10 @@ def animation(trajectory: np.ndarray, path: str | os.PathLike, milliseconds: int
 
 
 def real_beside_drawn(real: np.ndarray, drawn: np.ndarray, nearest: np.ndarray) -> Image.Image:
-  """Real pictures beside drawn ones, and under them the first drawn ones over their nearest training examples.
+  """Real pictures next to drawn ones, and below them the first drawn ones above their nearest training examples.
 
   real [N, H, W, C], drawn [M, H, W, C], nearest [M, H, W, C] (the training example nearest to each drawn one), uint8.
-  Shows up to 60 of each and 20 pairs. Raises ValueError for other shapes or types.
+  Shows up to 60 of each and 20 pairs. Raises ValueError for other shapes or dtypes.
   """
   if np.shape(drawn) != np.shape(nearest):
     raise ValueError(f"drawn has shape {np.shape(drawn)} and nearest {np.shape(nearest)}: give each drawn one its own.")
@@ -126,9 +126,9 @@ def real_beside_drawn(real: np.ndarray, drawn: np.ndarray, nearest: np.ndarray) 
 
 
 def loss_curve(steps, losses, path: str | os.PathLike, title: str = "Training loss") -> None:
-  """Writes the loss over steps as PNG: every value faint, their running mean strong, log scale if all are positive.
+  """Writes a plot of the loss: all values faint, their running mean bold, log scale if all are positive.
 
-  steps, losses [N] of numbers; values that are not finite are left out. Raises ValueError unless both have one length.
+  steps, losses [N]; values that are not finite are left out. Raises ValueError unless both have the same length.
   """
   from matplotlib.figure import Figure
 
@@ -152,9 +152,9 @@ def loss_curve(steps, losses, path: str | os.PathLike, title: str = "Training lo
 
 
 def similarity_matrix(cosines: np.ndarray, images: np.ndarray, texts: Sequence[str], path: str | os.PathLike) -> None:
-  """Writes a table of similarities as PNG: pictures from top to bottom, captions from left to right.
+  """Writes a plot of the similarity matrix: pictures from top to bottom, captions from left to right.
 
-  cosines [N, T], images uint8 [N, H, W, C], T texts. Raises ValueError for shapes that do not fit together.
+  cosines [N, T], images uint8 [N, H, W, C], T texts. Raises ValueError for inconsistent shapes.
   """
   from matplotlib.figure import Figure
 
@@ -180,7 +180,7 @@ def similarity_matrix(cosines: np.ndarray, images: np.ndarray, texts: Sequence[s
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-  """Mean of each value and its neighbours; the window spans about a thirtieth of all and is cut off at both ends."""
+  """Mean of each value and its neighbours; the window spans about a thirtieth of all, truncated at both ends."""
   half = len(values) // 60
   total = np.concatenate([[0.0], np.cumsum(values)])
   centre = np.arange(len(values))

@@ -1,4 +1,4 @@
-"""Pictures of what the library offers.
+"""Plots of all schedules and samplers.
 
 python -m diffjax.plots schedules [--out=docs/schedules.png]    log-SNR over time of every schedule
 python -m diffjax.plots samplers  [--out=docs/samplers.png]     error against network calls of every sampler
@@ -26,13 +26,13 @@ CALLS = (8, 16, 32, 64, 128)
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6, 1e-7)
 NUM_DRAWN = 20_000
 LEFT_OUT = ("consistency", "lcm", "tcd")
-"""They ask for a model that jumps to the data, which an ideal denoiser is not."""
+"""They need a model that jumps straight to the data, which an ideal denoiser does not."""
 MEANS, STD = np.array([-1.0, 0.2, 0.7]), 0.3
 INK, RULE = "#262b33", "#e6e9ee"
 
 
 def log_snrs() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-  """(time from 0 to 1, log-SNR) of every entry of SCHEDULES, between its own ends."""
+  """(time from 0 to 1, log-SNR) for every entry of SCHEDULES, between its own ends."""
   fractions, curves = np.linspace(0, 1, 400), {}
   for name, make in from_config.SCHEDULES.items():
     schedule = make()
@@ -55,7 +55,7 @@ def _step(sampler, x, sigma, sigma_next, carry, keys, number):
 
 
 def walk(sampler, x, num_steps: int):
-  """x0 by `num_steps` levels above zero, from x [B, N]; the step is compiled once for all grids."""
+  """x0 after `num_steps` levels above zero, from x [B, N]; the step is compiled once for all grids."""
   sigmas, carry = grids.exponential(num_steps, LOW, HIGH), sampler.init(x)
   keys = randomness.sample_keys(jax.random.key(0), x.shape[0])
   for number, levels in enumerate(itertools.pairwise(sigmas[:-1])):
@@ -64,7 +64,7 @@ def walk(sampler, x, num_steps: int):
 
 
 def calls_of(sampler, num_steps: int) -> int:
-  """Network calls of a walk, counted."""
+  """The counted network calls of a walk."""
   counted = []
 
   def counting(x, sigma, cond=None, *, key=None):
@@ -78,7 +78,7 @@ def calls_of(sampler, num_steps: int) -> int:
 
 
 def curve(name: str, error) -> tuple[Sequence[float], Sequence[float]]:
-  """(network calls, error(sampler, num_steps)) of a sampler in about as many calls as CALLS says."""
+  """(network calls, error(sampler, num_steps)) of a sampler for about the numbers of calls in CALLS."""
   sampler, each = from_config.SAMPLERS[name](), METHODS[name].calls
   per_step = each if isinstance(each, int) else 1
   steps = [(calls - 1) // per_step + 1 for calls in CALLS]
@@ -87,7 +87,7 @@ def curve(name: str, error) -> tuple[Sequence[float], Sequence[float]]:
 
 
 def errors() -> dict[str, tuple[Sequence[float], Sequence[float]]]:
-  """(network calls, greatest error of x0) on the mixture of every sampler that follows the ODE, in float64."""
+  """(network calls, largest error of x0) on the mixture for every sampler that follows the ODE, in float64."""
   start = HIGH * jnp.linspace(-2.5, 2.5, 9)[:, None]
   fine = grids.exponential(20_000, LOW, HIGH)
   ideal = jax.tree_util.Partial(mixture)
@@ -107,10 +107,10 @@ def errors() -> dict[str, tuple[Sequence[float], Sequence[float]]]:
 
 
 def distances() -> dict[str, tuple[Sequence[float], Sequence[float]]]:
-  """(network calls, Wasserstein distance of x0 to the mixture's) of every sampler that always draws noise."""
-  # one picture of many pixels, for the corrector measures a picture's norm
+  """(network calls, Wasserstein distance of x0 to the mixture) for every sampler that always draws noise."""
+  # one picture of many pixels, since the corrector takes a picture's norm
   at = lambda sigma: jnp.asarray(quantiles(np.hypot(STD, sigma)))[None]
-  exact, start = mixture(at(LOW), jnp.asarray(LOW)), at(HIGH)  # the ideal denoiser rises with x
+  exact, start = mixture(at(LOW), jnp.asarray(LOW)), at(HIGH)  # the ideal denoiser is increasing in x
   distance = lambda sampler, num: jnp.abs(jnp.sort(walk(sampler, start, num)) - exact).mean()
   return {name: curve(name, distance) for name in from_config.SAMPLERS if draws_noise(name)}
 
@@ -124,14 +124,14 @@ def draws_noise(name: str) -> bool:
 
 
 def quantiles(std: float) -> np.ndarray:
-  """NUM_DRAWN quantiles of the mixture with each of its parts `std` wide."""
+  """NUM_DRAWN quantiles of the mixture whose components have standard deviation `std`."""
   places = np.linspace(-8 * std - 1, 8 * std + 1, 200_001)
   below = scipy.special.ndtr((places[:, None] - MEANS) / std).mean(1)
   return np.interp((np.arange(NUM_DRAWN) + 0.5) / NUM_DRAWN, below, places)
 
 
 def draw(panels, path, x_label: str, logarithmic: bool) -> None:
-  """Writes a picture of panels, each (curves, title, y label), with one line a curve, named in the order they end."""
+  """Writes a plot of panels, each (curves, title, y label); the legend lists the curves by their final value."""
   from matplotlib import colormaps
   from matplotlib.figure import Figure
 
@@ -139,7 +139,7 @@ def draw(panels, path, x_label: str, logarithmic: bool) -> None:
   for axes, (curves, title, y_label) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels):
     ranked = sorted(curves, key=lambda name: -curves[name][1][-1])
     for i, name in enumerate(ranked):
-      style = ("-", "--", ":")[i % 3]  # so that curves that coincide are both seen
+      style = ("-", "--", ":")[i % 3]  # so that coinciding curves are both visible
       marker = "o" if logarithmic else None
       axes.plot(*curves[name], style, color=colormaps["tab10"](i % 10), label=name, linewidth=1.8, marker=marker, ms=4)
     if logarithmic:
@@ -157,23 +157,23 @@ def draw(panels, path, x_label: str, logarithmic: bool) -> None:
 
 
 def main(argv: list[str]) -> None:
-  """Runs the command line; a mistake ends the process with one sentence."""
+  """Runs the command line; an error exits with one sentence."""
   options = flags.FlagValues()
   flags.DEFINE_string("out", None, "Where to write (default: docs/NAME.png).", flag_values=options)
   with command_line.reporting():
     which = argv[1] if len(argv) > 1 else ""
     if which not in ("schedules", "samplers"):
-      raise ValueError(f"there is no picture {which!r}; ask for 'schedules' or 'samplers'.")
+      raise ValueError(f"there is no plot {which!r}; choose 'schedules' or 'samplers'.")
     command_line.parse(argv[1:], options)
     path = options.out or f"docs/{which}.png"
     if pathlib.Path(path).suffix not in (".pdf", ".png", ".svg"):
-      raise ValueError(f"--out={path} names no kind of picture; end it in .png, .pdf or .svg.")
+      raise ValueError(f"--out={path} has no known image suffix; use .png, .pdf or .svg.")
     if which == "schedules":
       draw([(log_snrs(), "Noise schedules", "log-SNR")], path, "time, from data to noise", False)
     else:
       with jax.enable_x64(True):
         panels = [
-          (errors(), "Samplers of the ODE, on a Gaussian mixture", "greatest error of x0"),
+          (errors(), "Samplers of the ODE, on a Gaussian mixture", "largest error of x0"),
           (distances(), "Samplers that draw noise", "Wasserstein distance to the mixture"),
         ]
       draw(panels, path, "network calls", True)

@@ -1,4 +1,4 @@
-"""Published weights from local folders: safetensors only, one key map per family, checked before anything runs."""
+"""Published weights and schedulers: safetensors from local folders, one key map per family, and scheduler configs."""
 
 from diffjax.pretrained.clip import load_clip, load_image_encoder, load_text_encoder, save_clip
 from diffjax.pretrained.clip.preprocessing import load_preprocessing

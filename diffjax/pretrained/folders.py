@@ -1,4 +1,4 @@
-"""What a folder of published weights may be: a folder, with safetensors and no pickle."""
+"""Checks that a folder of published weights is a folder, with safetensors rather than pickles."""
 
 import os
 from pathlib import Path
@@ -7,24 +7,24 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 
 def open_folder(folder: str | os.PathLike) -> Path:
-  """The folder as a path, or ValueError saying what is there instead."""
+  """The folder as a path; raises ValueError if it is a pickle, another file, or missing."""
   path = Path(folder).expanduser()
   if path.suffix.lower() in PICKLES and not path.is_dir():
     raise ValueError(
-      f"{path} is a pickle, which can run code when it is opened and is never read: convert it to safetensors"
+      f"{path} is a pickle, which can execute code when opened and is never read: convert it to safetensors"
     )
   if not path.is_dir():
-    there = "is a file" if path.exists() else "is not there"
+    there = "is a file" if path.exists() else "does not exist"
     raise ValueError(f"weights folder {path} {there}: give the folder that holds config.json and model.safetensors")
   return path
 
 
 def refuse_pickles(folder: Path) -> None:
-  """ValueError that says why, where a folder without safetensors holds pickles, or else that it holds no weights."""
+  """Raises ValueError for a folder without safetensors: it holds pickles, or no weights at all."""
   pickles = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in PICKLES)
   if pickles:
     raise ValueError(
-      f"{folder} holds its weights as pickle ({', '.join(pickles[:3])}), which can run code when it is opened and is "
+      f"{folder} holds its weights as pickle ({', '.join(pickles[:3])}), which can execute code when opened and is "
       "never read: convert it to safetensors"
     )
   raise ValueError(

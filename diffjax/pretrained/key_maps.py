@@ -1,8 +1,8 @@
-"""Key maps: from the path of one of our parameters to the names and the layout it is stored under.
+"""Key maps: from the path of one of our parameters to its stored names and layout.
 
-A map has two tables. `arrays` names single parameters with their layout. `modules` gives, for a module's path, the
-beginning of its tensors' names, to which "weight" or "bias" is added; several are stored apart, and joined here along
-the last axis. "{i}" stands for a layer's number.
+A map has two tables. `arrays` gives the name and layout of single parameters. `modules` gives, for a module's path, the
+prefixes of its tensors' names, to which "weight" or "bias" is appended; tensors of several prefixes are stored
+separately and concatenated here along the last axis. "{i}" stands for a layer's number.
 """
 
 import re
@@ -32,7 +32,7 @@ class KeyMap(NamedTuple):
   arrays: Mapping[str, tuple[str, str]]
 
   def find(self, path: str) -> tuple[tuple[str, ...], str]:
-    """The names under which a parameter is stored, and the layout: a key of LAYOUTS."""
+    """The names under which a parameter is stored, and its layout, a key of LAYOUTS."""
     number = re.search(r"layer_(\d+)_", path)
     general = re.sub(r"layer_\d+_", "layer_{i}_", path)
     if general in self.arrays:
@@ -44,27 +44,27 @@ class KeyMap(NamedTuple):
     return tuple(prefix.replace("{i}", index) + suffix for prefix in self.modules[module]), layout
 
   def to_stored(self, path: str, array: np.ndarray) -> dict[str, np.ndarray]:
-    """A parameter of ours as the tensors it is stored as."""
+    """One of our parameters as stored tensors, by name."""
     names, layout = self.find(path)
     width = array.shape[-1] // len(names) if array.ndim else 0
     parts = [array[..., i * width : (i + 1) * width] for i in range(len(names))] if len(names) > 1 else [array]
     return {name: LAYOUTS[layout][0](part) for name, part in zip(names, parts)}
 
   def to_ours(self, path: str, stored: Mapping[str, Stored]) -> np.ndarray:
-    """The tensors of a parameter, read, as ours."""
+    """One of our parameters, read from its stored tensors."""
     names, layout = self.find(path)
     parts = [LAYOUTS[layout][1](stored[name].read()) for name in names]
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
 def load(key_map: KeyMap, expected: PyTree, stored: Mapping[str, Stored], prefix: str, dtype: jnp.dtype) -> PyTree:
-  """Parameters in the tree `expected` of shapes, from stored tensors, as dtype; all are checked before any is read.
+  """Parameters with the tree of shapes `expected`, from stored tensors, as dtype; all are checked before any is read.
 
-  prefix is put before the paths of `expected` for the key map.
+  prefix is prepended to the paths of `expected` for the key map.
 
   Raises:
-    ValueError: missing, surplus and wrongly shaped tensors, and those that are not floating point, all in one; or
-      weights that are NaN or infinite.
+    ValueError: missing, surplus, wrongly shaped and non-floating-point tensors, all in one error; or weights that are
+      NaN or infinite.
   """
   flat = traverse_util.flatten_dict(expected, sep="/")
   wanted = {}
@@ -78,7 +78,7 @@ def load(key_map: KeyMap, expected: PyTree, stored: Mapping[str, Stored], prefix
 def _finite(path, array, stored):
   if not np.isfinite(array).all():
     where = next(tensor.path for tensor in stored.values())
-    raise ValueError(f"the weights of {path} in {where} are not all finite numbers: the file is damaged")
+    raise ValueError(f"the weights of {path} in {where} are not all finite: the file is damaged")
   return array
 
 
@@ -92,11 +92,11 @@ def _check(wanted: Mapping[str, jax.ShapeDtypeStruct], stored: Mapping[str, Stor
     _listed(
       "wrongly shaped", [f"{name} {shown(stored[name].shape)}, expected {wanted[name].shape}" for name in shapes]
     ),
-    _listed("of no floating type", [f"{name} {stored[name].dtype}" for name in dtypes]),
+    _listed("not of a floating type", [f"{name} {stored[name].dtype}" for name in dtypes]),
   ]
   if any(faults):
     where = next((tensor.path for tensor in stored.values()), "the file")
-    raise ValueError(f"the tensors in {where} do not fit the configuration: {'; '.join(filter(None, faults))}")
+    raise ValueError(f"the tensors in {where} do not match the configuration: {'; '.join(filter(None, faults))}")
 
 
 def _listed(kind: str, names: list[str], most: int = 8) -> str:

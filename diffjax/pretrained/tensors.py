@@ -1,4 +1,4 @@
-"""Tensors in safetensors files: found and checked by their headers first, read after."""
+"""Tensors in safetensors files: headers are checked first, data is read later."""
 
 import contextlib
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ class Stored(NamedTuple):
 
 @contextlib.contextmanager
 def open_tensors(folder: Path, name: str) -> Iterator[dict[str, Stored]]:
-  """All tensors of `name` or, where there is `name`.index.json instead, of its shards; their headers are checked.
+  """All tensors of the file `name` or of the shards in `name`.index.json, with their headers checked.
 
   Raises:
-    ValueError: a damaged or hostile file or index, in one sentence; nothing but headers has been read.
+    ValueError: a damaged or hostile file or index; only headers have been read.
     FileNotFoundError: a missing file.
   """
   with contextlib.ExitStack() as stack:
@@ -58,7 +58,7 @@ def _open(folder: Path, name: str, stack: contextlib.ExitStack) -> dict[str, Sto
 
 
 def _check_header(path: Path) -> None:
-  """Refuses what the library takes: a name twice, of which it keeps the last, and up to 100 MB of JSON."""
+  """Refuses what the safetensors library accepts: duplicate names (it keeps the last) and headers of up to 100 MB."""
   with path.open("rb") as file:
     length = int.from_bytes(file.read(8), "little")
     if length > MOST_JSON:
@@ -69,7 +69,7 @@ def _check_header(path: Path) -> None:
 def _weight_map(folder: Path, name: str) -> dict[str, str]:
   weight_map = read_json(folder, name).get("weight_map")
   if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-    raise ValueError(f"{folder / name} has no weight_map from tensor names to file names")
+    raise ValueError(f"{folder / name} has no valid weight_map from tensor names to file names")
   for shard in weight_map.values():
     if not shard.endswith(".safetensors"):
       raise ValueError(f"{folder / name} names a shard {shown(shard)}: only .safetensors files are read")

@@ -1,4 +1,4 @@
-"""Changes to pictures that leave what they show as it is, each drawn from the picture's own key."""
+"""Data augmentation that preserves a picture's content, each picture with its own key."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from diffjax.typing import Array
 
 
 def flip(keys: Array, images: Array) -> Array:
-  """Mirrors each of images [B, H, W, C] from left to right or not, with equal probability."""
+  """Mirrors each of images [B, H, W, C] horizontally with probability 1/2."""
   mirrored = arrays.expand(randomness.uniform(keys) < 0.5, images)
   return jnp.where(mirrored, images[:, :, ::-1], images)
 
@@ -19,21 +19,21 @@ AUGMENT_DIM = 9
 
 
 def non_leaking(keys: Array, images: Array, probability: float) -> tuple[Array, Array]:
-  """Geometric augmentation of images [B, H, W, C] of which a network can be told (Karras et al. 2022, appendix F.2).
+  """Geometric augmentation of images [B, H, W, C] with labels for the network (Karras et al. 2022, appendix F.2).
 
-  Half of the pictures are mirrored; with `probability` each of five further changes is made: half turned upside down,
-  scaled, turned, stretched along some direction, moved. Pixels are interpolated bilinearly, and pictures go on mirrored
-  at their borders.
+  Half of the pictures are mirrored; each of five further transforms is applied with `probability`: vertical flip (half
+  of those), scaling, rotation, anisotropic scaling, translation. Pixels are interpolated bilinearly, with reflection at
+  the borders.
 
   Returns:
-    The pictures, and labels [B, 9]: the numbers behind each change, all zero for a picture that is as it was.
+    The pictures, and labels [B, 9]: the parameters of each transform, all zero for an unchanged picture.
   """
   matrices, offsets, labels = jax.vmap(alone(_affine), (0, None))(keys, probability)
   return jax.vmap(_warp)(images, matrices, offsets * jnp.array(images.shape[1:3])[None]), labels
 
 
 def _affine(key, probability):
-  """Where a pixel comes from, matrix [2, 2] @ (y, x) + offset [2] in sides of the picture, and the label."""
+  """The source of a pixel, matrix [2, 2] @ (y, x) + offset [2] in units of the picture's sides, and the label."""
   key_made, key_flip, key_normal, key_angle = jax.random.split(key, 4)
   upside, scaled, turned, stretched, moved = jax.random.uniform(key_made, (5,)) < probability
   mirror, flip, along = jax.random.bernoulli(key_flip, shape=(3,))
@@ -65,7 +65,7 @@ def _warp(image, matrix, offset):
 
 
 def shift(keys: Array, images: Array, most: int) -> Array:
-  """Moves each of images [B, H, W, C] by a whole number of pixels, at most `most`, along both sides; edges repeat."""
+  """Shifts each of images [B, H, W, C] by whole pixels, at most `most` along each axis; edges are replicated."""
   if not most:
     return images
   padded = jnp.pad(images, ((0, 0), (most, most), (most, most), (0, 0)), mode="edge")

@@ -12,9 +12,9 @@ def init(params: PyTree, num: int) -> tuple[PyTree, ...]:
 
 
 def update(emas: tuple[PyTree, ...], params: PyTree, decays: tuple[float, ...], step: Array) -> tuple[PyTree, ...]:
-  """Moves each average towards the parameters after `step` earlier updates.
+  """Moves each average towards the parameters; `step` is the number of earlier updates.
 
-  The decay warms up as min(decay, (1 + step) / (10 + step)), so that the average forgets the random start.
+  The decay warms up as min(decay, (1 + step) / (10 + step)), so that the average forgets the random initialisation.
   """
 
   def one(ema, decay):

@@ -36,19 +36,20 @@ def fit(
   Args:
     objective: (params, batch, key, frozen=..., axis_name=...) -> (losses [b], metrics), `DenoisingObjective` for
       example. A batch has the arrays of `data` and "index" int32 [b], each example's place in the batch.
-    params: what to start from, as the network's `init` gives it.
+    params: the initial parameters, as returned by the network's `init`.
     data: arrays with leading [N], such as {"image": uint8 [N, H, W, C], "label": int32 [N]}.
-    steps: how many.
+    steps: the number of steps.
     batch_size: examples in a step, on all devices together.
     optimizer: of optax; default: Adam with a learning rate of 1e-3.
-    ema_decay: of the average that `averaged` gives.
+    ema_decay: of the average returned by `averaged`.
     seed: of the order of the data and of all randomness in the objective.
     steps_per_call: how many steps each call of the compiled program takes.
-    frozen: what the objective reads and training does not change, such as a teacher.
-    report: (steps done, means of the metrics since the last report), each call; default: a progress bar.
+    frozen: what the objective reads but training does not change, such as a teacher.
+    report: called after each call of the program with (steps done, means of the metrics since the last report);
+      default: a progress bar.
 
   Returns:
-    The last state, as NumPy arrays: `state.averaged` to draw with, `state.params`.
+    The final state, as NumPy arrays: `state.averaged` to draw with, `state.params`.
 
   Raises:
     ValueError: arrays of different lengths, or numbers out of range.

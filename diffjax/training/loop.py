@@ -1,4 +1,4 @@
-"""What surrounds the train step in a long run: how many steps each call does, and a stop that loses nothing."""
+"""Helpers for the training loop: how many steps each call runs, and how batches are stacked for it."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def calls(start: int, stop: int, steps_per_call: int, boundaries: tuple[int, ...]) -> Iterator[int]:
-  """Numbers of steps, each at most `steps_per_call`, that never step over a multiple of any of `boundaries`.
+  """Numbers of steps per call, each at most `steps_per_call`, that never cross a multiple of any of `boundaries`.
 
   >>> list(calls(0, 25, 10, (4 * 5, 0)))
   [10, 10, 5]
@@ -20,7 +20,7 @@ def calls(start: int, stop: int, steps_per_call: int, boundaries: tuple[int, ...
 
 
 def stack_batches(batches: Iterator[dict[str, np.ndarray]], num: int, slots: int) -> dict[str, np.ndarray]:
-  """The next `num` batches stacked: [slots, B, ...], of which those beyond `num` only fill the shape."""
+  """The next `num` batches stacked: [slots, B, ...], where those beyond `num` are padding."""
   taken = [next(batches) for _ in range(num)]
   taken += taken[-1:] * (slots - num)
   return {name: np.stack([batch[name] for batch in taken]) for name in taken[0]}

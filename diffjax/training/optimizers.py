@@ -1,4 +1,4 @@
-"""Optimisers, as optax has them, told what kind of parameter each of ours is."""
+"""Optax optimisers, adapted to the kinds of our parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -8,12 +8,12 @@ from optax.contrib import MuonDimensionNumbers
 from diffjax.typing import PyTree
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
-"""Coefficients of Newton and Schulz's iteration, tuned to need few steps (Jordan et al. 2024)."""
+"""Coefficients of the Newton-Schulz iteration, tuned to need few steps (Jordan et al. 2024)."""
 
 
 def adam(learning_rate: optax.Schedule, b1: float, b2: float, weight_decay: float) -> optax.GradientTransformation:
   """Adam with decoupled weight decay of the kernels (Loshchilov & Hutter 2019, algorithm 2)."""
-  # decay would shrink norms and biases for nothing, and move frozen frequencies
+  # decay would shrink norms and biases to no benefit, and change frozen frequencies
   kernels = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
   return optax.adamw(learning_rate, b1=b1, b2=b2, weight_decay=weight_decay, mask=kernels)
 
@@ -31,12 +31,12 @@ def muon(learning_rate: optax.Schedule, b1: float, b2: float, weight_decay: floa
     adam_b2=b2,
     muon_weight_dimension_numbers=hidden_matrices,
     consistent_rms=0.2,
-    ns_coeffs=(QUINTIC,) * 5,  # given one by one they are scanned over, else unrolled: a longer program
+    ns_coeffs=(QUINTIC,) * 5,  # passed per iteration they are scanned over; otherwise unrolled into a longer program
   )
 
 
 def hidden_matrices(params: PyTree) -> PyTree:
-  """How each kernel between the first and the last layer is a matrix, [..., O] as [-1, O]; None for the others."""
+  """How each kernel between the first and last layers is viewed as a matrix, [..., O] as [-1, O]; None for others."""
 
   def matrix(path, p):
     layer, name = (entry.key for entry in path[-2:])
@@ -48,7 +48,7 @@ def hidden_matrices(params: PyTree) -> PyTree:
 
 
 def at_most(name: str, bound: float) -> optax.GradientTransformation:
-  """Cuts updates so that no parameter of this name exceeds `bound`; the last of a chain, and stateless."""
+  """Limits updates so that no parameter of this name exceeds `bound`; stateless, to be last in a chain."""
 
   def cut(path, update, param):
     return jnp.minimum(update, bound - param) if path[-1].key == name else update

@@ -14,9 +14,9 @@ from diffjax.typing import Array, Objective, PyTree
 
 @struct.dataclass
 class TrainState:
-  """All of a run's numbers. `skipped` counts updates that were not finite, `skipped_in_row` the latest run of them.
+  """The complete state of a run. `skipped` counts non-finite updates, `skipped_in_row` the latest consecutive ones.
 
-  `frozen` is what steps read and do not change, such as a teacher; None for most.
+  `frozen` is what steps read but do not change, such as a teacher; usually None.
   """
 
   step: Array
@@ -46,10 +46,10 @@ class TrainStep:
   """(state, batch, key) -> (state, metrics): one update from one batch.
 
   Attributes:
-    objective: what is trained; one that looks at the whole batch gathers it over `axis_name`.
+    objective: what is trained; an objective that needs the whole batch gathers it over `axis_name`.
     optimizer: an optax transformation.
     ema_decays: one for each average in the state.
-    accumulate: how many parts the batch is worked through in, their gradients averaged.
+    accumulate: the number of parts the batch is split into, whose gradients are averaged.
   """
 
   objective: Objective
@@ -64,13 +64,13 @@ class TrainStep:
 
     Args:
       state: the state to start from.
-      batch: arrays with leading [b], among them "index", each example's place in the global batch.
+      batch: arrays with leading [b], including "index", each example's position in the global batch.
       key: the same on all devices and for all parts; folded with the state's step, then with each example's index.
       axis_name: of the mapped device axis to average over, if any.
 
     Returns:
       The next state, and "loss", "grad_norm", "skipped", "skipped_in_row" and the objective's own metrics. An update
-      whose loss or gradient is not finite changes nothing but the counters, on every device alike.
+      whose loss or gradient is not finite changes only the step and the counters, on all devices alike.
     """
     key = jax.random.fold_in(key, state.step)
     (loss, told), grads = devices.mean(self._loss_and_grads(state, batch, key, axis_name), axis_name)
@@ -100,11 +100,11 @@ class TrainStep:
       losses, told = self.objective(params, part, key, frozen=state.frozen, axis_name=axis_name)
       return losses.mean(), jax.tree.map(jnp.mean, told)
 
-    # inlined as if it were not jitted, but traced once for both the shapes of its sums and the loop over parts
+    # inlined as if not jitted, but traced only once, for the shapes of its sums and the loop over parts
     value_and_grad = jax.jit(jax.value_and_grad(mean_loss, has_aux=True), inline=True)
     if self.accumulate == 1:
       return value_and_grad(state.params, batch)
-    # strided, so that each part is spread over the devices as the batch is
+    # strided, so that each part is spread over the devices like the batch
     parts = jax.tree.map(lambda a: a.reshape(-1, self.accumulate, *a.shape[1:]).swapaxes(0, 1), batch)
 
     def add(total, part):
@@ -122,9 +122,9 @@ def several_steps(step: TrainStep, state, data, batches, num, key, *, axis_name=
   Args:
     step: the train step.
     state: the state to start from.
-    data: arrays with leading [N] that live on the device, or {} where the batches hold the examples themselves.
-    batches: arrays with leading [K, b]; with `data`, "id" [K, b] says which of its examples to take.
-    num: int [], how many of the K batches to use: traced, so that stopping at an exact step compiles nothing new.
+    data: arrays with leading [N] resident on the device, or {} if the batches hold the examples themselves.
+    batches: arrays with leading [K, b]; "id" [K, b] selects examples from `data`.
+    num: int [], how many of the K batches to use: traced, so that stopping at an exact step does not recompile.
     key: as in `TrainStep`.
     axis_name: as in `TrainStep`.
 
@@ -136,7 +136,7 @@ def several_steps(step: TrainStep, state, data, batches, num, key, *, axis_name=
     batch = jax.tree.map(lambda a: a[i], batches)
     return batch | jax.tree.map(lambda a: a[batch["id"]], data)
 
-  # inlined as if it were not jitted, but traced once for both its metrics' shapes and the loop
+  # inlined as if not jitted, but traced only once, for its metrics' shapes and the loop
   traced = jax.jit(functools.partial(step, axis_name=axis_name), inline=True)
 
   def body(i, carry):

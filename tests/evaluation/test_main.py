@@ -91,7 +91,7 @@ def test_samples_are_read_instead_of_drawn(run, tmp_path):
     (["--workdir=here", "--samples=text.npz"], "cannot be read"),
     (["--workdir=here", "--samples=array.npy"], "cannot be read"),
     (["--workdir=here", "--samples=floats.npz"], "no array `images` of uint8"),
-    (["--workdir=here", "--samples=floats.npz", "--steps=3"], "--steps has no use"),
+    (["--workdir=here", "--samples=floats.npz", "--steps=3"], "--steps has no effect"),
   ],
 )
 def test_mistakes_get_one_sentence(run, tmp_path, monkeypatch, capsys, arguments, says):

@@ -63,7 +63,7 @@ def test_missing_surplus_and_misshapen_tensors_are_named_in_one_error(folder):
 
 def test_quantised_tensors_are_refused(folder):
   change(folder, logit_scale=np.zeros((), np.int8))
-  refusal(folder, "of no floating type: logit_scale I8")
+  refusal(folder, "not of a floating type: logit_scale I8")
 
 
 def test_constants_of_old_files_are_passed_over(tiny_clip, folder):
@@ -100,7 +100,7 @@ def test_pickles_are_refused_and_never_run(name, folder, tmp_path, monkeypatch):
 def test_wrong_folders(where, tmp_path):
   (tmp_path / "file").write_text("")
   (tmp_path / "empty").mkdir()
-  refusal(tmp_path / where, {"nowhere": "is not there", "file": "is a file", "empty": "holds no weights"}[where])
+  refusal(tmp_path / where, {"nowhere": "does not exist", "file": "is a file", "empty": "holds no weights"}[where])
 
 
 def test_damaged_files(folder):

@@ -31,9 +31,9 @@ def test_whether_noise_is_left():
     ({"beta_start": 1e-4}, "no key '_class_name'"),
     ({"_class_name": "EulerScheduler"}, "there is no scheduler 'EulerScheduler'. Did you mean"),
     (SDXL | {"beta_strat": 1e-4}, "'beta_strat'. Did you mean 'beta_start'"),
-    (SDXL | {"use_karras_sigmas": True, "use_beta_sigmas": True}, "use_karras_sigmas and use_beta_sigmas each ask"),
+    (SDXL | {"use_karras_sigmas": True, "use_beta_sigmas": True}, "use_karras_sigmas and use_beta_sigmas each set"),
     (SDXL | {"rescale_betas_zero_snr": True}, "rescale_betas_zero_snr leaves pure noise"),
-    (SDXL | {"trained_betas": [0.1, 0.2]}, "trained_betas are 2 numbers, but num_train_timesteps is 1000"),
+    (SDXL | {"trained_betas": [0.1, 0.2]}, "trained_betas has 2 entries, but num_train_timesteps is 1000"),
     (
       SDXL | {"prediction_type": "eps"},
       "prediction_type of EulerDiscreteScheduler is 'eps', but can only be 'epsilon'",
@@ -62,7 +62,7 @@ def test_whether_noise_is_left():
     ),
     (LATENT | {"_class_name": "UniPCMultistepScheduler", "solver_type": "x"}, "is 'x', but can only be 'bh1', 'bh2' h"),
     ({"_class_name": "UnCLIPScheduler"}, r"UnCLIPScheduler is not read; .* schedules\.squared_cosine"),
-    ({"_class_name": "DDIMInverseScheduler"}, r"not read; it goes up from a picture to noise: use editing\.ddim_inv"),
+    ({"_class_name": "DDIMInverseScheduler"}, r"not read; it maps pictures to noise: use editing\.ddim_inv"),
     (
       {"_class_name": "UniPCMultistepScheduler", "predict_x0": False},
       "predict_x0 of .* is False, but can only be True",

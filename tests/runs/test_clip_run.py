@@ -102,7 +102,7 @@ def test_evaluation_reports_every_template(clip_run, tmp_path, capsys):
 @pytest.mark.parametrize(
   ("flags", "says"),
   [
-    (["--zero_shot", "--steps=5"], "--steps has no use"),
+    (["--zero_shot", "--steps=5"], "--steps has no effect"),
     ([], "run of a CLIP, which cannot sample"),
   ],
 )

@@ -47,7 +47,7 @@ def test_texts_and_weights(prompt, parts):
   if parts is not None:
     assert split_prompt(prompt) == parts
     return
-  with pytest.raises(ValueError, match=r"empty part|is no number"):
+  with pytest.raises(ValueError, match=r"empty part|is not a number"):
     split_prompt(prompt)
 
 

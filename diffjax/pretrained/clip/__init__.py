@@ -32,18 +32,18 @@ class _Checkpoint(NamedTuple):
 def load_clip(
   folder: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, param_dtype: jnp.dtype = jnp.float32
 ) -> tuple[CLIP, PyTree]:
-  """A published model of both towers: (module, params), for `module.apply(params, images, tokens)`.
+  """A published model with both towers: (module, params), for `module.apply(params, images, tokens)`.
 
   Args:
     folder: with `config.json` and `model.safetensors`, or its shards and `model.safetensors.index.json`; or with
-      OpenCLIP's `open_clip_config.json` and `open_clip_model.safetensors`. Tensors may be of 64, 32 or 16 bits.
+      OpenCLIP's `open_clip_config.json` and `open_clip_model.safetensors`. Tensors may have 64, 32 or 16 bits.
     dtype: what the module computes in.
-    param_dtype: what the parameters are held in.
+    param_dtype: what the parameters are stored in.
 
   Raises:
     ValueError: pickles; a damaged or hostile file, shard index or configuration; tensors that are missing, surplus or
-      of another shape than the configuration says. All is checked before a tensor is read.
-    FileNotFoundError: no such file in the folder.
+      of the wrong shape. All of this is checked before any tensor is read.
+    FileNotFoundError: a missing file.
   """
   with _open(folder) as checkpoint:
     if checkpoint.key_map is OPEN_CLIP:
@@ -57,9 +57,9 @@ def load_clip(
 def load_text_encoder(
   folder: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, param_dtype: jnp.dtype = jnp.float32
 ) -> tuple[TextEncoder, PyTree]:
-  """The text tower of a published model, or a folder that holds a text tower alone, as text-to-image models have it.
+  """The text tower of a published model, or of a folder with only a text tower, as in text-to-image models.
 
-  Arguments and errors as `load_clip`'s. A tower without a projection gets features=None.
+  Arguments and errors are those of `load_clip`. A tower without a projection gets features=None.
   """
   return _load_tower(folder, "text", dtype, param_dtype)
 
@@ -67,7 +67,7 @@ def load_text_encoder(
 def load_image_encoder(
   folder: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, param_dtype: jnp.dtype = jnp.float32
 ) -> tuple[ImageEncoder, PyTree]:
-  """The picture tower of a published model, or a folder that holds a picture tower alone; as `load_text_encoder`."""
+  """The image tower of a published model, or of a folder with only an image tower; see `load_text_encoder`."""
   return _load_tower(folder, "image", dtype, param_dtype)
 
 
@@ -86,7 +86,7 @@ def _load_tower(folder, tower, dtype, param_dtype):
 
 
 def _of_tower(checkpoint, tower):
-  """The stored tensors of one tower; a file of that tower alone may leave out the beginning of their names."""
+  """The stored tensors of one tower; a file with only that tower may omit the prefix of their names."""
   beginnings = checkpoint.towers[tower]
   if checkpoint.config.get("model_type", "clip") in ("clip", "siglip"):
     return {name: tensor for name, tensor in checkpoint.stored.items() if name.startswith(beginnings)}
@@ -108,7 +108,7 @@ def _open(folder: str | os.PathLike) -> Iterator[_Checkpoint]:
     refuse_pickles(folder)
   with open_tensors(folder, name) as stored:
     stored = {key: tensor for key, tensor in stored.items() if not key.endswith(IGNORED)}
-    if key_map is OPEN_CLIP:  # text towers of a class of their own have their names begin with it
+    if key_map is OPEN_CLIP:  # models with a separate text tower class prefix its names
       stored = {key.removeprefix("text."): tensor for key, tensor in stored.items()}
     yield _Checkpoint(config, stored, key_map, towers)
 
@@ -130,9 +130,9 @@ def save_clip(folder: str | os.PathLike, model: CLIP, params: PyTree) -> None:
   """Writes `config.json` and `model.safetensors` in Hugging Face's layout, which `transformers` and `load_clip` read.
 
   Args:
-    folder: made if it is not there; these two files in it are replaced.
+    folder: created if missing; these two files in it are replaced.
     model: CLIP's or SigLIP's architecture.
-    params: {"params": ...} as `apply` takes them; written in the dtype they are held in.
+    params: {"params": ...} as `apply` takes them; written in their own dtype.
 
   Raises:
     ValueError: a model that mixes CLIP's and SigLIP's parts.

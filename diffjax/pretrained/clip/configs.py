@@ -1,4 +1,4 @@
-"""CLIP's published configurations, Hugging Face's and OpenCLIP's, as our modules, and ours as Hugging Face's."""
+"""CLIP's and SigLIP's Hugging Face configurations as our modules, and our modules as Hugging Face configurations."""
 
 import math
 from typing import Any
@@ -17,9 +17,9 @@ ACTIVATIONS = {
   "gelu_new": "gelu_tanh",
 }
 LIMITS = {"layers": 128, "heads": 512, "image_size": 8192, "patch": 8192, "context": 8192, "channels": 64}
-"""The most that a configuration may ask for, so that a hostile one cannot keep the machine busy; 2^20 for the rest."""
+"""Upper limits, so that a hostile configuration cannot exhaust the machine; 2^20 for other fields."""
 
-# Their key, our field, their default where a configuration leaves it out
+# their key, our field, their default if the configuration omits it
 SHARED = [
   ("hidden_size", "width", None),
   ("intermediate_size", "mlp_width", None),
@@ -52,11 +52,11 @@ def family_of(config: Config) -> str:
 
 
 def part(config: Config, tower: str) -> Config:
-  """The configuration of the "text" or "image" tower alone: a part of the whole, or config itself if it is one."""
+  """The configuration of the "text" or "image" tower alone: a part of config, or config itself if it has one tower."""
   key = {"text": "text_config", "image": "vision_config"}[tower]
   if config.get("model_type", "clip") not in ("clip", "siglip"):
     return config
-  # Old files hold the part twice, and the second counts
+  # old files contain the part twice; the `_dict` one takes precedence
   chosen = config.get(f"{key}_dict") or config.get(key) or {}
   if not isinstance(chosen, dict):
     raise ValueError(f"config.json has {key} {shown(chosen)}, expected an object")
@@ -64,7 +64,7 @@ def part(config: Config, tower: str) -> Config:
 
 
 def text_encoder(config: Config, features: int | None, dtype: jnp.dtype) -> TextEncoder:
-  """The text tower of a Hugging Face configuration; features None leaves CLIP's projection out."""
+  """The text tower of a Hugging Face configuration; features None omits CLIP's projection."""
   family, config = family_of(config), part(config, "text")
   fields = _tower(config, TEXT, (family, "text"))
   if family == "siglip":
@@ -74,19 +74,19 @@ def text_encoder(config: Config, features: int | None, dtype: jnp.dtype) -> Text
   if not isinstance(eos_id, int) or isinstance(eos_id, bool) or not 0 <= eos_id < max(fields["vocab_size"], 3):
     most = fields["vocab_size"] - 1
     raise ValueError(f"config.json has eos_token_id {shown(eos_id)}, expected a whole number from 0 to {most}")
-  # Early configurations say 2, wrongly, and mean CLIP's own rule
+  # early configurations wrongly say 2, and mean CLIP's own rule
   place = dict(pooling="highest") if eos_id == 2 else dict(pooling="eos", eos_id=eos_id)
   return TextEncoder(features=features, dtype=dtype, **place, **fields)
 
 
 def image_encoder(config: Config, features: int | None, dtype: jnp.dtype) -> ImageEncoder:
-  """The picture tower of a Hugging Face configuration; features None leaves CLIP's projection out."""
+  """The image tower of a Hugging Face configuration; features None omits CLIP's projection."""
   family, config = family_of(config), part(config, "image")
   fields = _tower(config, IMAGE, (family, "image"))
   if family == "clip":
     return ImageEncoder(features=features, dtype=dtype, **fields)
   if config.get("vision_use_head", True) is not True:
-    raise ValueError("config.json has vision_use_head false: SigLIP is read with its pooling head")
+    raise ValueError("config.json has vision_use_head false: SigLIP can only be read with its pooling head")
   return ImageEncoder(pooling="attention", dtype=dtype, **fields)
 
 
@@ -94,7 +94,7 @@ def clip(config: Config, dtype: jnp.dtype) -> CLIP:
   """Both towers of a Hugging Face configuration."""
   if config.get("model_type", "clip") not in ("clip", "siglip"):
     raise ValueError(
-      f"config.json is of a {config['model_type']} alone: load it with load_text_encoder or load_image_encoder"
+      f"config.json is for a {config['model_type']} only: load it with load_text_encoder or load_image_encoder"
     )
   if family_of(config) == "siglip":
     towers = image_encoder(config, None, dtype), text_encoder(config, None, dtype)
@@ -116,7 +116,7 @@ def _tower(config, keys, kind):
 
 
 def whole(config: Config, key: str, default: Any, field: str) -> int:
-  """A whole number of the configuration within its limit, or ValueError; of a pair of equal ones, one."""
+  """An integer from the configuration within its limit, or ValueError; two equal integers in a list count as one."""
   value, most = config.get(key, default), LIMITS.get(field, 2**20)
   if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
     value = value[0]
@@ -126,7 +126,7 @@ def whole(config: Config, key: str, default: Any, field: str) -> int:
 
 
 def check_tower(fields: dict[str, Any]) -> dict[str, Any]:
-  """fields, where their numbers go together, or ValueError."""
+  """The fields, or ValueError if they are inconsistent."""
   if fields["width"] % fields["heads"]:
     raise ValueError(
       f"the configuration splits width {fields['width']} into {fields['heads']} heads, which do not divide it"
@@ -137,7 +137,7 @@ def check_tower(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def to_hugging_face(model: CLIP) -> Config:
-  """Hugging Face's configuration of a model, or ValueError where CLIP and SigLIP as published have none for it."""
+  """Hugging Face's configuration of a model, or ValueError if it has neither CLIP's nor SigLIP's architecture."""
   image, text = model.image, model.text
   if (image.pooling, text.pooling, text.causal, text.projection_bias, model.bias is None) == (
     "attention", "last", False, True, False,

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from diffjax.pretrained.key_maps import KeyMap
 
 IGNORED = (".position_ids", "position_ids", "attn_mask")
-"""Constants that older files hold beside the parameters; names end so."""
+"""Suffixes of constants that older files store with the parameters."""
 
 
 def _layers(ours: str, theirs: str, names: Mapping[str, str | tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-  """Modules of one layer under its path and prefix, "{i}" being its number."""
+  """The modules of a layer with full path and prefix, "{i}" being the layer's number."""
   tuples = {path: (name,) if isinstance(name, str) else name for path, name in names.items()}
   start = f"{ours}/transformer/layer_{{i}}_"
   return {start + path: tuple(f"{theirs}.{{i}}.{name}" for name in group) for path, group in tuples.items()}
@@ -41,7 +41,7 @@ HUGGING_FACE = KeyMap(
     **_HUGGING_FACE,
     "text/projection": ("text_projection.",),
     "image/projection": ("visual_projection.",),
-    "image/norm_in": ("vision_model.pre_layrnorm.",),  # as they spell it
+    "image/norm_in": ("vision_model.pre_layrnorm.",),  # their spelling
   },
   arrays={
     **_HUGGING_FACE_ARRAYS,
@@ -98,7 +98,7 @@ OPEN_CLIP = KeyMap(
   },
 )
 
-# How the names of one tower begin, to read it alone out of a file that holds both
+# prefixes of each tower's names, to read one tower from a file with both
 HUGGING_FACE_TOWERS = {"text": ("text_model.", "text_projection."), "image": ("vision_model.", "visual_projection.")}
 OPEN_CLIP_TOWERS = {
   "text": ("transformer.", "token_embedding.", "positional_embedding", "ln_final.", "text_projection"),

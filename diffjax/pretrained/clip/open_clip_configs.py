@@ -10,7 +10,7 @@ from diffjax.system.files import shown
 
 Config = dict[str, Any]
 
-# What a configuration may say; whatever else it says would change the network
+# supported keys; any other would change the network
 MODEL = {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg", "custom_text"}
 VISION = {"image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size", "patch_dropout"}
 TEXT = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
@@ -20,7 +20,7 @@ def clip(config: Config, dtype: jnp.dtype) -> CLIP:
   """Both towers of OpenCLIP's configuration.
 
   Raises:
-    ValueError: numbers that are none or do not go together, and keys of networks other than CLIP's transformers.
+    ValueError: invalid or inconsistent numbers, or keys of networks other than CLIP's transformers.
   """
   model = _object(config, "model_cfg", MODEL)
   vision, text = _object(model, "vision_cfg", VISION), _object(model, "text_cfg", TEXT)

@@ -1,4 +1,4 @@
-"""How published towers want their pictures, where the folder says so: LAION's ViT-L/14, say, not as CLIP's own."""
+"""Image preprocessing of published towers from their folders; LAION's ViT-L/14, for example, differs from CLIP's."""
 
 import os
 from typing import Any
@@ -11,13 +11,13 @@ HUGGING_FACE, OPEN_CLIP = "preprocessor_config.json", "open_clip_config.json"
 
 
 def load_preprocessing(folder: str | os.PathLike) -> dict[str, Any]:
-  """What a folder of published weights says of mean, std and crop, as `networks.ImageFeatures` takes them.
+  """The mean, std and crop in a folder of published weights, as arguments of `networks.ImageFeatures`.
 
-  From Hugging Face's `preprocessor_config.json`, or `preprocess_cfg` of OpenCLIP's `open_clip_config.json`; what is
-  not said is left out.
+  From Hugging Face's `preprocessor_config.json`, or `preprocess_cfg` in OpenCLIP's `open_clip_config.json`; missing
+  values are omitted.
 
   Raises:
-    ValueError: a damaged file, a mean or deviation that is not three numbers, or pictures that are padded.
+    ValueError: a damaged file, a mean or std that is not three numbers, or an unsupported crop or resize mode.
   """
   path = open_folder(folder)
   if (path / HUGGING_FACE).exists():

@@ -1,18 +1,18 @@
 """Published configurations: diffusers' `scheduler_config.json` as a schedule, a prediction, a grid and a sampler.
 
-Their keys, defaults and noise levels, in the terms of this library. Some things differ, by intent:
+Their keys, defaults and noise levels, in the terms of this library. Intended differences:
 
-- The last step leads to zero noise. Where theirs leaves some, by `set_alpha_to_one` or `final_sigmas_type`, our
+- The last step goes to zero noise. Where theirs leaves some, by `set_alpha_to_one` or `final_sigmas_type`, our
   `final_sigma` says how much.
-- The network's time follows from the noise level; on some grids they round it, cut it off, or interpolate otherwise.
-- Multistep samplers combine eps or x0, whatever the network predicts; their PNDM combines v where that is predicted.
-- The third order's second step integrates the line through both x0, as theirs does with solver_type "heun".
-- Multistep samplers keep their order to the end; `lower_order_final` lowers theirs where steps are fewer than 15.
-- The middle of a single step lies where the papers have it, not at a level of the grid; `grid(num_steps)` has then
-  about num_steps / solver_order levels, and as many network calls as theirs.
-- Their IPNDM takes x0 for zero at its first, infinite level; ours the network's word.
-- The noise within a step of DPMSolverSDE is the SDE's own, not a Brownian motion over sigma.
-- Where x0 is clipped, the noise is what then remains of x. Their DDIM does so with `use_clipped_model_output=True`.
+- The network's time follows from the noise level; on some grids they round, truncate or interpolate it differently.
+- Multistep samplers combine eps or x0, whatever the network predicts; their PNDM combines v for v-prediction.
+- The second step of a third-order solver integrates the line through both x0, as theirs does with solver_type "heun".
+- Multistep samplers keep their order to the end; `lower_order_final` lowers theirs for fewer than 15 steps.
+- The intermediate points of a single step are where the papers put them, not at levels of the grid; `grid(num_steps)`
+  then has about num_steps / solver_order levels, with as many network calls as theirs.
+- Their IPNDM sets x0 to zero at its first, infinite level; ours uses the network's prediction.
+- The noise within a step of DPMSolverSDE is that of the SDE, not a Brownian motion over sigma.
+- Where x0 is clipped, the noise is recomputed from it. Their DDIM does so with `use_clipped_model_output=True`.
 """
 
 import dataclasses
@@ -42,9 +42,9 @@ PREDICTIONS = {
   "flow_prediction": denoisers.Flow,
 }
 WITH_INFINITY = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
-"""Those in which zero terminal SNR is an infinite sigma; the others take 4096 for it."""
+"""Classes in which zero terminal SNR is an infinite sigma; the others use 4096 for it."""
 ALWAYS_NOISY = ("DEISMultistepScheduler", "SASolverScheduler")
-"""Those that end at the schedule's first level, whatever they are asked."""
+"""Classes that always end at the schedule's first level, whatever the configuration."""
 CHOICES = {
   "beta_schedule": tuple(BETAS),
   "prediction_type": tuple(PREDICTIONS),
@@ -65,7 +65,7 @@ CHOICES = {
   "solver_p": (None,),
   "tau_func": (None,),
 }
-"""What keys may be; some of theirs have no counterpart here."""
+"""Allowed values of keys; some of theirs have no counterpart here."""
 CHOICES_OF = {
   "CosineDPMSolverMultistepScheduler": {
     "sigma_data": (1.0,),
@@ -79,18 +79,18 @@ CHOICES_OF = {
   "IPNDMScheduler": {"trained_betas": (None,)},
   "UniPCMultistepScheduler": {"solver_type": ("bh1", "bh2")},
 }
-"""What they may be in these classes."""
+"""Allowed values of keys in these classes."""
 TAKEN_FOR = {
   "DEISMultistepScheduler": ("logrho", ("midpoint", "heun", "bh1", "bh2")),
   "UniPCMultistepScheduler": ("bh2", ("midpoint", "heun", "logrho")),
 }
-"""By class, the solver_type that they take for those of other classes; in all others "midpoint"."""
+"""By class, the solver_type that they substitute for those of other classes; "midpoint" in all other classes."""
 NOT_READ = {
-  "DDIMInverseScheduler": "it goes up from a picture to noise: use editing.ddim_invert on the grid of a DDIMScheduler",
-  "DPMSolverMultistepInverseScheduler": "it goes up from a picture to noise: use editing.ddim_invert",
+  "DDIMInverseScheduler": "it maps pictures to noise: use editing.ddim_invert on the grid of a DDIMScheduler",
+  "DPMSolverMultistepInverseScheduler": "it maps pictures to noise: use editing.ddim_invert",
   "UnCLIPScheduler": "its squared-cosine schedule is schedules.squared_cosine, and its steps are samplers.DDPM's",
 }
-"""Their classes that are known and not read, and what to use instead."""
+"""Classes of theirs that are known but not read, and what to use instead."""
 NUMBERS = {
   "[0, inf)": ("steps_offset",),
   "[1, inf)": ("num_train_timesteps", "original_inference_steps"),
@@ -102,16 +102,16 @@ NUMBERS = {
     *("clip_sample_range", "sample_max_value", "timestep_scaling"),
   ),
 }
-"""Where numbers must lie; those that a class has None for may be None."""
+"""Intervals in which numbers must lie; a number may be None if that is its default in the class."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """What a published scheduler configuration says.
+  """A published scheduler configuration in our terms.
 
-  `grid(num_steps)` gives the noise levels, [num_steps + 1] that end in zero (fewer for single-step solvers, where
-  num_steps counts network calls). `time_scale` times the schedule's time is
-  the network's. `threshold` clips a denoiser's x0 as the configuration asks. diffusers stops at `final_sigma`.
+  `grid(num_steps)` returns the noise levels, [num_steps + 1] that end in zero (fewer for single-step solvers, where
+  num_steps counts network calls). The network's time is `time_scale` times the schedule's. `threshold` clips a
+  denoiser's x0 as configured. diffusers stops at `final_sigma`.
   """
 
   schedule: Schedule
@@ -123,12 +123,12 @@ class Published:
   final_sigma: float
 
   def denoiser(self, network: Network) -> Denoiser:
-    """A network, its parameters bound, as the denoiser that the configuration makes of it."""
+    """The denoiser that the configuration makes of a network with bound parameters."""
     return self.threshold(denoisers.NetworkDenoiser(network, self.prediction, self.schedule, self.time_scale))
 
 
 def from_diffusers(config: Config) -> Published:
-  """As `diffjax.schedules.from_diffusers`."""
+  """See `diffjax.schedules.from_diffusers`."""
   scheduler, config = _read(config)
   schedule = scheduler.schedule(config) if scheduler.schedule else _schedule(config)
   spec = scheduler.sampler(config, schedule)
@@ -154,10 +154,10 @@ def _read(given: Config) -> tuple[Scheduler, Config]:
   """Their class, and the configuration with its defaults. Keys of other classes have no effect, as in diffusers."""
   if not isinstance(given, Mapping):
     raise ValueError(
-      f"the configuration is {given!r:.40}, but must be a dict; read scheduler_config.json by json.load."
+      f"the configuration is {given!r:.40}, but must be a dict; read scheduler_config.json with json.load."
     )
   if "_class_name" not in given:
-    raise ValueError("the configuration has no key '_class_name'; pass the whole of a scheduler_config.json.")
+    raise ValueError("the configuration has no key '_class_name'; pass all of scheduler_config.json.")
   name = given["_class_name"]
   if name in NOT_READ:
     raise ValueError(f"{name} is not read; {NOT_READ[name]}.")
@@ -194,7 +194,7 @@ def _read(given: Config) -> tuple[Scheduler, Config]:
 def _check_consistency(config: Config) -> None:
   asked = [key for key in (*levels.SPACINGS, "use_lu_lambdas", "use_flow_sigmas") if config.get(key)]
   if len(asked) > 1:
-    raise ValueError(f"{' and '.join(asked)} each ask for other noise levels; set only one of them.")
+    raise ValueError(f"{' and '.join(asked)} each set the noise levels; set only one of them.")
   if config.get("rescale_betas_zero_snr") and config["prediction_type"] == "epsilon":
     raise ValueError(
       "rescale_betas_zero_snr leaves pure noise at the last step, where prediction_type 'epsilon' says nothing about "
@@ -204,10 +204,10 @@ def _check_consistency(config: Config) -> None:
     raise ValueError("prediction_type 'flow_prediction' and use_flow_sigmas belong together; set both or neither.")
   for low, high in (("beta_start", "beta_end"), ("sigma_min", "sigma_max")):
     if config.get(low) and config.get(high) and not config[low] <= config[high]:
-      raise ValueError(f"{low} is {config[low]}, above {high}, which is {config[high]}; exchange the two.")
+      raise ValueError(f"{low} is {config[low]}, above {high}, which is {config[high]}; swap the two.")
   betas, total = config.get("trained_betas"), config["num_train_timesteps"]
   if betas is not None and len(betas) != total:
-    raise ValueError(f"trained_betas are {len(betas)} numbers, but num_train_timesteps is {total}; make them agree.")
+    raise ValueError(f"trained_betas has {len(betas)} entries, but num_train_timesteps is {total}; make them agree.")
 
 
 def _schedule(config: Config) -> Schedule:
@@ -223,7 +223,7 @@ def _schedule(config: Config) -> Schedule:
   if config["_class_name"] in WITH_INFINITY:
     return schedule
   alphas_cumprod = 1 / (1 + np.exp(-np.asarray(schedule.log_snrs, np.float64)))
-  # what stands for zero there is sigma = 4096, even where the step before holds more noise; here it must descend
+  # theirs replaces zero by sigma = 4096, even if the step before has more noise; here sigma must descend
   alphas_cumprod[-1] = min(2.0**-24, alphas_cumprod[-2] / 2)
   return schedules.from_alphas_cumprod(alphas_cumprod)
 

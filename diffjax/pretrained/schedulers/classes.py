@@ -1,4 +1,4 @@
-"""diffusers' scheduler classes: keys and defaults, noise levels, methods by their names in `from_config.SAMPLERS`."""
+"""diffusers' scheduler classes: keys and defaults, noise levels, and samplers by name in `from_config.SAMPLERS`."""
 
 import math
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from diffjax.typing import Array
 
 
 class Scheduler(NamedTuple):
-  """One of their classes: its keys and defaults, its noise levels above zero, and its method as a sampler's spec.
+  """One of their classes: its keys and defaults, its noise levels above zero, and its method as a sampler spec.
 
-  Without `schedule` and `prediction` those are what the keys beta_... and prediction_type say. The network's time is
-  the schedule's times `time_scale`.
+  Without `schedule` and `prediction`, the keys beta_... and prediction_type define them. The network's time is the
+  schedule's time multiplied by `time_scale`.
   """
 
   defaults: dict[str, Any]
@@ -39,7 +39,7 @@ def _dpm_multistep(config, schedule):
     return {"name": "euler", "eta": float(sde)}
   if sde:
     return {"name": f"dpmpp_{order}m_sde"}
-  # the third-order update as they and others ship it, which is second-order
+  # their third-order update, as shipped by them and others, is second-order
   return {"name": "dpmpp_2m"} if order == 2 else {"name": "dpmpp_3m", "shipped": True}
 
 
@@ -54,7 +54,7 @@ def _cosine_dpm(config, schedule):
 
 def _sa_solver(config, schedule):
   orders = {key: config[key] for key in ("predictor_order", "corrector_order")}
-  # their default tau is 1 at the times 200 to 800, to which flows' own are rounded down
+  # their default tau is 1 at times 200 to 800; times of flows are rounded down to whole ones
   times = np.array([200, 801]) / config["num_train_timesteps"] if levels.is_flow(config) else (199.5, 800.5)
   interval = tuple(float(schedule.sigma(t)) for t in times)
   return {"name": "sa_solver", "interval": interval, "shipped": True, **orders}
@@ -69,7 +69,7 @@ def _edm_schedule(config):
 
 
 def _edm_prediction(config):
-  # the sign of their v_prediction is the other one; of EDM's coefficients only c_out has that of sigma_data
+  # their v_prediction has the opposite sign; of EDM's coefficients, only c_out takes the sign of sigma_data
   return denoisers.EDM(config["sigma_data"] * (-1 if config["prediction_type"] == "v_prediction" else 1))
 
 
@@ -232,4 +232,4 @@ SCHEDULERS = {
 }
 SCHEDULERS["DDIMParallelScheduler"] = SCHEDULERS["DDIMScheduler"]
 SCHEDULERS["DDPMParallelScheduler"] = SCHEDULERS["DDPMScheduler"]
-"""Their classes by name."""
+"""Their scheduler classes by name."""

@@ -18,9 +18,9 @@ SPACINGS: dict[str, Callable[..., Array]] = {
     num_steps, schedules.SigmaAsTime(t_min=low, t_max=high)
   ),
 }
-"""Other levels between the same ends, by the key that asks for them."""
+"""Alternative levels between the same ends, by the key that selects them."""
 OWN_ENDS = ("LMSDiscreteScheduler", "DPMSolverSDEScheduler")
-"""Those in which Karras' levels always lie between the schedule's own ends."""
+"""Classes in which Karras' levels always span the schedule's own ends."""
 
 
 def is_flow(config: Config) -> bool:
@@ -34,7 +34,7 @@ def rounded(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
 
 
 def interpolated(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
-  """linspace does not round its times, and sigma is linear between two steps."""
+  """As `rounded`, but linspace does not round its times, and interpolates sigma linearly between steps."""
   if config["timestep_spacing"] != "linspace":
     return _spaced(config, rounded(config, schedule, num_steps), num_steps)
   every = _every(schedule)
@@ -43,7 +43,7 @@ def interpolated(config: Config, schedule: Schedule, num_steps: int) -> np.ndarr
 
 
 def multistep(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
-  """leading and linspace divide by one step more, since none ends at time 0; other spacings span the whole schedule."""
+  """leading and linspace divide by num_steps + 1, as no step is at time 0; other spacings span the whole schedule."""
   if is_flow(config):
     t = 1 - np.linspace(1, 1 / config["num_train_timesteps"], num_steps + 1)[:0:-1]
     return _flow_levels(_shifted(t, config["flow_shift"]))
@@ -62,7 +62,7 @@ def multistep(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
 
 
 def unipc(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
-  """As `multistep`, but flows begin at, or by 1e-6 below, the noise itself."""
+  """As `multistep`, but flows start at pure noise, t = 1 less 1e-6."""
   if not is_flow(config):
     return multistep(config, schedule, num_steps)
   t = _shifted(np.linspace(1, 1 / config["num_train_timesteps"], num_steps + 1)[:-1], config["flow_shift"])
@@ -71,7 +71,7 @@ def unipc(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
 
 
 def single_step(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
-  """The levels at which a step begins: between two of them lie order - 1 that are its middle."""
+  """The levels at which steps begin; the order - 1 levels between two of them are a step's intermediate points."""
   spacing = {"timestep_spacing": "linspace"}
   return multistep({**config, **spacing}, schedule, num_steps)[:: config["solver_order"]]
 
@@ -84,19 +84,19 @@ def squared_sine(config: Config, schedule: Schedule, num_steps: int) -> np.ndarr
 
 
 def taught(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
-  """Some of the levels of a Karras grid that a consistency model was trained at."""
+  """A subset of the levels of the Karras grid that a consistency model was trained on."""
   total = config["num_train_timesteps"]
   if num_steps > total:
-    raise ValueError(f"num_steps is {num_steps}, but there are {total} levels to choose from; take at most as many.")
+    raise ValueError(f"num_steps is {num_steps}, but there are only {total} levels; use at most as many steps.")
   every = grids.karras(total, config["sigma_min"], config["sigma_max"], config["rho"])[:-1]
   return np.asarray(every)[np.arange(num_steps) * (total // num_steps)]
 
 
 def distilled(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
-  """Some of the `original_inference_steps` that a latent consistency model was distilled from."""
+  """A subset of the `original_inference_steps` that a latent consistency model was distilled with."""
   original, total = config["original_inference_steps"], schedule.num_steps
   if num_steps > original:
-    raise ValueError(f"num_steps is {num_steps}, but at most original_inference_steps = {original} can be asked for.")
+    raise ValueError(f"num_steps is {num_steps}, but can be at most original_inference_steps = {original}.")
   taught = np.arange(original, 0, -1) * (total // original) - 1
   times = taught[np.floor(np.linspace(0, original, num_steps, endpoint=False)).astype(int)]
   return np.asarray(schedule.sigma(_descending(times, schedule, num_steps)))
@@ -124,7 +124,7 @@ def _descending(times, schedule, num_steps):
   if len(times) != num_steps or times[-1] < 0 or times[0] >= total or np.any(np.diff(times) >= 0):
     raise ValueError(
       f"{num_steps} steps would visit the times {times.tolist()}, which must descend within 0..{total - 1}; "
-      "take fewer steps, or check timestep_spacing and steps_offset."
+      "use fewer steps, or check timestep_spacing and steps_offset."
     )
   return times
 
@@ -139,7 +139,7 @@ def _flow_levels(t):
 
 
 def _spaced(config, levels, num_steps):
-  """The levels, or as many others between their ends where one of `use_..._sigmas` asks for them."""
+  """The levels, or as many alternative ones between their ends if one of `use_..._sigmas` is set."""
   ends = float(levels[-1]), float(levels[0])
   asked = config.get("sigma_min") or ends[0], config.get("sigma_max") or ends[1]
   for key, make in SPACINGS.items():

@@ -1,1 +1,1 @@
-"""What a model is trained on: `objective(params, batch, key) -> losses [b], metrics`, one kind of model a file."""
+"""Training objectives: `objective(params, batch, key) -> losses [b], metrics`, one file per kind of model."""

@@ -1,4 +1,4 @@
-"""What a CLIP is trained on: labelled pictures, captions of their classes, one loss per picture."""
+"""The objective of CLIP: labelled pictures, captions of their classes, one loss per picture."""
 
 from typing import Any
 
@@ -20,17 +20,17 @@ from diffjax.typing import Array, PyTree
 class ContrastiveObjective:
   """Contrastive loss over the global batch: (params, batch, key) -> (losses [b], {}).
 
-  Each picture is paired with a caption of its class in a template at random; every pair of one class is a right one.
+  Each picture is paired with a caption of its class from a random template; all pairs of the same class are positives.
   The random numbers of an example come from `key` and its "index" in the global batch.
 
   Attributes:
     tokens: int32 [templates, classes, L], the captions.
-    noise_levels: uniform numbers [b] -> sigma [b] of the noise that pictures get. Half of the noised pictures are then
-      denoised by `ideal_denoiser` of the batch: guidance shows CLIP pictures that are half drawn. None: no noise.
+    noise_levels: uniform numbers [b] -> sigma [b] of the noise added to pictures. Half of the noised pictures are then
+      denoised by `ideal_denoiser` of the batch, as guidance shows CLIP partially denoised pictures. None: no noise.
     module: a `networks.CLIP`.
-    shift: pixels that pictures are moved by, at most.
+    shift: the most pixels that pictures are shifted by.
     flip: mirror half of the pictures.
-    sigmoid: SigLIP's loss in place of CLIP's.
+    sigmoid: SigLIP's loss instead of CLIP's.
     train: whether pictures are augmented.
   """
 
@@ -45,7 +45,7 @@ class ContrastiveObjective:
   def __call__(
     self, params: PyTree, batch: PyTree, key: Array, *, frozen: PyTree = None, axis_name: str | None = None
   ) -> tuple[Array, dict[str, Array]]:
-    del frozen  # nothing is read that does not change
+    del frozen  # not used
     key_template, key_picture = randomness.split(randomness.fold_in_each(key, batch["index"]))
     draw = lambda key: jax.random.randint(key, (), 0, self.tokens.shape[0])
     template = jax.vmap(alone(draw))(key_template)
@@ -77,9 +77,9 @@ class ContrastiveObjective:
 
 
 def ideal_denoiser(x: Array, sigma: Array, data: Array) -> Array:
-  """The mean of the pictures `data` [N, ...] that x [B, ...] may be, noised by sigma [B] (Karras et al. 2022, eq. 57).
+  """The posterior mean of x [B, ...] at sigma [B] over the pictures `data` [N, ...] (Karras et al. 2022, eq. 57).
 
-  A picture's weight is the density of a normal distribution about it, of standard deviation sigma, at x.
+  A picture's weight is the density at x of a normal distribution around it with standard deviation sigma.
   """
   distances = jax.vmap(lambda x: jnp.square(data - x[None]).sum(axis=tuple(range(1, data.ndim))))(x)
   weights = jax.nn.softmax(-distances / (2 * jnp.square(sigma))[:, None], axis=1)

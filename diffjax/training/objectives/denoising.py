@@ -1,4 +1,4 @@
-"""What a diffusion model is trained on: pictures in, one loss per picture out."""
+"""The objective of diffusion models: one denoising loss per picture."""
 
 from typing import Any
 
@@ -32,8 +32,8 @@ class DenoisingObjective:
     batch_size: examples in a global batch, for `stratified`.
     stratified: spread the noise levels of a global batch evenly.
     flip: mirror half of the pictures in training.
-    augment: the probability of each non-leaking augmentation, of which the network is told; 0: none.
-    train: whether dropout and augmentation act.
+    augment: the probability of each non-leaking augmentation, which the network is conditioned on; 0: none.
+    train: whether dropout and augmentation are on.
     hybrid: add the variational bound, for a discrete schedule and a network with learned variance.
   """
 
@@ -54,14 +54,14 @@ class DenoisingObjective:
   hybrid: bool = struct.field(pytree_node=False, default=False)
 
   def denoiser(self, params: PyTree, *, train: bool = False) -> denoisers.NetworkDenoiser:
-    """The denoiser that these parameters make of the network."""
+    """The network with these parameters, as a denoiser."""
     network = denoisers.BoundNetwork(params, self.module)
     return denoisers.NetworkDenoiser(network, self.prediction, self.schedule, self.time_scale, train=train)
 
   def __call__(
     self, params: PyTree, batch: PyTree, key: Array, *, frozen: PyTree = None, axis_name: str | None = None
   ) -> tuple[Array, dict[str, Array]]:
-    del frozen, axis_name  # nothing is read that does not change, and each example's loss is its own affair
+    del frozen, axis_name  # not used: each example's loss is independent of the others
     keys = randomness.fold_in_each(key, batch["index"])
     key_noise, key_level, key_flip, key_cond, key_network = randomness.split(keys, 5)
     images = batch["image"]
