@@ -16,8 +16,8 @@ class Composed(Predictor):
 
   Attributes:
     denoiser: the conditional denoiser.
-    null_cond: what stands for "no condition", with or without the leading [B].
-    scales: one for each of the K conditions; each [] or [B], or a function of sigma.
+    null_cond: the cond for "no condition", with or without the leading [B].
+    scales: one per condition, K in all; each [] or [B], or a function of sigma.
   """
 
   denoiser: Denoiser
@@ -25,9 +25,9 @@ class Composed(Predictor):
   scales: Sequence[Scale]
 
   def predict(self, x: Array, sigma: Array, cond: Sequence[Cond] = (), *, key: Array | None = None) -> Denoised:
-    """x0 guided by a sequence of K conds; unguided by the null condition; the first condition's variance.
+    """x0 guided by a sequence of K conds; the null condition's unguided x0, and the first condition's variance.
 
-    Raises ValueError if there is not one cond for each scale.
+    Raises ValueError if the number of conds differs from the number of scales.
     """
     all_of_them = stacked(self.denoiser, x, sigma, self._all(cond), key)
     null, *conditional = all_of_them.x0

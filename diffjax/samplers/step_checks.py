@@ -34,7 +34,7 @@ def init_one_step(wrapper: Any, x: Array) -> PyTree:
   carry = wrapper.sampler.init(x)
   if jax.tree.leaves(carry):
     outside, inside = type(wrapper).__name__, type(wrapper.sampler).__name__
-    raise ValueError(f"{outside} needs a sampler without state, but {inside} carries state; wrap one such as DPMppS(2).")
+    raise ValueError(f"{outside} needs a sampler without state, but {inside} has state; wrap one such as DPMppS(2).")
   return carry
 
 

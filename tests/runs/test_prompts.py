@@ -139,7 +139,7 @@ def test_words_are_guided_as_the_clip_says_and_pictures_by_the_default(clip):
     assert pictures.config == configuration.default_guidance_config()
   published = dataclasses.replace(clip, config=None)
   assert runs.make_prompt(published, "a three").config == configuration.default_guidance_config()
-  with pytest.raises(ValueError, match="one prompt alone"):
+  with pytest.raises(ValueError, match="at least two prompts"):
     runs.make_prompt(published, "a three", config=clip.config.guidance)
 
 

@@ -85,7 +85,7 @@ WRAPPERS = {
 def test_samplers_with_memory_are_refused(wrapper):
   for inside in (samplers.DPMpp2M(), samplers.LMS(), samplers.Momentum(samplers.Heun()), samplers.Adaptive()):
     name = type(inside).__name__
-    with pytest.raises(ValueError, match=f"needs a sampler without state, but {name} carries state"):
+    with pytest.raises(ValueError, match=f"needs a sampler without state, but {name} has state"):
       WRAPPERS[wrapper](inside).init(jnp.ones((2, 1)))
   with pytest.raises(ValueError, match="sampler is the class Heun"):
     WRAPPERS[wrapper](samplers.Heun)
