@@ -102,9 +102,7 @@ class ImageEncoder(nn.Module):
         f"networks.preprocess(images, {self.image_size}) resizes, crops and expands gray to three channels"
       )
     if not jnp.issubdtype(images.dtype, jnp.floating):
-      raise ValueError(
-        f"the image encoder expects floating-point images, got {images.dtype}: use networks.preprocess"
-      )
+      raise ValueError(f"the image encoder expects floating-point images, got {images.dtype}: use networks.preprocess")
 
 
 class TextEncoder(nn.Module):
