@@ -15,10 +15,10 @@ class ClassifierFree(Predictor):
 
       eps~(z, c) = (1 + w) eps(z, c) - w eps(z)
 
-  This is the paper's formula for eps; our scale is 1 + w.
-  Scale 1 is the conditional model, 0 the unconditional one. Both come from one network call on the doubled batch. A
-  learned variance, if any, is the conditional model's. For a negative condition, pass it as null_cond. With
-  `samplers.MeanGuided` around Euler and a scale in [0, 1] this is CFG++ (Chung et al. 2024).
+  This is the paper's formula for eps; our scale is 1 + w. Scale 1 is the conditional model, 0 the unconditional one.
+  Both come from one network call on the doubled batch. A learned variance, if any, is the conditional model's. For a
+  negative condition, pass it as null_cond. With `samplers.MeanGuided` around Euler and a scale in [0, 1] this is CFG++
+  (Chung et al. 2024).
 
   Attributes:
     denoiser: the conditional denoiser.

@@ -10,9 +10,10 @@ from diffjax.typing import Array, Cond, Denoiser, PyTree
 
 @struct.dataclass
 class Composed(Predictor):
-  """Several conditions at once: x0 = null + sum_i scale_i * (conditional_i - null) (Liu et al. 2022, composable
-  diffusion); for eps, in the paper, eps^ = eps + sum_i w_i (eps(c_i) - eps). A condition with a negative scale is
-  avoided. One network call on K + 1 stacked batches.
+  """Several conditions at once: x0 = null + sum_i scale_i * (conditional_i - null).
+
+  In the paper (Liu et al. 2022, composable diffusion), for eps, eps^ = eps + sum_i w_i (eps(c_i) - eps). A negative
+  scale avoids its condition. One network call on K + 1 stacked batches.
 
   Attributes:
     denoiser: the conditional denoiser.
