@@ -22,10 +22,10 @@ from diffjax.warning import DiffjaxWarning
 __version__ = "0.1.0"
 
 LOADED_WHEN_ASKED = ("evaluation", "plots", "pretrained", "training")
-"""Rooms whose packages take longer to import; `diffjax.training` and the others import theirs at first use."""
+"""Subpackages that are slow to import; each is imported on first use."""
 
 FORMER = {"published": "pretrained", "weights": "pretrained"}
-"""What rooms were called in 0.1."""
+"""Subpackage names of version 0.1, with today's names."""
 
 __all__ = [
   "DiffjaxWarning",

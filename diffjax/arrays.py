@@ -1,4 +1,4 @@
-"""Arithmetic on batches [B, ...]: one level for each sample, norms, and precision."""
+"""Arithmetic on batches [B, ...]: per-sample levels, norms, and precision."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ from diffjax.typing import Array, ArrayLike, PyTree
 
 
 def expand(level: ArrayLike, x: Array) -> Array:
-  """Reshapes `level` [] or [B] so that it multiplies x [B, ...]; a scalar stays as it is.
+  """Reshapes `level` [] or [B] to broadcast against x [B, ...]; a scalar is returned unchanged.
 
   Raises:
-    ValueError: if there is not one level for each of x's samples.
+    ValueError: if `level` is neither a scalar nor one level per sample of x.
   """
   level = jnp.asarray(level)
   if any(a != b and 1 not in (a, b) for a, b in zip(level.shape, x.shape)):
@@ -19,25 +19,25 @@ def expand(level: ArrayLike, x: Array) -> Array:
 
 
 def within(sigma: Array, interval: tuple[float, float]) -> Array:
-  """Whether sigma lies within interval = (lowest, highest), both included.
+  """Whether sigma lies within interval = (lowest, highest), ends included.
 
   Raises:
-    ValueError: if interval is not two levels.
+    ValueError: if interval is not a pair.
   """
   if not isinstance(interval, tuple | list) or len(interval) != 2:
-    raise ValueError(f"interval is {interval}, but must be (lowest, highest) sigma; (0, inf) holds all.")
+    raise ValueError(f"interval is {interval}, but must be (lowest, highest) sigma; (0, inf) covers all levels.")
   low, high = interval
   return (low <= sigma) & (sigma <= high)
 
 
 def root(square: Array) -> Array:
-  """The square root, whose slope at 0 is taken as 0: of noise that is left out, a gradient sees nothing."""
+  """The square root, with gradient 0 at 0, so that noise of scale zero adds nothing to a gradient."""
   zero = square == 0
   return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
 def wide(x: Array) -> Array:
-  """x in at least float32: in 16 bits squares and sums of many numbers overflow, and small bounds below them are 0."""
+  """x in at least float32: in 16 bits, squares and long sums overflow, and small lower bounds underflow to 0."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
@@ -47,12 +47,12 @@ def squared_norm(x: Array) -> Array:
 
 
 def shortening(length: Array, longest: Array | float) -> Array:
-  """The factor in [0, 1] that leaves vectors of a `length` above zero no longer than `longest`; inf: 1, of slope 0."""
+  """The factor in [0, 1] that limits vectors of positive `length` to `longest`; if that is inf, 1 with gradient 0."""
   endless = jnp.isposinf(longest)
-  # inf / length has an infinite slope, which times the zero of a minimum not taken would be NaN
+  # inf / length has an infinite gradient; times zero, for the branch that minimum did not take, it would be NaN
   return jnp.where(endless, 1, jnp.minimum(1, jnp.where(endless, 1, longest) / length))
 
 
 def in_dtypes_of(former: PyTree, tree: PyTree) -> PyTree:
-  """`tree` with the dtypes of `former`, leaf by leaf: under x64 noise is drawn in more than x may have."""
+  """Casts `tree` to the dtypes of `former`, leaf by leaf: under x64, noise may be drawn in a wider dtype than x's."""
   return jax.tree.map(lambda a, b: b.astype(a.dtype), former, tree)

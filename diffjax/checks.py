@@ -1,4 +1,4 @@
-"""Checks of arguments: each raises one sentence about what is wrong and what to give instead."""
+"""Argument checks: each error says in one sentence what is wrong and what to pass instead."""
 
 import inspect
 import numbers
@@ -23,21 +23,21 @@ RANGES = {
   "[0, 1)": "b1 b2 decays dropout",
   "[0, 4294967296)": "seed",
 }
-"""Where the numbers of these names must lie, whatever they belong to, or where a method is named before the dot; all
-others must be finite. Sizes have an end, so that a config from elsewhere cannot fill the memory."""
+"""Allowed ranges by name, wherever the name occurs, or only after the prefix given with a dot; all other numbers must
+be finite. Sizes are bounded so that an untrusted config cannot exhaust memory."""
 MOST_IN_LIST = 4096
 RANGE_OF = {name: interval for interval, names in RANGES.items() for name in names.split()}
 
 
 def check_numbers(values: Mapping[str, Any]) -> None:
-  """Raises ValueError unless each number, alone or in a list, lies in the range of its name, the last part of its key.
+  """Raises ValueError unless each number, alone or in a list, is in the range of its key or the key's last part.
 
-  Arrays, which may be traced, are left alone.
+  Arrays, which may be traced, are not checked.
   """
   for key, value in values.items():
     interval = RANGE_OF.get(key) or RANGE_OF.get(key.rpartition(".")[2])
     if isinstance(value, list | tuple) and len(value) > MOST_IN_LIST:
-      raise ValueError(f"{key} has {len(value)} values, but may have {MOST_IN_LIST}.")
+      raise ValueError(f"{key} has {len(value)} values, but at most {MOST_IN_LIST} are allowed.")
     for number in value if isinstance(value, list | tuple) else (value,):
       if isinstance(number, numbers.Real):
         right = _lies_in(number, interval or "(-inf, inf)")
@@ -48,16 +48,16 @@ def check_numbers(values: Mapping[str, Any]) -> None:
 
 
 def check_in(interval: str, **values: Any) -> None:
-  """Raises ValueError unless each value that is a number, and no array, lies in the interval, such as "[0, 1)"."""
+  """Raises ValueError unless every value that is a Python number lies in the interval, such as "[0, 1)"."""
   for name, value in values.items():
     if isinstance(value, numbers.Real) and not _lies_in(value, interval):
       raise ValueError(f"{name} is {value!r}, but must be in {interval}.")
 
 
 def check_sampler(sampler: Any) -> None:
-  """Raises ValueError unless `sampler` has the `init` and `step` of a sampler, and is no class."""
+  """Raises ValueError unless `sampler` is an object with `init` and `step`, not a class."""
   if isinstance(sampler, type):
-    raise ValueError(f"sampler is the class {sampler.__name__}; make a sampler of it: {sampler.__name__}().")
+    raise ValueError(f"sampler is the class {sampler.__name__}; pass an instance: {sampler.__name__}().")
   if not (hasattr(sampler, "init") and hasattr(sampler, "step")):
     raise ValueError(f"sampler is {sampler!r:.100}; pass an object such as diffjax.samplers.Euler().")
 
@@ -71,12 +71,12 @@ def check_call(name: str, function: Any, arguments: str) -> None:
   keywords = {word.partition("=")[0]: None for word in words if "=" in word}
   try:
     signature = inspect.signature(function)
-  except ValueError:  # some built-in functions do not tell theirs
+  except ValueError:  # some built-in functions have no signature
     return
   try:
     signature.bind(*positional, **keywords)
   except TypeError as error:
-    raise TypeError(f"{name} takes {signature}, but is called with ({arguments}); let it accept these.") from error
+    raise TypeError(f"{name} takes {signature}, but is called with ({arguments}); make it accept them.") from error
 
 
 def check_whole(least: int, **values: Any) -> None:

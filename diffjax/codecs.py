@@ -1,6 +1,6 @@
-"""Codecs: between pictures and the x0 that a model is trained on.
+"""Codecs between images and the x0 that a model is trained on.
 
-Pictures are float32 [B, H, W, C] in [-1, 1] on one side of a codec; what people see and files hold is uint8.
+A codec's images are float32 [B, H, W, C] in [-1, 1]; displayed and stored images are uint8.
 """
 
 import jax.numpy as jnp
@@ -11,14 +11,14 @@ from diffjax.typing import Array
 
 @struct.dataclass
 class Pixels:
-  """The codec of a model of pixels: x0 is the picture."""
+  """The codec of a pixel-space model: x0 is the image."""
 
   def encode(self, images: Array, key: Array | None = None) -> Array:
-    """Pictures [B, H, W, C] in [-1, 1] -> x0."""
+    """Images [B, H, W, C] in [-1, 1] -> x0."""
     return images
 
   def decode(self, x0: Array) -> Array:
-    """x0 -> pictures [B, H, W, C], in [-1, 1] where the model is right."""
+    """x0 -> images [B, H, W, C], in [-1, 1] up to the model's error."""
     return x0
 
 

@@ -1,4 +1,4 @@
-"""What a denoiser knows of the clean data besides x0."""
+"""What a denoiser predicts: x0, and optionally more."""
 
 import abc
 from collections.abc import Callable
@@ -13,10 +13,10 @@ class Denoised:
 
   Attributes:
     x0: the clean data, [B, ...].
-    unguided: x0 [B, ...] without what guidance adds; None: there is no guidance.
-    variance: the learned variance's place between the posterior's (0) and the larger one (1), [B, ...]; None: none was
-      learned.
-    difference: of guidance that can have a momentum, what it goes along, [B, ...].
+    unguided: x0 [B, ...] before guidance; None without guidance.
+    variance: the learned variance as a fraction between the posterior's (0) and the larger one (1), [B, ...]; None if
+      it is not learned.
+    difference: the direction [B, ...] of guidance that supports momentum.
   """
 
   x0: Array
@@ -26,14 +26,14 @@ class Denoised:
 
 
 class Predictor(abc.ABC):
-  """Abstract: a denoiser that knows more than x0."""
+  """Abstract: a denoiser that predicts more than x0."""
 
   @abc.abstractmethod
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
-    """All that is known at x [B, ...], sigma [] or [B]."""
+    """The full prediction at x [B, ...], sigma [] or [B]."""
 
   def __call__(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    """x0 [B, ...] at x [B, ...], sigma [] or [B]; raises as `predict`."""
+    """x0 [B, ...] at x [B, ...], sigma [] or [B]; raises the errors of `predict`."""
     return self.predict(x, sigma, cond, key=key).x0
 
 
@@ -50,7 +50,7 @@ class Predicting(Predictor):
 def predict(
   denoiser: Denoiser, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None, **more: Array
 ) -> Denoised:
-  """All that any denoiser knows at x [B, ...], sigma [] or [B]; of a plain function that is x0.
+  """The full prediction of any denoiser at x [B, ...], sigma [] or [B]; for a plain function, x0 only.
 
   `more` is for denoisers that take it, such as the `past` of `guidance.AdaptiveProjected`; others raise TypeError.
   """

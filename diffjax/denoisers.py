@@ -1,11 +1,11 @@
-"""Denoisers: a network that predicts anything becomes a function that predicts x0.
+"""Denoisers: they turn a network, whatever it predicts, into a function that predicts x0.
 
-All predictions are one formula in x = x0 + sigma * noise (Karras et al. 2022, eq. 7),
+Every prediction has the same form in x = x0 + sigma * noise (Karras et al. 2022, eq. 7),
 
     x0 = c_skip * x + c_out * network(c_in * x, c_noise)
 
-and differ only in the four coefficients. Models that scale their signal (variance-preserving, flow) are adapted
-here, once, by c_in = alpha.
+and only the four coefficients differ. Models that scale their signal (variance-preserving, flow) are handled here
+once, by c_in = alpha.
 """
 
 import abc
@@ -40,26 +40,26 @@ class Prediction(abc.ABC):
     return expand(c_skip, x) * x + expand(c_out, x) * output
 
   def from_x0(self, x0: Array, x: Array, sigma: Array, schedule: Schedule) -> Array:
-    """The output that means x0: the inverse of `to_x0`, and the training target when x0 is the data."""
+    """The network output equivalent to x0: the inverse of `to_x0`, and the training target when x0 is the data."""
     c_skip, c_out = self.skip_out(sigma, schedule)
     return (x0 - expand(c_skip, x) * x) / expand(c_out, x)
 
 
 def check_prediction(prediction: Prediction, schedule: Schedule) -> None:
-  """Raises ValueError for a prediction of noise or score where the schedule ends in pure noise; not under jit."""
+  """Raises ValueError if noise or score is predicted and the schedule ends in pure noise; no check under jit."""
   if not isinstance(prediction, Eps | Score) or any(isinstance(a, Tracer) for a in jax.tree.leaves(schedule)):
     return
   with jax.ensure_compile_time_eval():
     highest = float(schedule.sigma(schedule.t_max))
   if highest > MAX_SIGMA / 2:
     raise ValueError(
-      f"{type(prediction).__name__} says nothing about the data where the schedule ends in pure noise; predict v, x0 "
-      "or the flow, or take a schedule that ends before."
+      f"{type(prediction).__name__} does not determine x0 where the schedule ends in pure noise; predict v, x0 or the "
+      "flow, or use a schedule that ends earlier."
     )
 
 
 def convert(output: Array, x: Array, sigma: Array, schedule: Schedule, source: Prediction, target: Prediction) -> Array:
-  """Turns what one kind of network outputs at (x, sigma) into what another would have to output there."""
+  """Converts a network output at (x, sigma) from one kind of prediction to another."""
   return target.from_x0(source.to_x0(output, x, sigma, schedule), x, sigma, schedule)
 
 
@@ -141,7 +141,7 @@ def _at_least_float32(x: Array, sigma: Array) -> tuple[Array, Array]:
 
 @struct.dataclass
 class BoundNetwork:
-  """A Linen module with its parameters: the last place where parameters are seen."""
+  """A Linen module bound to its parameters; nothing downstream handles parameters."""
 
   params: PyTree
   module: Any = struct.field(pytree_node=False)
@@ -156,9 +156,9 @@ class BoundNetwork:
 class NetworkDenoiser(Predictor):
   """A network as a denoiser: (x [B, ...], sigma [] or [B], cond, key=[B] keys) -> x0 [B, ...].
 
-  `time_scale` multiplies c_noise, for networks that count time otherwise than the schedule (1000 * t, for example).
-  A network may output further channels behind x's own: the learned variance. Only a denoiser with
-  `train=True` hands its keys to the network, which is what turns dropout on.
+  `time_scale` multiplies c_noise, for networks whose time differs from the schedule's by a factor (1000 * t, for
+  example). A network may output extra channels after x's own: the learned variance. Keys reach the network, and turn
+  dropout on, only with `train=True`.
   """
 
   network: Network
@@ -171,7 +171,7 @@ class NetworkDenoiser(Predictor):
     check_prediction(self.prediction, self.schedule)
 
   def output(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Array:
-    """The network's own output at (x, sigma); it sees c_noise as [B]."""
+    """The raw network output at (x, sigma); the network receives c_noise as [B]."""
     check_call("network", self.network, "x, c_noise, cond, key=key")
     x, sigma = _at_least_float32(x, sigma)
     c_in, c_noise = self.prediction.in_noise(sigma, self.schedule)
@@ -180,7 +180,7 @@ class NetworkDenoiser(Predictor):
     return self.network(expand(c_in, x) * x, c_noise, cond, key=key)
 
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
-    """x0, and the learned variance where there is one: extra channels in [-1, 1] (Nichol & Dhariwal 2021, eq. 15)."""
+    """x0, and the learned variance if any: extra channels in [-1, 1] (Nichol & Dhariwal 2021, eq. 15)."""
     x, sigma = _at_least_float32(x, sigma)
     output = self.output(x, sigma, cond, key=key).astype(x.dtype)
     output, extra = output[..., : x.shape[-1]], output[..., x.shape[-1] :]

@@ -1,7 +1,7 @@
 """Grids: the noise levels a trajectory visits.
 
-Every grid is [num_steps + 1], descends strictly and ends in zero: `num_steps` levels above zero, then the data. One
-that would not, as for sigma_min above sigma_max, is a ValueError; under jit the levels are unknown, and not checked.
+Every grid is [num_steps + 1], descends strictly and ends in zero: `num_steps` levels above zero, then the data. A grid
+that would not, such as one with sigma_min above sigma_max, raises ValueError; under jit the levels are not checked.
 """
 
 import jax
@@ -25,13 +25,13 @@ ALIGN_YOUR_STEPS = {
   ),
   "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
 }
-"""The levels between which Sabour et al. 2024 take ten steps of three published models."""
+"""The noise levels of Sabour et al. 2024 for ten steps of three published models."""
 
 
 def check_grid(sigmas: Array, dtype: jnp.dtype | None = None, final_sigma: float = 0.0) -> None:
-  """Raises ValueError unless sigmas are one list that descends to `final_sigma`; values are known only outside of jit.
+  """Raises ValueError unless sigmas are one list that descends to `final_sigma`; under jit, values are not checked.
 
-  They are checked in the precision in which they will be used: `dtype`, or by default the one that JAX gives them.
+  Values are checked in the precision in which they will be used: `dtype`, or by default the one that JAX gives them.
   """
   if np.ndim(sigmas) != 1 or len(sigmas) < 2:
     raise ValueError(f"sigmas must be a list of at least two levels, got shape {np.shape(sigmas)}; see diffjax.grids.")
@@ -41,13 +41,13 @@ def check_grid(sigmas: Array, dtype: jnp.dtype | None = None, final_sigma: float
   ends = values[-1] == np.asarray(final_sigma, values.dtype)
   if not (ends and np.all(np.isfinite(values)) and np.all(np.diff(values) < 0)):
     raise ValueError(
-      f"sigmas must be finite, descend strictly and end in {final_sigma:g}, got {values} in {values.dtype}; give"
-      " 0 < sigma_min < sigma_max, levels that do not round to one number, and schedules.MAX_SIGMA for an infinite one."
+      f"sigmas must be finite, descend strictly and end in {final_sigma:g}, got {values} in {values.dtype}; use"
+      " 0 < sigma_min < sigma_max, levels that differ in this precision, and schedules.MAX_SIGMA instead of infinity."
     )
 
 
 def stop_at(sigmas: Array, final_sigma: float) -> Array:
-  """The levels of a grid above `final_sigma`, and that one; a grid under jit, or one that ends there, as it is.
+  """The grid's levels above `final_sigma`, then `final_sigma` itself; under jit, the grid unchanged.
 
   Raises:
     ValueError: if final_sigma does not lie between the grid's first level and zero.
@@ -61,7 +61,7 @@ def stop_at(sigmas: Array, final_sigma: float) -> Array:
 
 
 def end_in_zero(sigmas: ArrayLike) -> Array:
-  """Appends the data's noise level: the step to zero is handled, and the grid checked, here once for all grids."""
+  """Appends zero, the noise level of the data, and checks the grid."""
   sigmas = jnp.append(sigmas, 0.0)
   check_grid(sigmas)
   return sigmas
@@ -84,7 +84,7 @@ def exponential(num_steps: int, sigma_min: ArrayLike = 0.002, sigma_max: ArrayLi
 def polyexponential(
   num_steps: int, sigma_min: ArrayLike = 0.002, sigma_max: ArrayLike = 80.0, rho: float = 1.0
 ) -> Array:
-  """Steps in log sigma along a power: equal at rho = 1, shorter near sigma_min above it (Crowson's k-diffusion)."""
+  """Power-law steps in log sigma: equal at rho = 1, shorter near sigma_min for rho > 1 (Crowson's k-diffusion)."""
   check_num_steps(num_steps)
   low, high = jnp.log(sigma_min), jnp.log(sigma_max)
   return end_in_zero(jnp.exp(low + jnp.linspace(1, 0, num_steps) ** rho * (high - low)))
@@ -98,13 +98,13 @@ def uniform_log_snr(num_steps: int, schedule: Schedule = DDPM) -> Array:
 def beta_quantiles(num_steps: int, schedule: Schedule = DDPM, alpha: float = 0.6, beta: float = 0.6) -> Array:
   """Times at equal quantiles of a Beta(alpha, beta) distribution over a schedule's time (Lee et al. 2024).
 
-  Below 1 alpha makes the steps near the data short, and beta those near the noise. Both must be numbers, known outside
-  of jit. Times fall between the steps of a discrete schedule.
+  alpha below 1 shortens the steps near the data, beta below 1 those near the noise. Both must be Python numbers, not
+  traced. On a discrete schedule, times may fall between its steps.
 
   Raises:
     ValueError: if alpha or beta is not above 0.
   """
-  from scipy.special import betaincinv  # here, for it is slow to import
+  from scipy.special import betaincinv  # imported here because it is slow to import
 
   check_num_steps(num_steps)
   if not (alpha > 0 and beta > 0):
@@ -116,8 +116,8 @@ def beta_quantiles(num_steps: int, schedule: Schedule = DDPM, alpha: float = 0.6
 def align_your_steps(num_steps: int, model: str = "sd15") -> Array:
   """The optimised levels of Stable Diffusion 1.5, SDXL or Stable Video Diffusion (Sabour et al. 2024).
 
-  `model` is "sd15", "sdxl" or "svd". Their tables are for ten steps; other numbers interpolate log sigma linearly, as
-  the authors do. The last level gives its place to the data's, zero.
+  `model` is "sd15", "sdxl" or "svd". The tables are for ten steps; other numbers of steps interpolate log sigma
+  linearly, as the authors do. The last level is replaced by zero.
 
   Raises:
     ValueError: if there is no table for the model.
@@ -134,10 +134,10 @@ def uniform_time(num_steps: int, schedule: Schedule = DDPM, spacing: str = "trai
   """Equal steps in a schedule's time (Lin et al. 2023, table 2).
 
   "leading" starts below the noisiest time and reaches the cleanest, "trailing" does the opposite, "linspace" visits
-  both ends. The times of a discrete schedule are rounded to its steps; `offset` is added to leading ones.
+  both ends. On a discrete schedule, times are rounded to its steps, and `offset` is added to "leading" ones.
 
   Raises:
-    ValueError: if the spacing is unknown, or a discrete schedule has fewer steps than num_steps or offset ask for.
+    ValueError: if the spacing is unknown, or a discrete schedule has too few steps for num_steps or offset.
   """
   check_num_steps(num_steps)
   if spacing not in SPACINGS:
@@ -156,12 +156,12 @@ def uniform_time(num_steps: int, schedule: Schedule = DDPM, spacing: str = "trai
 
 def _discrete_times(num_steps: int, total: int, spacing: str, offset: int) -> np.ndarray:
   if num_steps > total:
-    raise ValueError(f"num_steps is {num_steps}, but the schedule has {total} steps; ask for at most as many.")
+    raise ValueError(f"num_steps is {num_steps}, but the schedule has {total} steps; use at most that many.")
   if spacing == "leading":
     times = np.arange(num_steps, dtype=float)[::-1] * (total // num_steps) + offset
     if offset < 0 or times[0] > total - 1:
       raise ValueError(
-        f"offset {offset} leads to time {times[0]:.0f}, but times are 0 to {total - 1}; lower it, or num_steps."
+        f"offset {offset} leads to time {times[0]:.0f}, but times are 0 to {total - 1}; change offset or num_steps."
       )
     return times
   if spacing == "trailing":

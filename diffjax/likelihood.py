@@ -1,7 +1,7 @@
-"""How likely data is under a model: exactly, along the probability-flow ODE, and by the variational bound.
+"""The likelihood of data under a model: exact, by the probability-flow ODE, or its variational bound.
 
 In log sigma the ODE is dx = x - x0(x, sigma), so log density changes by the trace of x0's Jacobian minus the number of
-dimensions d, and the second part has a closed form:
+dimensions d, and the second term has a closed form:
 
     log p(x) = -|x_max|^2 / (2 sigma_max^2) - d / 2 log(2 pi) - d log sigma_min - integral of trace(dx0/dx) dlog sigma
 """
@@ -20,7 +20,7 @@ from diffjax.schedules import Schedule
 from diffjax.typing import Array, Cond, Denoiser, NoiseFn
 
 HALF_RANGE = 127.5
-"""How many of the 256 grey levels fit into one unit of [-1, 1]."""
+"""Grey levels, of 0..255, per unit of [-1, 1]."""
 
 
 def log_likelihood(
@@ -32,26 +32,27 @@ def log_likelihood(
   key: Array | None = None,
   num_probes: int | None = None,
 ) -> Array:
-  """Log density in nats of data with noise sigmas[0], by the probability-flow ODE (Song et al. 2020, appendix D.2).
+  """Log density in nats of data at noise level sigmas[0], by the probability-flow ODE (Song et al. 2020, D.2).
 
-  The ODE runs up the grid by the classic fourth-order Runge-Kutta method in log sigma: four calls a step. Without
-  `num_probes` the trace is exact, and each call takes d backward passes; with it, the trace is the mean over so many
-  Rademacher probes, the same along the way, one backward pass each (Grathwohl et al. 2018, FFJORD, section 3.1).
+  The ODE is integrated up the grid by the classic fourth-order Runge-Kutta method in log sigma: four calls per step.
+  Without `num_probes` the trace is exact, and each call takes d backward passes; with it, the trace is the mean over
+  that many Rademacher probes, fixed along the path, one backward pass each (Grathwohl et al. 2018, FFJORD, 3.1).
 
   Args:
     denoiser: (x, sigma, cond, key=None) -> x0.
     x: [B, ...].
-    sigmas: [N], ascending, above zero: `grid[-2::-1]` of any grid in `diffjax.grids`. At the last x is taken for
-      N(0, sigma^2), so that it must drown the data.
-    cond: handed to the denoiser at each call.
-    key: one key, from which each sample gets its own, or one per sample; for the probes.
-    num_probes: how many; None for the exact trace.
+    sigmas: [N], ascending, above zero: `grid[-2::-1]` of any grid in `diffjax.grids`. At the last level x is assumed
+      to follow N(0, sigma^2), so sigma must be large enough to drown the data.
+    cond: passed to every denoiser call.
+    key: for the probes: one key, from which each sample gets its own, or one per sample.
+    num_probes: the number of probes; None for the exact trace.
 
   Returns:
     [B].
 
   Raises:
-    ValueError: if the grid does not ascend from above zero (known only outside of jit), or probes have no key.
+    ValueError: if the grid does not ascend from above zero (not checked under jit), or num_probes is given without a
+      key or below 1.
   """
   dtype = jnp.promote_types(jnp.result_type(x), jnp.float32)
   _check_ascending(sigmas, dtype)
@@ -68,7 +69,7 @@ def log_likelihood(
   def body(state, levels):
     return _runge_kutta(slope, state, *levels), None
 
-  # the path is followed as y = x / sqrt(1 + sigma^2): that moves little at either end, x and x / sigma each only at one
+  # integrates y = x / sqrt(1 + sigma^2), which changes little at both ends; x and x / sigma do so at one end only
   start = x / jnp.sqrt(1 + jnp.exp(2 * log_sigmas[0])), jnp.zeros(x.shape[0], dtype)
   (y, integral), _ = jax.lax.scan(body, start, (log_sigmas[:-1], jnp.diff(log_sigmas)))
   noise = (y * jnp.sqrt(1 + jnp.exp(-2 * log_sigmas[-1]))).reshape(x.shape[0], -1)
@@ -77,7 +78,7 @@ def log_likelihood(
 
 
 def _runge_kutta(slope, state, time, h):
-  """The classic step; its four stages are a loop, so that the network is compiled once."""
+  """One classic Runge-Kutta step; the four stages are a loop, so that the network is compiled once."""
   move = lambda change, share: jax.tree.map(lambda s, c: s + share * h * c, state, change)
 
   def stage(carry, shares):
@@ -97,13 +98,13 @@ def _directions(x, key, num_probes):
     size = math.prod(x.shape[1:])
     return jnp.eye(size, dtype=x.dtype).reshape(size, 1, *x.shape[1:])
   if num_probes < 1 or key is None:
-    raise ValueError(f"num_probes is {num_probes}, but must be at least 1 and come with a key; None: the exact trace.")
+    raise ValueError(f"num_probes is {num_probes}, but must be at least 1, with a key; pass None for the exact trace.")
   draw = lambda key: jax.random.rademacher(key, (num_probes, *x.shape[1:]), x.dtype)
   return jax.vmap(alone(draw), out_axes=1)(randomness.sample_keys(key, x.shape[0])) / math.sqrt(num_probes)
 
 
 def _with_trace(predict, x, directions):
-  # backward passes only: layers with their own gradients have no forward ones
+  # reverse mode only: layers with custom gradients have no forward mode
   x0, pull_back = jax.vjp(predict, x)
   product = lambda v: (pull_back(jnp.broadcast_to(v, x.shape))[0] * v).reshape(x.shape[0], -1).sum(1)
   return x0, jax.lax.map(product, directions, batch_size=64).sum(0)
@@ -114,18 +115,18 @@ def _check_ascending(sigmas, dtype):
     raise ValueError(f"sigmas must be a list of at least two levels, got shape {jnp.shape(sigmas)}.")
   if isinstance(sigmas, Tracer):
     return
-  values = np.asarray(jnp.asarray(sigmas, dtype))  # two levels of a wider grid may round to one
+  values = np.asarray(jnp.asarray(sigmas, dtype))  # levels that differ in a wider dtype may round to one
   if not (values[0] > 0 and np.all(np.diff(values) > 0) and np.isfinite(values[-1])):
     raise ValueError(
-      f"sigmas must ascend strictly from above zero, got {values} in {values.dtype}; take grid[-2::-1] of a grid."
+      f"sigmas must ascend strictly from above zero, got {values} in {values.dtype}; use grid[-2::-1] of a grid."
     )
 
 
 def dequantize(images: Array, key: Array) -> Array:
-  """uint8 0..255 [B, ...] -> float in [-1, 1] plus uniform noise as wide as a grey level (Theis et al. 2015, 3.1).
+  """uint8 0..255 [B, ...] -> float in [-1, 1] plus uniform noise one grey level wide (Theis et al. 2015, 3.1).
 
-  `key` is one key, or one per sample. The mean log density of the result bounds the log probability of the grey levels
-  from below.
+  `key` is one key, or one per sample. The mean log density of the result is a lower bound on the log probability of
+  the grey levels.
   """
   keys = randomness.sample_keys(key, images.shape[0])
   draw = lambda key: jax.random.uniform(key, images.shape[1:], minval=-0.5, maxval=0.5)
@@ -134,7 +135,7 @@ def dequantize(images: Array, key: Array) -> Array:
 
 
 def bits_per_dim(log_likelihood: Array, num_dims: int) -> Array:
-  """Bits for each of `num_dims` 8-bit numbers, from the log density in nats of data scaled from 0..255 to [-1, 1]."""
+  """Bits per dimension of `num_dims` 8-bit numbers, from the log density in nats of data scaled to [-1, 1]."""
   return (math.log(HALF_RANGE) - log_likelihood / num_dims) / math.log(2)
 
 
@@ -144,7 +145,7 @@ class Bound:
 
   Attributes:
     prior: [B], L_T.
-    steps: [T - 1, B], the terms L_1 to L_{T-1}, the cleanest first.
+    steps: [T - 1, B], the terms L_1 to L_{T-1}, cleanest first.
     reconstruction: [B], L_0.
   """
 
@@ -168,27 +169,27 @@ def variational_bound(
   fraction: float = 0.0,
   noise: NoiseFn = randomness.normal,
 ) -> Bound:
-  """The variational bound in bits per dimension over all T steps of a discrete schedule, with T calls.
+  """The variational bound in bits per dimension over all T steps of a discrete schedule, with T denoiser calls.
 
-  Parts and the last step's variance are those of Nichol & Dhariwal 2021: the pixels are decoded with the posterior's
-  variance of the second step, or between it and the first step's larger one where the variance is learned. Their
-  predictions are clipped to [-1, 1]; wrap the denoiser in `guidance.StaticThreshold` for that.
+  The parts and the last step's variance follow Nichol & Dhariwal 2021: pixels are decoded with the second step's
+  posterior variance or, if the variance is learned, between that and the first step's larger one. The paper clips
+  predictions to [-1, 1]; wrap the denoiser in `guidance.StaticThreshold` to do the same.
 
   Args:
-    denoiser: (x, sigma, cond, key=None) -> x0; its own variance is used if it has one.
-    schedule: a discrete one, of at least two steps.
+    denoiser: (x, sigma, cond, key=None) -> x0; its learned variance is used if it has one.
+    schedule: discrete, of at least two steps.
     x0: 8-bit pixels scaled to [-1, 1], [B, ...].
     key: one key, or one per sample; each sample and step has its own noise.
-    cond: handed to the denoiser at each call.
-    fraction: the variance's place between posterior (0) and larger (1), where it is not learned.
+    cond: passed to every denoiser call.
+    fraction: the variance, from the posterior's (0) to the larger one (1), if it is not learned.
     noise: (keys [B], shape) -> standard normal noise.
 
   Raises:
-    ValueError: if the schedule is not discrete.
+    ValueError: if the schedule is not discrete or has only one step.
   """
   if (schedule.num_steps or 0) < 2:
     raise ValueError("variational_bound needs a discrete schedule of two steps or more; see schedules.discretize.")
-  x0 = jnp.asarray(x0, jnp.promote_types(jnp.result_type(x0), jnp.float32))  # 16 bits cannot tell levels apart
+  x0 = jnp.asarray(x0, jnp.promote_types(jnp.result_type(x0), jnp.float32))  # 16 bits cannot resolve the levels
   keys = randomness.sample_keys(key, x0.shape[0])
   sigmas = schedule.sigma(jnp.arange(schedule.num_steps, dtype=x0.dtype)).astype(x0.dtype)
 
@@ -210,7 +211,7 @@ def variational_bound(
 
   in_bits = lambda nats: losses.mean_flat(nats) / math.log(2)
   return Bound(
-    # N(0, 1) of the variance-preserving scale, in x = x_t / alpha
+    # the prior N(0, 1) of variance-preserving x_t, in x = x_t / alpha
     prior=in_bits(posterior.normal_kl(x0, 2 * jnp.log(sigmas[-1]), 0.0, jnp.log1p(jnp.square(sigmas[-1])))),
     steps=jax.lax.map(term, jnp.arange(1, schedule.num_steps)),
     reconstruction=reconstruction(),

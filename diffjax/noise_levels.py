@@ -1,7 +1,7 @@
-"""Noise levels: the sigmas to train at, as inverse distribution functions of a uniform number.
+"""Distributions of the training noise level, as inverse distribution functions of a uniform number.
 
-Each turns u [B] in (0, 1) into sigma [B]. Where the uniform numbers come from (`randomness.uniform`,
-`randomness.stratified`) is the caller's choice, so every distribution can be stratified.
+Each maps u [B] in (0, 1) to sigma [B]. The caller chooses the uniform numbers (`randomness.uniform`,
+`randomness.stratified`), so every distribution can be stratified.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""The classic DDPM reverse step: the posterior of a less noisy picture, and the bound it gives on likelihood.
+"""The classic DDPM reverse step: the posterior of a less noisy sample, and the likelihood bound it gives.
 
 In x = x0 + sigma * noise the posterior of x at sigma_next, given x at sigma and x0, is a normal distribution with
 
@@ -31,15 +31,15 @@ def log_variance(sigma: Array, sigma_next: Array) -> Array:
 
 
 def ancestral(sigma: Array, sigma_next: Array, eta: Array | float) -> tuple[Array, Array]:
-  """(sigma_down, sigma_up): an ODE solver goes down to sigma_down, and fresh noise sigma_up leads back to sigma_next.
+  """(sigma_down, sigma_up): an ODE solver steps to sigma_down, then fresh noise of sigma_up brings x to sigma_next.
 
   sigma_down^2 + sigma_up^2 = sigma_next^2, for levels of one shape and eta in [0, 1]; at eta = 1 sigma_up^2 is the
   posterior's variance, at 0 there is no noise (Song et al. 2020, Denoising Diffusion Implicit Models, eq. 16). A step
-  up, sigma_next > sigma, has no posterior: it is the ODE's at eta = 0, and NaN at any other.
+  up, sigma_next > sigma, has no posterior: it is the ODE's step at eta = 0 and NaN for any other eta.
   """
   ratio = sigma_next / sigma
   sigma_up = sigma_next * eta * root(jnp.where((eta == 0) & (ratio > 1), 0, 1 - ratio**2))
-  # sqrt(sigma_next^2 - sigma_up^2), which cancels as it stands when eta = 1 and the step is long
+  # sqrt(sigma_next^2 - sigma_up^2), rearranged because that form cancels when eta = 1 and the step is long
   sigma_down = sigma_next * root((1 - eta) * (1 + eta) + (eta * ratio) ** 2)
   return sigma_down, sigma_up
 
@@ -66,12 +66,12 @@ def normal_kl(mean_q: Array, log_variance_q: Array, mean_p: Array | float, log_v
 def discretized_log_likelihood(x0: Array, mean: Array, log_variance: Array) -> Array:
   """Elementwise log probability in nats of 8-bit pixels scaled to [-1, 1] (Ho et al. 2020, eq. 13).
 
-  By the normal distribution function itself, where the code of Ho et al. and of improved-diffusion has a tanh for it.
+  Uses the exact normal distribution function; the code of Ho et al. and improved-diffusion approximates it by a tanh.
   """
   half_bin, inverse_std = 1 / 255, jnp.exp(-log_variance / 2)
   upper = jnp.where(x0 > 0.999, jnp.inf, (x0 - mean + half_bin) * inverse_std)
   lower = jnp.where(x0 < -0.999, -jnp.inf, (x0 - mean - half_bin) * inverse_std)
-  # in the upper tail both distribution functions round to 1; mirrored they do not
+  # in the upper tail both distribution functions round to 1; mirrored, they do not
   mirrored = lower > 0
   upper, lower = jnp.where(mirrored, -lower, upper), jnp.where(mirrored, -upper, lower)
   return jnp.log(jnp.maximum(jax.scipy.stats.norm.cdf(upper) - jax.scipy.stats.norm.cdf(lower), 1e-12))

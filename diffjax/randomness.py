@@ -1,6 +1,6 @@
-"""Random numbers, one key for each sample of a batch.
+"""Random numbers, with one key per sample of a batch.
 
-A key per sample makes a picture depend on its own key only, never on its batch mates or on the devices that drew it.
+A sample then depends only on its own key, never on the rest of the batch or on the devices that drew it.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from diffjax.typing import Array
 
 
 def alone(draw: Callable) -> Callable:
-  """`draw` (key, ...), such as `jax.random.normal`, whose values under `vmap` are those of each key without it.
+  """Makes `draw` (key, ...), such as `jax.random.normal`, give the same values under `vmap` as without it.
 
-  For other implementations than threefry, such as rbg, `jax.vmap` draws all values of a batch from its first key; there
-  one key is drawn from at a time.
+  For key implementations other than threefry, such as rbg, `jax.vmap` draws a whole batch from its first key; keys are
+  then processed one at a time.
   """
 
   def drawn(key, *args):
@@ -27,14 +27,14 @@ def alone(draw: Callable) -> Callable:
 
 
 def sample_keys(key: Array, num: int) -> Array:
-  """One key per sample, [num]: folds the sample's number into a single key; keys that are [num] already stay.
+  """One key per sample, [num]: folds the sample's index into a single key; keys [num] are returned unchanged.
 
   Raises:
-    ValueError: if `key` is no key, or holds several keys, but not one per sample.
+    ValueError: if `key` is not a key, or is several keys but not one per sample.
   """
   dtype = getattr(key, "dtype", None)
   if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
-    raise ValueError(f"key is {key!r}, but must be one such as jax.random.key(0), or one for each sample.")
+    raise ValueError(f"key is {key!r}, but must be a key such as jax.random.key(0), or one key per sample.")
   key = jnp.asarray(key)
   if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     key = jax.random.wrap_key_data(key)
@@ -49,7 +49,7 @@ def _checked(keys):
   if getattr(keys, "ndim", 0) == 0:
     given = f"has shape {keys.shape}" if hasattr(keys, "shape") else f"is {keys!r}"
     raise ValueError(
-      f"key {given}, but must hold one key for each sample; pass randomness.sample_keys(key, batch_size)."
+      f"key {given}, but must be an array of one key per sample; pass randomness.sample_keys(key, batch_size)."
     )
   return keys
 
@@ -70,7 +70,7 @@ def split(keys: Array, num: int = 2) -> Array:
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:
-  """Standard normal noise of `shape` [B, ...], sample i drawn from keys[i] alone."""
+  """Standard normal noise of `shape` [B, ...], sample i drawn from keys[i] only."""
   return jax.vmap(alone(lambda key: jax.random.normal(key, shape[1:])))(_checked(keys))
 
 
@@ -80,11 +80,11 @@ def uniform(keys: Array) -> Array:
 
 
 def stratified(key: Array, index: Array, batch_size: int) -> Array:
-  """Low-discrepancy uniform numbers in (0, 1): the samples of a batch share the unit interval evenly.
+  """Low-discrepancy uniform numbers in (0, 1), spread evenly over the unit interval within a batch.
 
   Args:
     key: one key, the same for the whole batch.
-    index: int [b], each sample's place in the whole batch, of which this may be a part.
+    index: int [b], each sample's index in the whole batch, of which these samples may be a part.
     batch_size: samples in the whole batch, B.
 
   Returns:

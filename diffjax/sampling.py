@@ -1,4 +1,4 @@
-"""The trajectory: any denoiser, any sampler, any grid, in one compiled loop."""
+"""The sampling loop, compiled once for any denoiser, sampler and grid."""
 
 import dataclasses
 from collections.abc import Callable
@@ -27,32 +27,32 @@ def sample(
   carry: bool = False,
   callback: Callable[[int], None] | None = None,
 ) -> Any:
-  """Draws x0 by walking down a grid of noise levels; the last step, to zero, is the denoiser itself.
+  """Draws x0 by stepping down a grid of noise levels; the last step, to zero, is a plain denoiser call.
 
   All arithmetic is in the precision of x, at least float32, whatever the denoiser computes in. Denoisers and samplers
-  are pytrees: under `jax.jit(sample)` a new guidance scale, eta, churn or key runs the program already compiled.
-  A plain function is no pytree; to jit, pass `jax.tree_util.Partial(function)`.
+  are pytrees: under `jax.jit(sample)` a new guidance scale, eta, churn or key reuses the compiled program. A plain
+  function is not a pytree; to jit, pass `jax.tree_util.Partial(function)`.
 
   Args:
     denoiser: (x, sigma, cond, key=keys) -> x0.
-    sampler: one of `diffjax.samplers`, or anything with its `init` and `step`.
+    sampler: one of `diffjax.samplers`, or any object with `init` and `step`.
     x: [B, ...] at noise level sigmas[0]; pure noise is sigmas[0] * normal.
-    sigmas: [N + 1], descending, ending in 0, as the functions in `diffjax.grids` give them.
+    sigmas: [N + 1], descending, ending in 0, such as from `diffjax.grids`.
     key: one key, from which each sample gets its own, or one key per sample, [B].
-    cond: handed to the denoiser at each call.
-    final_sigma: the level to stop at, a Python number; above zero x at that level is returned, x0 + final_sigma *
-      noise, all steps are the sampler's, and under jit sigmas must end there.
+    cond: passed to every denoiser call.
+    final_sigma: the level to stop at, a Python number. If above zero, x at that level, x0 + final_sigma * noise, is
+      returned, every step is the sampler's, and under jit sigmas must end at that level.
     trajectory: also return x after each step.
-    carry: also return what the sampler carries at last, such as the network calls that `samplers.Adaptive` counts.
-    callback: called on the host with the number of steps done, for progress.
+    carry: also return the sampler's final carry, such as the network calls that `samplers.Adaptive` counts.
+    callback: called on the host with the number of completed steps, for progress.
 
   Returns:
-    x0 [B, ...]; with `trajectory` also [N + 1, B, ...] that starts with x and ends with x0; with `carry` also that.
+    x0 [B, ...]; with `trajectory` also the path [N + 1, B, ...] from x to x0; with `carry` also the final carry.
 
   Raises:
-    ValueError: if the grid is not one list of finite levels that descend to zero (known only outside of jit), or
-      another argument, or what the denoiser returns, is not as above.
-    TypeError: if the denoiser does not take these arguments.
+    ValueError: if the grid is not one list of finite levels that descend to zero (not checked under jit), or another
+      argument, or the denoiser's output, is not as described.
+    TypeError: if the denoiser cannot be called with these arguments.
 
   Example:
     >>> import jax, diffjax
@@ -80,7 +80,7 @@ def sample(
     denoised = predict(denoiser, x, sigma, cond, key=key, **more)
     shape = getattr(denoised.x0, "shape", type(denoised.x0).__name__)
     if shape != x.shape:
-      raise ValueError(f"the denoiser gives x0 {shape} for x {x.shape}, but must give an array of x's shape.")
+      raise ValueError(f"the denoiser returned x0 {shape} for x {x.shape}; it must return an array of x's shape.")
     return dataclasses.replace(denoised, x0=denoised.x0.astype(dtype))
 
   conditioned = Predicting(predicted)

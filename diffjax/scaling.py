@@ -1,12 +1,12 @@
-"""What a training step takes on paper: the roofline of a config on a kind of device.
+"""Roofline estimate of a config's training step on a kind of device.
 
   python -m diffjax.scaling --config=configs/cifar10.py --device=v5e,h100 --count=1,8,64
   python -m diffjax.scaling --config=configs/digits.py --device=cpu
 
-The step is traced, not run. Counted are the matrix products and convolutions: their FLOPs, and the bytes of their
-operands and results, as if all else were fused with them; then the state, read and written once, and the gradients.
-Compute, memory and communication are taken to overlap, so that the slowest of them is the step's time: what a device
-cannot beat. The rates of "cpu" are measured on the spot.
+The step is traced, not run. The estimate counts the FLOPs of matrix products and convolutions, the bytes of their
+operands and results, as if everything else were fused with them, and the state and the gradients, each read and
+written once. Compute, memory and communication are assumed to overlap, so the slowest of them is the step's time: a
+lower bound. The rates of "cpu" are measured when the command runs.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ class Device:
   """Peak rates of one chip.
 
   Attributes:
-    platform: JAX's name of its kind.
+    platform: JAX's platform name.
     flops: FLOP/s of matrix products in bfloat16, dense.
     bandwidth: bytes/s to and from its memory.
-    link: bytes/s that it sends to the others of its island, while it receives as many.
-    island: how many chips are joined by such links.
-    network: bytes/s that it sends beyond.
+    link: bytes/s in each direction to the other chips of its island.
+    island: number of chips joined by such links.
+    network: bytes/s sent beyond the island.
   """
 
   platform: str
@@ -64,7 +64,7 @@ DEVICES = {
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-  """What each device does in a step: floating-point operations, bytes to and from memory, bytes of its gradients."""
+  """Per-device cost of a step: floating-point operations, bytes to and from memory, bytes of the gradients."""
 
   flops: float
   bytes: float
@@ -72,9 +72,9 @@ class Cost:
 
 
 def all_reduce_bytes(num_bytes: float, count: int) -> float:
-  """Bytes that each of `count` devices sends while a ring sums `num_bytes`: 2 (N - 1) / N of them.
+  """Bytes that each of `count` devices sends in a ring all-reduce of `num_bytes`: 2 (N - 1) / N of them.
 
-  Each of N parts goes round twice, to be summed and to be spread (Patarasuk & Yuan 2009).
+  Each of the N parts travels round the ring twice, to be summed and to be distributed (Patarasuk & Yuan 2009).
   """
   return 2 * (count - 1) / count * num_bytes
 
@@ -114,13 +114,13 @@ def _inner(params):
 
 
 def _branch(costs, platforms, platform):
-  if platforms is None:  # data decide: the dearest
+  if platforms is None:  # the branch depends on data: assume the most expensive
     return max(costs, key=lambda cost: cost[0])
   return next(cost for cost, names in zip(costs, platforms) if names is None or platform in names)
 
 
 def _flops(equation) -> float:
-  """Two for each product: output elements times what is summed for each, without the zeros of a dilated input."""
+  """Two per multiply-add: output elements times terms summed for each, without the zeros of a dilated input."""
   left, right = (variable.aval.shape for variable in equation.invars)
   size = equation.outvars[0].aval.size
   if equation.primitive.name == "dot_general":
@@ -137,11 +137,11 @@ def times(cost: Cost, device: Device, num: int) -> dict[str, float]:
   """Seconds of {"compute", "memory", "communication"} of a step on `num` devices.
 
   Raises:
-    ValueError: more devices than one, where nothing joins them.
+    ValueError: if there is more than one device and their interconnect is unknown.
   """
   link = device.link if num <= device.island else device.network
   if num > 1 and not link:
-    raise ValueError(f"nothing is known of what joins {num} such devices; give --count=1.")
+    raise ValueError(f"the interconnect of {num} such devices is unknown; use --count=1.")
   sent = all_reduce_bytes(cost.gradients, num)
   return {
     "compute": cost.flops / device.flops,
@@ -151,7 +151,7 @@ def times(cost: Cost, device: Device, num: int) -> dict[str, float]:
 
 
 def measured(dtype) -> Device:
-  """The rates of what JAX runs on here, from a matrix product of side 2048 and a copy of 256 MiB."""
+  """Measured rates of JAX's default device, from a matrix product of side 2048 and a copy of 256 MiB."""
   side, copied = 2048, 2**28
 
   def best(program, argument):
@@ -169,10 +169,10 @@ def measured(dtype) -> Device:
 
 
 def table(config, names: list[str], counts: list[int]) -> str:
-  """A row of times, images/s and efficiency for each device and number of them, the config's batch shared by all.
+  """A row of times, images/s and efficiency for each kind and number of devices, which split the config's batch.
 
   Raises:
-    ValueError: an unknown device, or a batch that cannot be shared.
+    ValueError: if a device is unknown, or the batch cannot be split evenly.
   """
   batch_size = config.train.batch_size
   rows: list[tuple[str, ...]] = [
@@ -210,22 +210,22 @@ def table(config, names: list[str], counts: list[int]) -> str:
 
 
 def main(argv: list[str]) -> None:
-  """Runs the command line; a mistake ends the process with one sentence."""
+  """Runs the command line; errors exit with a one-sentence message."""
   from ml_collections import config_flags
 
   options = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", None, "What is trained: a file in configs/.", flag_values=options)
+  config_flags.DEFINE_config_file("config", None, "The config to estimate: a file in configs/.", flag_values=options)
   flags.DEFINE_list("device", ["v5e"], f"Kinds of device: {', '.join(DEVICES)} or cpu.", flag_values=options)
-  flags.DEFINE_list("count", ["1"], "Numbers of devices.", flag_values=options)
+  flags.DEFINE_list("count", ["1"], "Device counts.", flag_values=options)
   with command_line.reporting():
     command_line.parse(argv, options)
     if options.config is None:
       raise ValueError("--config is missing: give a file, as in --config=configs/digits.py.")
     from_config.check(options.config)
     if not all(num.isdecimal() for num in options.count):
-      raise ValueError(f"--count={','.join(options.count)} is no number; give one, or several as in --count=1,8,64.")
+      raise ValueError(f"--count={','.join(options.count)} is not a number; give one, or several: --count=1,8,64.")
     print(table(options.config, options.device, [int(num) for num in options.count]))
-    print("\nEach device's TFLOP, GB to and from its memory, and GB sent to the others in a step; * bounds the step.")
+    print("\nPer device and step: TFLOP, GB to and from memory, GB sent to other devices; * marks the bottleneck.")
 
 
 if __name__ == "__main__":

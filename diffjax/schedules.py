@@ -1,10 +1,10 @@
-"""Noise schedules: how much signal and noise a picture holds at time t.
+"""Noise schedules: how much signal and noise a sample contains at time t.
 
-Each schedule knows its log-SNR and the inverse of it; everything else follows. `scaling` says how the signal shrinks:
+Each schedule defines its log-SNR and the inverse; everything else follows. `scaling` gives alpha, the signal's scale:
 
     x_t = alpha * x0 + sigma_t * noise = alpha * (x0 + sigma * noise),  sigma = sigma_t / alpha = exp(-log_snr / 2)
 
-so that x = x_t / alpha is what denoisers and samplers see, whatever family a model came from.
+so that denoisers and samplers always see x = x_t / alpha, whatever family a model belongs to.
 """
 
 import abc
@@ -22,7 +22,7 @@ from diffjax.arrays import expand
 from diffjax.typing import Array, ArrayLike
 
 MAX_SIGMA = 1e5
-"""Stands for an infinite noise-to-signal ratio (a flow at t = 1, zero terminal SNR): float32 still resolves x0."""
+"""Represents an infinite noise-to-signal ratio (a flow at t = 1, zero terminal SNR); float32 still resolves x0."""
 MIN_LOG_SNR = -2 * math.log(MAX_SIGMA)
 
 
@@ -52,9 +52,9 @@ def _static(default):
 
 
 class Schedule(abc.ABC):
-  """Abstract: times run from `t_min` (least noise) to `t_max` (most); all arrays elementwise, t of any shape.
+  """Abstract: times run from `t_min` (least noise) to `t_max` (most); methods are elementwise, t of any shape.
 
-  `num_steps` is None for continuous time, else T for the whole times 0..T-1.
+  `num_steps` is None for continuous time, else T, with integer times 0..T-1.
   """
 
   scaling: Callable[[Array], Array]
@@ -85,7 +85,7 @@ class Schedule(abc.ABC):
     return alpha, alpha * sigma
 
   def sigma_below(self, sigma: ArrayLike) -> Array:
-    """Of discrete time: the noise level one step below sigma's; zero, the data's, below the first step."""
+    """For discrete time: the noise level one step below sigma's; below the first step, zero (the data)."""
     t = jnp.round(self.t(sigma))
     return jnp.where(t > 0, self.sigma(jnp.maximum(t - 1, 0)), 0)
 
@@ -97,7 +97,7 @@ class Schedule(abc.ABC):
 
 @struct.dataclass
 class Discrete(Schedule):
-  """T steps given by their log-SNR; t in 0..T-1, with log-SNR linear in t between two steps."""
+  """T steps given by their log-SNR; t in 0..T-1, with log-SNR linear in t between steps."""
 
   log_snrs: Array | np.ndarray
   scaling: Callable = _static(variance_preserving)
@@ -128,7 +128,7 @@ class Discrete(Schedule):
 
 
 def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Discrete:
-  """Discrete schedule from alpha^2 of each step, [T], descending in [0, 1); below 1e-10 it counts as MAX_SIGMA's.
+  """Discrete schedule from alpha^2 of each step, [T], descending in [0, 1); below 1e-10, sigma is MAX_SIGMA.
 
   Raises:
     ValueError: if the values do not descend strictly within [0, 1), or several lie below 1e-10.
@@ -142,7 +142,7 @@ def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> Discrete:
   with np.errstate(divide="ignore"):
     log_snrs = np.log(alphas_cumprod) - np.log1p(-alphas_cumprod)
   if log_snrs.size > 1 and log_snrs[-2] <= MIN_LOG_SNR:
-    raise ValueError("more than one step has no signal left, alpha^2 < 1e-10; take fewer steps, or a lower beta_end.")
+    raise ValueError("more than one step has no signal left, alpha^2 < 1e-10; use fewer steps or a lower beta_end.")
   return Discrete(np.maximum(log_snrs, MIN_LOG_SNR))
 
 
@@ -157,19 +157,19 @@ def from_betas(betas: np.ndarray) -> Discrete:
 
 
 def linear(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Discrete:
-  """Betas in equal steps (Ho et al. 2020, section 4)."""
+  """Linearly spaced betas (Ho et al. 2020, section 4)."""
   check_num_steps(num_steps)
   return from_betas(np.linspace(beta_start, beta_end, num_steps))
 
 
 def scaled_linear(num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> Discrete:
-  """Square roots of betas in equal steps (Rombach et al. 2022, latent diffusion)."""
+  """Betas with linearly spaced square roots (Rombach et al. 2022, latent diffusion)."""
   check_num_steps(num_steps)
   return from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_steps) ** 2)
 
 
 def sigmoid_betas(num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> Discrete:
-  """Betas along a sigmoid over [-6, 6] (Xu et al. 2022, GeoDiff); not the sigmoid of later papers, `Sigmoid`."""
+  """Betas along a sigmoid over [-6, 6] (Xu et al. 2022, GeoDiff); later papers' sigmoid schedule is `Sigmoid`."""
   check_num_steps(num_steps)
   return from_betas(beta_start + (beta_end - beta_start) / (1 + np.exp(-np.linspace(-6, 6, num_steps))))
 
@@ -184,7 +184,7 @@ def squared_cosine(num_steps: int = 1000, s: float = 0.008, max_beta: float = 0.
 
 
 def discretize(schedule: Schedule, num_steps: int) -> Discrete:
-  """T steps of a continuous schedule: step i stands at the fraction (i + 1) / T of its times."""
+  """T steps of a continuous schedule: step i is at the fraction (i + 1) / T of its times."""
   check_num_steps(num_steps)
   fractions = np.arange(1, num_steps + 1) / num_steps
   log_snrs = schedule.log_snr(schedule.t_min + fractions * (schedule.t_max - schedule.t_min))
@@ -192,17 +192,17 @@ def discretize(schedule: Schedule, num_steps: int) -> Discrete:
 
 
 def zero_terminal_snr(schedule: Discrete) -> Discrete:
-  """Shifts and scales alpha so that the last step holds no signal, the first as before (Lin et al. 2023, algorithm 1).
+  """Shifts and scales alpha so that the last step has no signal, the first unchanged (Lin et al. 2023, algorithm 1).
 
-  The last step's sigma is MAX_SIGMA, for infinity.
+  The last step's sigma is MAX_SIGMA, which represents infinity.
 
   Raises:
-    ValueError: if the schedule is not discrete, not variance-preserving, or has one step only.
+    ValueError: if the schedule is not discrete, not variance-preserving, or has only one step.
   """
   if not isinstance(schedule, Discrete) or schedule.num_steps < 2:
     raise ValueError(f"zero_terminal_snr needs a discrete schedule of several steps, such as linear(), got {schedule}.")
   if schedule.scaling is not variance_preserving:
-    raise ValueError("zero_terminal_snr scales alpha of variance-preserving schedules; this one is of another family.")
+    raise ValueError("zero_terminal_snr needs a variance-preserving schedule, such as linear(); this one is not.")
   alpha = np.sqrt(1 / (1 + np.exp(-np.asarray(schedule.log_snrs, np.float64))))
   alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
   return from_alphas_cumprod(alpha**2)
@@ -210,7 +210,7 @@ def zero_terminal_snr(schedule: Discrete) -> Discrete:
 
 @struct.dataclass
 class Cosine(Schedule):
-  """Continuous cosine schedule (Nichol & Dhariwal 2021, eq. 17), t in [0, 1] where log-SNR is within its two bounds."""
+  """Continuous cosine schedule (Nichol & Dhariwal 2021, eq. 17), t in [0, 1] where log-SNR is within its bounds."""
 
   s: float = 0.008
   log_snr_min: float = -10.2
@@ -331,7 +331,7 @@ class SigmaAsTime(Schedule):
 class RectifiedFlow(Schedule):
   """Straight lines from data at t = 0 to noise at t = 1 (Liu et al. 2022, eq. 1; Lipman et al. 2022, eq. 22).
 
-  Training and sampling use t in [0.001, 1]: below, log-SNR runs to infinity while the picture no longer changes.
+  Training and sampling use t in [0.001, 1]: below that, log-SNR diverges while the sample hardly changes.
   """
 
   scaling: Callable = _static(flow)
@@ -348,7 +348,7 @@ class RectifiedFlow(Schedule):
 
 @struct.dataclass
 class Shifted(Schedule):
-  """A schedule with its noise-to-signal ratio multiplied by `shift`, for larger pictures than it was made for.
+  """A schedule with its noise-to-signal ratio multiplied by `shift`, for larger images than it was designed for.
 
   For variance-preserving models shift = resolution / base resolution (Hoogeboom et al. 2023); for flows it
   is t -> shift * t / (1 + (shift - 1) * t) (Esser et al. 2024, eq. 23).
@@ -381,13 +381,13 @@ class Shifted(Schedule):
 
 
 def from_diffusers(config: Mapping[str, Any]) -> Any:
-  """The schedule, prediction, grid and sampler that a diffusers `scheduler_config.json`, read as a dict, stands for.
+  """The schedule, prediction, grid and sampler described by a diffusers `scheduler_config.json`, read as a dict.
 
-  Returns a `diffjax.pretrained.Published`; numbers of steps go to its `.grid`. Keys that belong to another of their
-  schedulers have no effect, as in diffusers.
+  Returns a `diffjax.pretrained.Published`; pass the number of steps to its `.grid`. Keys of other diffusers schedulers
+  are ignored, as in diffusers.
 
   Raises:
-    ValueError: for a class, key or value that is unknown or has no counterpart, or for keys that contradict each other.
+    ValueError: if a class, key or value is unknown or has no counterpart, or keys contradict each other.
 
   Example:
     >>> import diffjax

@@ -1,8 +1,8 @@
-"""Frozen dataclasses that are pytrees, as `flax.struct` has them, but that JAX never takes for one another.
+"""Frozen dataclasses that are pytrees, like `flax.struct`'s, but that JAX never mistakes for one another.
 
-flax.struct registers its classes through `jax.tree_util.register_dataclass`, and jaxlib 0.10.2 holds the structures of
-any two of those for equal if their static fields are. Their hashes differ, so `jax.jit` mostly notices; where two fall
-into the same slot of its cache it runs one sampler's program for another.
+flax.struct registers its classes through `jax.tree_util.register_dataclass`, and jaxlib 0.10.2 treats the structures
+of any two such classes as equal if their static fields are. Their hashes differ, so `jax.jit` usually notices; but if
+two land in the same slot of its cache, it runs one sampler's program for the other.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from flax.struct import field
 
 T = TypeVar("T")
 MOST_SHOWN = 8
-"""Arrays of more elements than this are printed as their dtype and shape."""
+"""Arrays with more elements than this are printed as their dtype and shape."""
 
 
 class _Summary(str):
@@ -38,10 +38,10 @@ def _repr(instance) -> str:
 
 @dataclass_transform(field_specifiers=(field,), frozen_default=True)
 def dataclass(cls: type[T]) -> type[T]:
-  """A frozen dataclass and pytree: its fields are children, those made by `field(pytree_node=False)` are static.
+  """A frozen dataclass and pytree: fields are children, those declared by `field(pytree_node=False)` are static.
 
-  `replace(**changes)` gives a changed copy. Arrays of more than a few numbers print as their dtype and shape. A tree is
-  put together again without `__init__`, so that checks there see what a caller gives and never a tracer.
+  `replace(**changes)` returns a changed copy. Arrays of more than a few numbers print as their dtype and shape.
+  Unflattening bypasses `__init__`, so checks there run only on what a caller passes.
   """
   printed = vars(cls).get("__repr__", _repr)
   return _register(dataclasses.dataclass(frozen=True, repr=False)(cls), printed)

@@ -1,6 +1,6 @@
-"""Protocols that the rooms of the library share, and the words used for shapes.
+"""Protocols shared across the library, and the notation for shapes.
 
-Shapes: B is the batch, H and W the picture, C its channels; `[B, ...]` is any data with a leading batch.
+Shapes: B is the batch size, H and W the image size, C the channels; `[B, ...]` is any data with a leading batch axis.
 `x = x0 + sigma * noise` everywhere downstream of a denoiser, so sigma is the noise-to-signal ratio of the model.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 
 Array = jax.Array
 ArrayLike = Array | np.ndarray | float
-"""Where a NumPy array or a number of Python's will do, too."""
+"""Where a NumPy array or a Python number is accepted too."""
 PyTree = Any
 Cond = Any
 """What a network is conditioned on: None, or a dict of arrays with leading [B], such as {"label": int32 [B]}."""
@@ -31,7 +31,7 @@ class Denoiser(Protocol):
 
 
 class Codec(Protocol):
-  """Between pictures float [B, H, W, C] in [-1, 1] and the x0 [B, ...] that a model is trained on; a frozen pytree."""
+  """Maps images float [B, H, W, C] in [-1, 1] to the x0 [B, ...] a model is trained on, and back; a frozen pytree."""
 
   def encode(self, images: Array, key: Array | None = None) -> Array: ...
 
@@ -39,27 +39,27 @@ class Codec(Protocol):
 
 
 class Conditioner(Protocol):
-  """From what a person asks for to what a network is conditioned on."""
+  """Maps what a user asks for to the cond of a network."""
 
   @property
   def null_cond(self) -> Cond:
-    """The cond of asking for nothing, of any batch; None where the network has none."""
+    """The unconditional cond, for any batch size; None if the network has none."""
     ...
 
   def cond(self, num: int, *args: Any, **asked: Any) -> Cond:
-    """The cond, with leading [num], of `num` pictures."""
+    """The cond, with leading [num], for `num` images."""
     ...
 
   def training_cond(self, batch: PyTree, keys: Array) -> Cond:
-    """The cond of a training batch, from which each example's own key of keys [b] drops a part."""
+    """The cond of a training batch, parts of which are dropped at random, by each example's own key of keys [b]."""
     ...
 
 
 class Objective(Protocol):
-  """What is trained: (params, batch, key) -> (losses [b], metrics: scalars or [b], which are averaged and reported).
+  """A training objective: (params, batch, key) -> (losses [b], metrics: scalars or [b], averaged and reported).
 
-  `frozen` is what a step reads and does not change, such as a teacher; it is part of the training state. `axis_name` is
-  the mapped device axis, for a loss that looks at the whole batch.
+  `frozen` is read but not changed by a step, such as a teacher; it is part of the training state. `axis_name` is the
+  mapped device axis, for losses over the whole batch.
   """
 
   def __call__(

@@ -1,8 +1,8 @@
-"""The one kind of warning that this library gives."""
+"""The library's warning category."""
 
 
 class DiffjaxWarning(UserWarning):
-  """Something that a person should know, and the work goes on: a damaged file left out, a text that was cut.
+  """Something worth knowing that does not stop the run, such as a skipped damaged file or a truncated text.
 
-  `warnings.simplefilter("error", diffjax.DiffjaxWarning)` ends the work instead.
+  `warnings.simplefilter("error", diffjax.DiffjaxWarning)` turns it into an error.
   """

@@ -50,7 +50,7 @@ def test_ideal_output_gives_back_x0(name, schedule, scalar):
   sigma = jnp.asarray(0.7) if scalar else jnp.array([0.03, 0.2, 0.7, 2.0, 9.0, 40.0])
   network = lambda x, c_noise, cond, key: ideal_output(name, x0, noise, sigma, schedule)
   if name in ("eps", "score") and schedule is FLOW:
-    with pytest.raises(ValueError, match="says nothing about the data where the schedule ends in pure noise"):
+    with pytest.raises(ValueError, match="does not determine x0 where the schedule ends in pure noise"):
       denoisers.NetworkDenoiser(network, PREDICTIONS[name], schedule)
     schedule = NOT_TO_NOISE
   denoiser = denoisers.NetworkDenoiser(network, PREDICTIONS[name], schedule)

@@ -85,7 +85,7 @@ def test_another_picture_or_mask_compiles_nothing(run, caplog):
 @pytest.mark.parametrize(
   ("options", "says"),
   [
-    ({"init_image": DIGIT, "strength": 0.0}, "strength is 0.0, but must lie above 0 and not above 1"),
+    ({"init_image": DIGIT, "strength": 0.0}, "strength is 0.0, but must be above 0 and at most 1"),
     ({"init_image": DIGIT, "strength": 1.5}, "strength is 1.5"),
     ({"init_image": DIGIT, "mask": UPPER, "strength": -1.0}, "strength is -1.0"),
     ({"mask": UPPER}, "a mask needs an init image"),

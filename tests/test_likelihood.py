@@ -116,7 +116,7 @@ def test_vmap_and_gradient():
     ({"sigmas": jnp.array([0.0, 1.0])}, "sigmas must ascend strictly from above zero"),
     ({"sigmas": jnp.array([jnp.nan, 1.0])}, "sigmas must ascend strictly from above zero"),
     ({"sigmas": jnp.array([1.0])}, "at least two levels"),
-    ({"num_probes": 2}, "come with a key"),
+    ({"num_probes": 2}, "at least 1, with a key"),
     ({"num_probes": 0, "key": jax.random.key(0)}, "num_probes is 0"),
   ],
 )

@@ -276,12 +276,12 @@ def test_levels_that_merge_in_the_precision_of_the_walk_are_refused():
     (dict(x=[1.0, 2.0]), r"x must be an array \[B, ...\].*got list"),
     (dict(x=1.0), r"x must be an array \[B, ...\].*got float"),
     (dict(x=jnp.ones(())), r"x must be an array \[B, ...\].*got \(\)"),
-    (dict(sampler=samplers.Heun), r"sampler is the class Heun; make a sampler of it: Heun\(\)"),
+    (dict(sampler=samplers.Heun), r"sampler is the class Heun; pass an instance: Heun\(\)"),
     (dict(sampler="euler"), r"sampler is 'euler'; pass an object such as diffjax\.samplers\.Euler\(\)"),
-    (dict(denoiser=lambda x, sigma, cond, key: x[:, :1]), r"gives x0 \(2, 1\) for x \(2, 3\)"),
-    (dict(denoiser=lambda x, sigma, cond, key: (x, x)), r"gives x0 tuple for x \(2, 3\)"),
-    (dict(key=None), "key is None, but must be one such as"),
-    (dict(key=0), "key is 0, but must be one such as"),
+    (dict(denoiser=lambda x, sigma, cond, key: x[:, :1]), r"returned x0 \(2, 1\) for x \(2, 3\)"),
+    (dict(denoiser=lambda x, sigma, cond, key: (x, x)), r"returned x0 tuple for x \(2, 3\)"),
+    (dict(key=None), "key is None, but must be a key such as"),
+    (dict(key=0), "key is 0, but must be a key such as"),
   ],
 )
 def test_wrong_arguments_are_refused(arguments, says):
@@ -323,7 +323,7 @@ def test_functions_that_do_not_take_the_arguments_are_refused(denoiser, says):
 @pytest.mark.parametrize("name", ["euler", "euler eta", "dpmpp_2m_sde"])
 def test_a_step_with_one_key_for_the_batch_is_refused(name, key, says):
   sampler, x = SAMPLERS[name], jnp.ones((2, 3))
-  with pytest.raises(ValueError, match=says + ", but must hold one key for each sample"):
+  with pytest.raises(ValueError, match=says + ", but must be an array of one key per sample"):
     sampler.step(Gaussian(), x, jnp.asarray(2.0), jnp.asarray(1.0), sampler.init(x), key)
 
 

@@ -118,7 +118,7 @@ def test_times():
   assert scaling.times(cost, device, 1) == {"compute": 2.0, "memory": 3.0, "communication": 0.0}
   assert scaling.times(cost, device, 4)["communication"] == pytest.approx(2 * 3 / 4 * 20 / 5)
   assert scaling.times(cost, device, 8)["communication"] == pytest.approx(2 * 7 / 8 * 20 / 1)
-  with pytest.raises(ValueError, match="give --count=1"):
+  with pytest.raises(ValueError, match="use --count=1"):
     scaling.times(cost, Device("cpu", 1.0, 1.0), 2)
 
 
@@ -143,7 +143,7 @@ def test_table(tiny):
     ([], "--config is missing"),
     ([f"--config={CONFIG}", "--device=v5f"], "there is no device 'v5f'. Did you mean 'v5"),
     ([f"--config={CONFIG}", "--count=7"], "7 devices cannot share a batch of 64"),
-    ([f"--config={CONFIG}", "--count=many"], "--count=many is no number"),
+    ([f"--config={CONFIG}", "--count=many"], "--count=many is not a number"),
   ],
 )
 def test_mistakes(monkeypatch, arguments, says):

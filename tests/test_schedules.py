@@ -247,7 +247,10 @@ def test_discrete_stays_within_its_steps():
     (lambda: schedules.discretize(schedules.VP(), -3), "num_steps is -3, but"),
     (lambda: schedules.zero_terminal_snr(schedules.Cosine()), "needs a discrete schedule"),
     (lambda: schedules.zero_terminal_snr(schedules.linear(1)), "of several steps"),
-    (lambda: schedules.zero_terminal_snr(schedules.discretize(schedules.RectifiedFlow(), 9)), "of another family"),
+    (
+      lambda: schedules.zero_terminal_snr(schedules.discretize(schedules.RectifiedFlow(), 9)),
+      "needs a variance-preserving schedule",
+    ),
     (lambda: schedules.linear(4000), "more than one step has no signal left"),
   ],
 )

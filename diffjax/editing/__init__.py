@@ -1,4 +1,4 @@
-"""Editing: what starts from a picture instead of noise, with any denoiser."""
+"""Editing: sampling that starts from an image instead of noise, with any denoiser."""
 
 from diffjax.editing.ensemble import Ensemble
 from diffjax.editing.inpainting import Inpaint, RePaint, hole

@@ -10,23 +10,23 @@ from diffjax.typing import Array, Cond, Denoiser, NoiseFn, Sampler
 
 
 def hole(known: Array | np.ndarray, mask: Array | np.ndarray) -> Array | np.ndarray:
-  """What to add sigmas[0] * noise to as the start of an inpainting: `known` where it is kept, zero where not."""
+  """`known` where it is kept, zero elsewhere; an inpainting starts from this plus sigmas[0] * noise."""
   return known * (1 - mask)
 
 
 @struct.dataclass
 class Inpaint(Predictor):
-  """A denoiser that knows a part of the picture: x0 = mask * x0 + (1 - mask) * known.
+  """A denoiser with part of the image known: x0 = mask * x0 + (1 - mask) * known.
 
   Started from `hole(known, mask) + sigmas[0] * noise`, every sampler keeps the known part at known + sigma * noise: the
   replacement method (Song et al. 2020, appendix I.2). There each level's noise is drawn afresh; here it is the
-  sampler's own: the same all the way for an ODE, by the posterior q(x_next | x, known) for a stochastic method. The
+  sampler's: constant along the path for an ODE, from the posterior q(x_next | x, known) for a stochastic method. The
   distribution at each level is the same, and multistep methods see no jumps.
 
   Attributes:
-    denoiser: of whole pictures.
-    known: [B or 1, ...]; what it holds where the mask is 1 does not matter.
-    mask: as known or broadcast against it, 1 where to draw anew, 0 where to keep.
+    denoiser: a denoiser of whole images.
+    known: [B or 1, ...]; its values where the mask is 1 do not matter.
+    mask: of known's shape or broadcastable to it, 1 where to generate, 0 where to keep.
   """
 
   denoiser: Denoiser
@@ -34,7 +34,7 @@ class Inpaint(Predictor):
   mask: Array | np.ndarray
 
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
-    """The denoiser's own prediction, with what is known in its place, guided or not."""
+    """The denoiser's prediction with the known part inserted, in the guided and the unguided x0."""
     own = predict(self.denoiser, x, sigma, cond, key=key)
     unguided = None if own.unguided is None else self._replace(own.unguided)
     return dataclasses.replace(own, x0=self._replace(own.x0), unguided=unguided)
@@ -45,17 +45,18 @@ class Inpaint(Predictor):
 
 @struct.dataclass
 class RePaint:
-  """A sampler that goes over its way again, so that drawn and known parts agree (Lugmayr et al. 2022, section 4.2).
+  """A sampler that resamples parts of its path, so that new and known parts agree (Lugmayr et al. 2022, section 4.2).
 
-  After each `jump` steps of `sampler` noise takes x back up by as many levels, and it comes down again, `resamples`
-  times in all. With the denoiser in `Inpaint` and the sampler `DDPM` this is RePaint, but for the known part's noise
-  (see `Inpaint`); jump 1 is its algorithm 1. A grid with no more than `jump` levels above zero is gone once.
+  After every `jump` steps of `sampler`, noise takes x back up by as many levels and the steps are repeated,
+  `resamples` times in all. With the denoiser in `Inpaint` and the sampler `DDPM` this is RePaint, except for the known
+  part's noise (see `Inpaint`); jump 1 is its algorithm 1. A grid with at most `jump` levels above zero is traversed
+  once.
 
   Attributes:
-    sampler: any; one that remembers earlier steps begins anew after each jump.
-    sigmas: the grid handed to `diffjax.sample`.
-    jump: how many levels up, the paper's j.
-    resamples: how often each stretch is gone, the paper's r.
+    sampler: any sampler; one that carries state is reinitialised after each jump.
+    sigmas: the grid passed to `diffjax.sample`.
+    jump: number of levels to jump up, the paper's j.
+    resamples: how often each stretch is traversed, the paper's r.
     noise: (keys [B], shape) -> standard normal noise.
   """
 

@@ -10,23 +10,23 @@ from diffjax.typing import Array, Cond, Denoiser, Sampler
 
 
 def ddim_invert(denoiser: Denoiser, x0: Array, sigmas: Array, *, cond: Cond = None) -> Array:
-  """The noise that DDIM draws x0 from, to first order: each step up takes the noise where it begins.
+  """The noise from which DDIM draws x0, to first order: each step up uses the noise predicted at its start.
 
-  That is DDIM's step backwards (Song et al. 2020, Denoising Diffusion Implicit Models, section 5.4). The network is
+  This is DDIM's step backwards (Song et al. 2020, Denoising Diffusion Implicit Models, section 5.4). The network is
   evaluated at the upper level, so that no call is at sigma = 0, on x rescaled to the variance that N(0, 1) data has at
-  that level: the variance-preserving x unchanged, as in diffusers' DDIMInverseScheduler. N calls.
+  that level: the variance-preserving x is unchanged, as in diffusers' DDIMInverseScheduler. N denoiser calls.
 
   Args:
     denoiser: (x, sigma, cond, key=None) -> x0.
     x0: [B, ...].
     sigmas: [N + 1], the grid to draw with, descending to zero.
-    cond: handed to the denoiser at each call.
+    cond: passed to every denoiser call.
 
   Returns:
     x [B, ...] at sigmas[0].
 
   Raises:
-    ValueError: as `diffjax.sample`.
+    ValueError: as in `diffjax.sample`.
   """
   x0, sigmas = _prepare(x0, sigmas)
 
@@ -47,27 +47,27 @@ def invert(
   cond: Cond = None,
   iterations: int = 20,
 ) -> tuple[Array, Array]:
-  """The x at sigmas[0] that a deterministic one-step sampler draws x0 from, each step solved by fixed-point iteration.
+  """The x at sigmas[0] from which a deterministic one-step sampler draws x0, with each step solved by iteration.
 
-  As Pan et al. 2023 (Effective real image editing with accelerated iterative diffusion inversion) for DDIM,
-  here for any method, and in place of their acceleration divided by the slope that the step has for N(0, 1) data, which
-  is what long steps need.
+  Follows the fixed-point iteration of Pan et al. 2023 (Effective real image editing with accelerated iterative
+  diffusion inversion) for DDIM, but for any method. Instead of their acceleration, each update is divided by the slope
+  that the step has for N(0, 1) data, which long steps need.
 
   Args:
     denoiser: (x, sigma, cond, key=keys) -> x0.
     sampler: `samplers.Euler()`, which is DDIM, or another that neither draws noise nor remembers earlier steps.
-    x0: [B, ...]; must be something that the model draws, or close to it.
+    x0: [B, ...]; must be a sample that the model can draw, or close to one.
     sigmas: [N + 1], the grid to draw with, descending to zero.
-    cond: handed to the denoiser at each call.
-    iterations: for each of the N steps.
+    cond: passed to every denoiser call.
+    iterations: iterations for each of the N steps.
 
   Returns:
-    (x [B, ...] at sigmas[0], residual [B]): the largest amount by which any step misses its end point, in units of the
-    noise that x has there plus one; when that is not small, x0 or the steps are too far from what the model draws.
+    (x [B, ...] at sigmas[0], residual [B]). The residual is the largest distance by which any step misses its end
+    point, divided by 1 + sigma there; if it is not small, x0 or the steps are too far from what the model draws.
 
   Raises:
-    ValueError: if the sampler draws noise or remembers earlier steps; as `diffjax.sample`. Where jit hides whether
-      hyper-parameters such as eta turn noise on, x is NaN and the residual infinite if they do.
+    ValueError: if the sampler draws noise or remembers earlier steps, and as in `diffjax.sample`. Under jit, traced
+      hyper-parameters such as eta may turn noise on; x is then NaN and the residual infinite.
   """
   x0, sigmas = _prepare(x0, sigmas)
   if iterations < 1:
@@ -111,21 +111,21 @@ def _check_invertible(sampler, sigmas):
   check_sampler(sampler)
   name = type(sampler).__name__
   if jax.tree.leaves(sampler.init(jnp.zeros((1, 1)))):
-    raise ValueError(f"{name} remembers earlier steps and cannot be inverted; take a one-step method such as Euler.")
+    raise ValueError(f"{name} remembers earlier steps and cannot be inverted; use a one-step method such as Euler.")
   hidden = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((sampler, sigmas)))
   with jax.ensure_compile_time_eval():
-    # of hidden hyper-parameters this much is known: what draws noise with all of them zero always does
+    # if hyper-parameters are traced, assume that a sampler that draws noise with all of them zero always does
     zero = lambda leaf: np.zeros(np.shape(leaf), jnp.result_type(leaf))
     known = (jax.tree.map(zero, sampler), karras(9, 0.01)) if hidden else (sampler, sigmas)
     if _draws_noise(*known):
       raise ValueError(
-        f"{name} draws noise and cannot be inverted; take a deterministic method such as Euler with eta=0."
+        f"{name} draws noise and cannot be inverted; use a deterministic method such as Euler with eta=0."
       )
   return _draws_noise(sampler, sigmas) if hidden else False
 
 
 def _draws_noise(sampler, sigmas):
-  # the same picture with two keys: only a method that draws noise tells them apart
+  # the same x with two keys: only a method that draws noise gives different results
   x = jnp.ones((2, 1), sigmas.dtype)
   prior = lambda x, sigma, *, key=None: x / (1 + arrays.expand(sigma, x) ** 2)
   keys = jax.random.split(jax.random.key(0))

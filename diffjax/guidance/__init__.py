@@ -1,4 +1,4 @@
-"""Guidance: functions from denoiser to denoiser, composed by nesting. Their attributes are traced hyper-parameters."""
+"""Guidance: wrappers from denoiser to denoiser, composed by nesting. Their attributes are traced hyper-parameters."""
 
 from diffjax.guidance import energy, inverse
 from diffjax.guidance.adaptive_projected import AdaptiveProjected

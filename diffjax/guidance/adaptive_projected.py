@@ -16,15 +16,15 @@ class AdaptiveProjected(Predictor):
       delta = D(c) - D,  delta <- delta min(1, r / |delta|)
       D_guided = D(c) + (w - 1) (delta_orthogonal + eta delta_parallel)
 
-  The difference of the two predictions is shortened to a norm of at most `radius`, then its part along the conditional
-  x0, which raises saturation, is multiplied by eta. Norms are per sample. One network call on the doubled batch. The
-  paper's third part, a momentum over steps, is `samplers.Momentum` around the sampler: a denoiser remembers nothing.
+  The difference of the two predictions is limited to norm `radius`, then its part along the conditional x0, which
+  increases saturation, is multiplied by eta. Norms are per sample. One network call on the doubled batch. The paper's
+  third part, momentum over steps, is `samplers.Momentum` around the sampler, because a denoiser has no state.
 
   Attributes:
     denoiser: the conditional denoiser.
-    null_cond: what stands for "no condition", with or without the leading [B].
+    null_cond: the cond for "no condition", with or without the leading [B].
     scale: as in `ClassifierFree`; [] or [B], or a function of sigma.
-    radius: longest norm of the difference, over all of a sample; it depends on the size of the data.
+    radius: largest norm of the difference over a whole sample; it depends on the size of the data.
     eta: weight of the parallel part; 0 drops it, and 1 with an infinite radius is classifier-free guidance.
   """
 
@@ -41,7 +41,7 @@ class AdaptiveProjected(Predictor):
   def predict(
     self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None, past: Array | float = 0.0
   ) -> Denoised:
-    """x0 guided along the difference of both predictions plus `past` [B, ...], which sum it returns too.
+    """x0 guided along the difference of both predictions plus `past` [B, ...]; also returns that sum.
 
     Raises ValueError if cond and null_cond differ in structure.
     """
@@ -65,5 +65,5 @@ class AdaptiveProjected(Predictor):
 
 
 def _square(x):
-  # neither the root of zero nor its inverse has a gradient
+  # the root of zero and its inverse have no gradient
   return jnp.maximum(squared_norm(x), 1e-12)

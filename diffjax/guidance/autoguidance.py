@@ -14,8 +14,8 @@ class AutoGuidance(Predictor):
 
       D_w(x; sigma, c) = w D_1(x; sigma, c) + (1 - w) D_0(x; sigma, c)
 
-  The weak model, D_0, is smaller or less trained, on the same data and conditions: where it errs more, guidance goes
-  the other way. Scale 1 is the denoiser itself. One call of each of the two networks.
+  The weak model, D_0, is smaller or trained less, on the same data and conditions: guidance moves away from its larger
+  errors. Scale 1 is the denoiser alone. One call of each of the two networks.
 
   Attributes:
     denoiser, weak: the two denoisers.
@@ -32,7 +32,7 @@ class AutoGuidance(Predictor):
     check_in("(-inf, inf)", scale=self.scale)
 
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
-    """x0 guided; unguided, and with a variance, by the denoiser itself."""
+    """The guided x0; the unguided x0 and the variance are the denoiser's."""
     own, weak = predict(self.denoiser, x, sigma, cond, key=key), self.weak(x, sigma, cond, key=key)
     scale = jnp.where(within(sigma, self.interval), at_level(self.scale, sigma), 1.0).astype(own.x0.dtype)
     return Denoised(weak + expand(scale, x) * (own.x0 - weak), own.x0, own.variance)

@@ -15,18 +15,18 @@ class ClassifierFree(Predictor):
 
       eps~(z, c) = (1 + w) eps(z, c) - w eps(z)
 
-  The same line for eps; our scale is 1 + w.
-  Scale 1 is the conditional model, 0 the unconditional one. Both come from one network call on the doubled batch. A
-  learned variance, where the denoiser has one, is the conditional model's. A negative condition is one in the place of
-  null_cond. With `samplers.MeanGuided` around Euler and a scale in [0, 1] this is CFG++ (Chung et al. 2024).
+  This is the paper's formula for eps; our scale is 1 + w. Scale 1 is the conditional model, 0 the unconditional one.
+  Both come from one network call on the doubled batch. A learned variance, if any, is the conditional model's. For a
+  negative condition, pass it as null_cond. With `samplers.MeanGuided` around Euler and a scale in [0, 1] this is CFG++
+  (Chung et al. 2024).
 
   Attributes:
     denoiser: the conditional denoiser.
-    null_cond: what stands for "no condition": the same dict as cond, with or without the leading [B].
-    scale: how far to go; [] or [B], or a function of sigma.
+    null_cond: the cond for "no condition": the same dict as cond, with or without the leading [B].
+    scale: strength of the guidance; [] or [B], or a function of sigma.
     interval: (lowest, highest) sigma at which guidance acts; outside, scale is 1 (Kynkaanniemi et al. 2024).
-    rescale: 0..1, pulls the guided x0 back to the conditional one's standard deviation, per sample (Lin et al. 2023,
-      eq. 15-16).
+    rescale: 0..1, how far the guided x0 is rescaled to the conditional x0's standard deviation, per sample (Lin et al.
+      2023, eq. 15-16).
   """
 
   denoiser: Denoiser
@@ -40,7 +40,7 @@ class ClassifierFree(Predictor):
     check_in("[0, 1]", rescale=self.rescale)
 
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
-    """x0 guided; unguided by the null condition, or outside the interval the conditional one; the conditional variance.
+    """The guided x0; the unguided x0 is the null one, or outside the interval the conditional; conditional variance.
 
     Raises ValueError if cond and null_cond differ in structure.
     """
@@ -56,5 +56,5 @@ class ClassifierFree(Predictor):
 
 
 def _std(x):
-  # the root of zero has no gradient: a constant picture must not make one NaN
+  # the root of zero has no gradient: a constant image must not give NaN
   return jnp.sqrt(jnp.maximum(wide(x).var(tuple(range(1, x.ndim)), keepdims=True), 1e-12))

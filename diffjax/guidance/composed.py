@@ -10,14 +10,15 @@ from diffjax.typing import Array, Cond, Denoiser, PyTree
 
 @struct.dataclass
 class Composed(Predictor):
-  """Several conditions at once: x0 = null + sum_i scale_i * (conditional_i - null) (Liu et al. 2022, composable
-  diffusion); for eps, in the paper, eps^ = eps + sum_i w_i (eps(c_i) - eps). A condition with a negative scale is
-  avoided. One network call on K + 1 stacked batches.
+  """Several conditions at once: x0 = null + sum_i scale_i * (conditional_i - null).
+
+  In the paper (Liu et al. 2022, composable diffusion), for eps, eps^ = eps + sum_i w_i (eps(c_i) - eps). A negative
+  scale avoids its condition. One network call on K + 1 stacked batches.
 
   Attributes:
     denoiser: the conditional denoiser.
-    null_cond: what stands for "no condition", with or without the leading [B].
-    scales: one for each of the K conditions; each [] or [B], or a function of sigma.
+    null_cond: the cond for "no condition", with or without the leading [B].
+    scales: one per condition, K in all; each [] or [B], or a function of sigma.
   """
 
   denoiser: Denoiser
@@ -25,9 +26,9 @@ class Composed(Predictor):
   scales: Sequence[Scale]
 
   def predict(self, x: Array, sigma: Array, cond: Sequence[Cond] = (), *, key: Array | None = None) -> Denoised:
-    """x0 guided by a sequence of K conds; unguided by the null condition; the first condition's variance.
+    """x0 guided by a sequence of K conds; the null condition's unguided x0, and the first condition's variance.
 
-    Raises ValueError if there is not one cond for each scale.
+    Raises ValueError if the number of conds differs from the number of scales.
     """
     all_of_them = stacked(self.denoiser, x, sigma, self._all(cond), key)
     null, *conditional = all_of_them.x0

@@ -1,11 +1,11 @@
-"""Energy guidance: the one mechanism behind every guidance by a gradient.
+"""Energy guidance: the mechanism shared by all gradient-based guidance.
 
-An energy(x0, key) -> [B] is low for good pictures, and guidance goes down: it samples p(x0) exp(-energy(x0)). At noise
-level sigma that asks for score - grad_x energy(denoiser(x)), and with score = (x0 - x) / sigma^2 this is
+An energy(x0, key) -> [B] is low for good images, and guidance descends it, to sample p(x0) exp(-energy(x0)). At noise
+level sigma the score becomes score - grad_x energy(denoiser(x)); with score = (x0 - x) / sigma^2 this means
 
     x0 - sigma^2 * grad_x energy(denoiser(x))
 
-which is exact where the energy is linear within the posterior of x0, and else is off by how much it is not.
+which is exact if the energy is linear over the posterior of x0; otherwise the error is that of this linearisation.
 """
 
 import math
@@ -25,13 +25,13 @@ from diffjax.typing import Array, Cond, Denoiser
 from diffjax.warning import DiffjaxWarning
 
 Energy = Callable[[Array, Array | None], Array]
-"""(x0 [B, ...], keys [B] or None) -> [B]; a pytree where it has parameters. An energy that depends on the noise level
-has a method `at(sigma)` that gives the energy there."""
+"""(x0 [B, ...], keys [B] or None) -> [B]; a pytree if it has parameters. An energy that depends on the noise level has
+a method `at(sigma)` that returns the energy at that level."""
 
 
 @runtime_checkable
 class LevelEnergy(Protocol):
-  """What gives an energy at each noise level."""
+  """An energy that depends on the noise level."""
 
   def at(self, sigma: Array) -> Energy: ...
 
@@ -41,39 +41,39 @@ POSITIONS = ("score", "mean", "x0")
 
 def warn_of_nonfinite(count: int, sigma: float) -> None:
   """Warns that `count` gradients of a batch were not finite."""
-  told = f"energy guidance: {count} gradients at sigma {sigma:.3g} were not finite, and were taken as zero"
+  told = f"energy guidance: {count} gradients at sigma {sigma:.3g} were not finite and were set to zero"
   warnings.warn(told, DiffjaxWarning, stacklevel=1)
 
 
 @struct.dataclass
 class EnergyGuidance(Predictor):
-  """Guides a denoiser down an energy; its settings are DPS, LGD, MPGD, FreeDoM, universal and training-free guidance.
+  """Guides a denoiser down an energy; special cases are DPS, LGD, MPGD, FreeDoM, universal and training-free guidance.
 
-  Per call one network call, one gradient of the energy (and inner_steps more), and, unless position is "x0", one
-  gradient of the network. Norms and gradients are per sample. The gradient of a sample that is not finite counts as
-  zero, and is reported; without a `report` it stays, and shows in the picture.
+  Each call costs one network call, one gradient of the energy (and inner_steps more), and, unless position is "x0",
+  one gradient of the network. Norms and gradients are per sample. A sample's non-finite gradient is set to zero and
+  reported; without `report` it is kept and shows in the image.
 
   Attributes:
     denoiser: the model.
-    energy: low for good pictures; `energies` sums several, for one gradient.
+    energy: low for good images; `energies` sums several, for one gradient.
     scale: a number [] or [B], or a function of sigma.
     position: where the gradient is taken, and what it moves.
       "score": with respect to x, through the denoiser; x0 moves by -scale * sigma^2 * gradient. Scale 1 is Bayes' rule.
       "mean": the same gradient, moving the mean of the sampler's step by -scale * gradient: use `samplers.MeanGuided`.
-      "x0": with respect to x0, past the denoiser, which is cheap; x0 moves by -scale * gradient. `samplers.MeanGuided`
-      then keeps the unguided noise.
+      "x0": with respect to x0, bypassing the denoiser, which is cheap; x0 moves by -scale * gradient.
+      `samplers.MeanGuided` then keeps the unguided noise.
     normalize: whether to divide each gradient by its root mean square.
     clamp: largest root mean square of the move, a number or a function of sigma.
-    blend: judge f * x0 + (1 - f) * x, with x scaled to unit variance and f its share of noise, instead of x0: pictures
-      that CLIP's guiders found to move more freely; not at position "x0".
+    blend: evaluate the energy at f * x0 + (1 - f) * x instead of x0, with x scaled to unit variance and f its share of
+      noise; users of CLIP guidance found that images then move more freely. Ignored at position "x0".
     interval: (lowest, highest) sigma at which guidance acts.
-    num_samples: averages exp(-energy) over so many x0 + r * noise, r = spread * sigma / sqrt(1 + sigma^2), which is the
-      posterior's standard deviation for data of unit variance (Song et al. 2023, loss-guided diffusion). 0: x0 itself.
+    num_samples: averages exp(-energy) over this many x0 + r * noise, r = spread * sigma / sqrt(1 + sigma^2), the
+      posterior's standard deviation for data of unit variance (Song et al. 2023, loss-guided diffusion). 0: x0 only.
     spread: see num_samples.
-    inner_steps, inner_scale: steps of gradient descent on the energy, from x0 on, past the denoiser; inner_scale is
-      like scale (Bansal et al. 2023, "backward").
-    report: called on the host with (count, sigma) when gradients are not finite, which are then taken as zero; None:
-      they are left as they are, and only then can the compiled program be kept on disk.
+    inner_steps, inner_scale: steps of gradient descent on the energy, starting from x0 and bypassing the denoiser;
+      inner_scale is like scale (Bansal et al. 2023, "backward").
+    report: called on the host with (count, sigma) when gradients are not finite, which are then set to zero. None
+      keeps them, and only then can the compiled program be cached on disk.
   """
 
   denoiser: Denoiser
@@ -99,7 +99,7 @@ class EnergyGuidance(Predictor):
     check_whole(0, num_samples=self.num_samples, inner_steps=self.inner_steps)
 
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
-    """x0 guided; unguided, and with a variance, by the denoiser; key [B] where the energy or num_samples draw noise."""
+    """The guided x0, with the denoiser's unguided x0 and variance; key [B] if the energy or num_samples draw noise."""
     key_model, key_energy = (None, None) if key is None else randomness.split(key)
     predicted = lambda x: predict(self.denoiser, x, sigma, cond, key=key_model)
     slope = jax.grad(lambda x0: self._energy(x0, sigma, key_energy).sum())
@@ -150,7 +150,7 @@ class EnergyGuidance(Predictor):
     report = self.report
     if report is not None:
       finite = jnp.isfinite(gradient).all(tuple(range(1, gradient.ndim)))
-      # under vmap both branches of a cond run
+      # under vmap, both branches of cond run
       told = lambda count, sigma: report(count, sigma) if count else None
       tell = lambda: jax.debug.callback(told, (~finite).sum(), jnp.max(sigma))
       jax.lax.cond(finite.all(), lambda: None, tell)
@@ -160,7 +160,7 @@ class EnergyGuidance(Predictor):
 
 @struct.dataclass
 class Energies:
-  """A weighted sum of energies; each has keys of its own."""
+  """A weighted sum of energies, each with its own keys."""
 
   terms: tuple[Energy, ...]
   weights: Sequence[float]
@@ -177,10 +177,10 @@ class Energies:
 
 
 def energies(*terms: Energy, weights: Sequence[float] | None = None) -> Energies:
-  """Sums energies, so that the network is called and differentiated once for all of them.
+  """Sums energies, so that the network is called and differentiated only once for all of them.
 
   Raises:
-    ValueError: if there is no term, or not one weight for each.
+    ValueError: if there are no terms, or not one weight for each.
   """
   weights = (1.0,) * len(terms) if weights is None else tuple(weights)
   if not terms or len(weights) != len(terms):
@@ -189,7 +189,7 @@ def energies(*terms: Energy, weights: Sequence[float] | None = None) -> Energies
 
 
 def at(energy: Energy | LevelEnergy, sigma: Array) -> Energy:
-  """The energy at a noise level: itself, unless it depends on it."""
+  """The energy at a noise level: the same energy unless it depends on the level."""
   return energy.at(sigma) if isinstance(energy, LevelEnergy) else energy
 
 

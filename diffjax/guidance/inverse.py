@@ -1,4 +1,4 @@
-"""Linear inverse problems: pictures x0 of which y = operator.apply(x0) + noise_std * noise is known."""
+"""Linear inverse problems: images x0 of which y = operator.apply(x0) + noise_std * noise is known."""
 
 import abc
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from diffjax.typing import Array, Denoiser
 
 
 class Operator(abc.ABC):
-  """Abstract: a linear map A of pictures [B, H, W, C] to measurements [B, ...]."""
+  """Abstract: a linear map A from images [B, H, W, C] to measurements [B, ...]."""
 
   @abc.abstractmethod
   def apply(self, x0: Array) -> Array:
@@ -25,10 +25,10 @@ class Operator(abc.ABC):
 
   @abc.abstractmethod
   def solve(self, y: Array, weight: Array | float, floor: Array | float) -> Array:
-    """(weight * A A^T + floor)^-1 y, which is zero where that matrix is; weight and floor broadcast against y."""
+    """(weight * A A^T + floor)^-1 y, zero where that matrix is zero; weight and floor broadcast against y."""
 
   def pseudo_inverse(self, y: Array) -> Array:
-    """A^T (A A^T)^-1 y: the smallest picture that explains y."""
+    """A^T (A A^T)^-1 y: the smallest image that explains y."""
     return self.adjoint(self.solve(y, 1.0, 0.0))
 
 
@@ -38,7 +38,7 @@ def _divide(y, by):
 
 @struct.dataclass
 class Inpainting(Operator):
-  """Knows the pixels where mask is 1, not those where it is 0; mask [1 or B, H, W, 1 or C]; y has zeros there."""
+  """Observes the pixels where mask [1 or B, H, W, 1 or C] is 1; y is zero where mask is 0."""
 
   mask: Array
 
@@ -54,7 +54,7 @@ class Inpainting(Operator):
 
 @struct.dataclass
 class SuperResolution(Operator):
-  """The mean of each factor x factor pixels; H and W divisible by it."""
+  """Observes the mean of each block of factor x factor pixels; H and W must be divisible by factor."""
 
   factor: int = struct.field(pytree_node=False, default=2)
 
@@ -72,7 +72,7 @@ class SuperResolution(Operator):
 
 @struct.dataclass
 class Deblurring(Operator):
-  """Convolution with a kernel [h, w], centred, h and w odd; pictures go on periodically at their borders."""
+  """Convolution with a centred kernel [h, w], h and w odd, with periodic boundaries."""
 
   kernel: Array
 
@@ -84,7 +84,7 @@ class Deblurring(Operator):
 
   def solve(self, y: Array, weight: Array | float, floor: Array | float) -> Array:
     power = jnp.square(jnp.abs(self._transfer(y)))
-    power = jnp.where(power > 1e-6 * power.max(), power, 0)  # frequencies that the kernel takes away stay away
+    power = jnp.where(power > 1e-6 * power.max(), power, 0)  # frequencies that the kernel removes stay zero
     spectrum = jnp.fft.fft2(y, axes=(1, 2))
     by = jnp.broadcast_to(weight * power + floor, y.shape)
     return jnp.fft.ifft2(_divide(spectrum, by), axes=(1, 2)).real.astype(y.dtype)
@@ -100,7 +100,7 @@ class Deblurring(Operator):
 
 @struct.dataclass
 class Colourisation(Operator):
-  """Knows the mean over channels: y [B, H, W, 1]."""
+  """Observes the mean over channels: y [B, H, W, 1]."""
 
   channels: int = struct.field(pytree_node=False, default=3)
 
@@ -129,7 +129,7 @@ class LeastSquares:
 
 @struct.dataclass
 class ResidualNorm:
-  """The energy |y - A x0|, whose gradient has a length that does not depend on how far y is."""
+  """The energy |y - A x0|, whose gradient's norm does not depend on the distance to y."""
 
   operator: Operator
   y: Array
@@ -141,7 +141,7 @@ class ResidualNorm:
 
 @struct.dataclass
 class PseudoInverse:
-  """Minus the log likelihood of y when x0 is spread around its prediction by the posterior of N(0, data_std^2) data.
+  """Negative log likelihood of y if x0 scatters around its prediction as in the posterior of N(0, data_std^2) data.
 
   The energy (y - A x0)^T (r^2 A A^T + noise_std^2)^-1 (y - A x0) / 2 with 1 / r^2 = 1 / sigma^2 + 1 / data_std^2.
   """
@@ -152,7 +152,7 @@ class PseudoInverse:
   data_std: float = 1.0
 
   def at(self, sigma: Array) -> Energy:
-    """The energy (x0, key) -> [B] at a noise level [] or [B]."""
+    """The energy (x0, key) -> [B] at noise level sigma [] or [B]."""
     variance = jnp.square(sigma) * self.data_std**2 / (jnp.square(sigma) + self.data_std**2)
 
     def energy(x0, key=None):
@@ -172,8 +172,8 @@ def dps(
 ) -> EnergyGuidance:
   """Diffusion posterior sampling (Chung et al. 2022, algorithm 1): x_t moves by -scale * grad_{x_t} |y - A x0|.
 
-  With `samplers.MeanGuided(samplers.DDPM(), variance_preserving)`. This is the paper's step zeta / |y - A x0| on the
-  squared norm, with scale = 2 zeta.
+  Use with `samplers.MeanGuided(samplers.DDPM(), variance_preserving)`. This is the paper's step zeta / |y - A x0| on
+  the squared norm, with scale = 2 zeta.
   """
   return posterior_sampling(denoiser, ResidualNorm(operator, y), scale)
 
@@ -183,6 +183,6 @@ def pigdm(
 ) -> EnergyGuidance:
   """Pseudoinverse-guided diffusion (Song et al. 2023, PiGDM), weighted by Bayes' rule.
 
-  Exact for data from N(m, data_std^2); the paper has data_std = 1.
+  Exact for data from N(m, data_std^2); the paper uses data_std = 1.
   """
   return EnergyGuidance(denoiser, PseudoInverse(operator, y, noise_std, data_std))

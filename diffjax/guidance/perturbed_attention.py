@@ -13,12 +13,12 @@ from diffjax.typing import Array, Cond, Denoiser
 class PerturbedAttention(Predictor):
   """Perturbed-attention guidance (Ahn et al. 2024): x0 + scale * (x0 - perturbed); needs no label and no null label.
 
-  For eps, in the paper, eps~ = eps + s (eps - eps^). The perturbed prediction, eps^, is that of the same network with
-  the identity for self-attention maps, which it uses for the samples whose cond["perturb"] is True; `networks.UNet`
-  does so in the blocks of its field `perturbed_blocks`. One network call on the doubled batch. Scale 0 is the unguided
+  In the paper, for eps, eps~ = eps + s (eps - eps^). The perturbed prediction, eps^, comes from the same network with
+  self-attention maps replaced by the identity for samples whose cond["perturb"] is True; `networks.UNet` does this in
+  the blocks named by its field `perturbed_blocks`. One network call on the doubled batch. Scale 0 is the unguided
   model; [] or [B], or a function of sigma.
 
-  Around `ClassifierFree(denoiser, null_cond, w)`, which perturbs the conditional prediction alone, this is
+  Around `ClassifierFree(denoiser, null_cond, w)`, which perturbs only the conditional prediction, this is
   null + w * (x0 - null) + scale * w * (x0 - perturbed).
   """
 
@@ -29,7 +29,7 @@ class PerturbedAttention(Predictor):
     check_in("(-inf, inf)", scale=self.scale)
 
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
-    """x0 guided; unguided, and with a variance, by the unperturbed network; cond is None or a dict."""
+    """The guided x0, with the unperturbed network's unguided x0 and variance; cond is None or a dict."""
     conds = [(cond or {}) | {"perturb": jnp.full(x.shape[0], flag)} for flag in (False, True)]
     both = stacked(self.denoiser, x, sigma, conds, key)
     x0, perturbed = both.x0

@@ -8,15 +8,15 @@ from diffjax.typing import Array, Cond, Denoiser, PyTree
 
 
 def stacked(denoiser: Denoiser, x: Array, sigma: Array, conds: list[Cond], key: Array | None) -> Denoised:
-  """What a denoiser predicts for each of K conds, by one call: every leaf is [K, B, ...].
+  """The denoiser's predictions for K conds, from one call: every leaf is [K, B, ...].
 
   Raises:
-    ValueError: if an entry of a cond does not have one row for each sample.
+    ValueError: if an entry of a cond does not have one row per sample.
   """
   for entry in jax.tree.leaves(conds):
     if jnp.shape(entry)[:1] != x.shape[:1]:
       raise ValueError(
-        f"cond has an entry of shape {jnp.shape(entry)}, but x has {x.shape[0]} samples; give each a row."
+        f"cond has an entry of shape {jnp.shape(entry)}, but x has {x.shape[0]} samples; give one row per sample."
       )
   many = lambda a: jnp.concatenate([a] * len(conds))
   cond = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conds)
@@ -26,15 +26,15 @@ def stacked(denoiser: Denoiser, x: Array, sigma: Array, conds: list[Cond], key: 
 
 
 def of_first(stack: Array | None) -> Array | None:
-  """What the first cond has of a leaf, where there is one."""
+  """The first cond's part of a stacked leaf, or None."""
   return None if stack is None else stack[0]
 
 
 def like(null_cond: PyTree, cond: Cond) -> Cond:
-  """`null_cond`, whose arrays may lack the leading [B], in the shapes and types of cond; never perturbed.
+  """`null_cond`, whose arrays may lack the leading [B], with cond's shapes and dtypes; never perturbed.
 
   Raises:
-    ValueError: if the two differ in structure.
+    ValueError: if the two have different structures.
   """
   if isinstance(cond, dict) and "perturb" in cond:
     null_cond = {"perturb": False} | (null_cond or {})

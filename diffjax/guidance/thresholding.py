@@ -29,10 +29,10 @@ class StaticThreshold(Predictor):
 
 @struct.dataclass
 class DynamicThreshold(Predictor):
-  """Clips x0 to a quantile of its own absolute values, then scales it into [-bound, bound] (Saharia et al. 2022, 2.3).
+  """Clips x0 to a quantile of its absolute values, then scales it into [-bound, bound] (Saharia et al. 2022, 2.3).
 
-  The paper clips x0 to [-s, s], with s that percentile where it is above 1, and divides by s. The quantile is taken per
-  sample and is never below `bound`, so pictures within range stay as they are, nor above `cap`.
+  The paper clips x0 to [-s, s], with s that percentile if it is above 1, and divides by s. The quantile is taken per
+  sample and limited to [`bound`, `cap`], so images within range are unchanged.
   """
 
   denoiser: Denoiser

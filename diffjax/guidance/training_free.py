@@ -1,8 +1,8 @@
 """Published methods as settings of energy guidance, translated from x_t = alpha * x of variance-preserving models.
 
 There alpha = 1 / sqrt(1 + sigma^2) and grad_{x_t} = grad_x / alpha. `samplers.MeanGuided` and `samplers.Recurrent` are
-the parts of these methods that belong to the sampler. Their scales the papers choose for each task; where they name no
-other, the default is 1.
+the parts of these methods that belong to the sampler. The papers choose scales per task; the default is 1 unless a
+paper gives another.
 """
 
 import jax
@@ -26,7 +26,7 @@ def over_alpha_squared(scale: Scale, sigma: Array) -> Array:
 def posterior_sampling(denoiser: Denoiser, energy: Energy, scale: Scale = 1.0) -> EnergyGuidance:
   """Diffusion posterior sampling (Chung et al. 2022, algorithm 1) for any energy: x_t moves by -scale * grad_{x_t}.
 
-  With `samplers.MeanGuided(samplers.DDPM(), variance_preserving)`.
+  Use with `samplers.MeanGuided(samplers.DDPM(), variance_preserving)`.
   """
   return EnergyGuidance(denoiser, energy, jax.tree_util.Partial(over_alpha_squared, scale), position="mean")
 
@@ -39,9 +39,9 @@ def lgd(
 
 
 def mpgd(denoiser: Denoiser, energy: Energy, scale: Scale = 1.0) -> EnergyGuidance:
-  """Manifold-preserving guided diffusion without an autoencoder (He et al. 2023): x0 moves by the gradient there.
+  """Manifold-preserving guided diffusion without an autoencoder (He et al. 2023): x0 moves by the gradient at x0.
 
-  With `samplers.MeanGuided(samplers.Euler(eta))`: the noise stays the unguided model's. `scale` is the paper's c_t.
+  Use with `samplers.MeanGuided(samplers.Euler(eta))`, which keeps the unguided noise. `scale` is the paper's c_t.
   """
   return EnergyGuidance(denoiser, energy, scale, position="x0")
 
@@ -49,7 +49,7 @@ def mpgd(denoiser: Denoiser, energy: Energy, scale: Scale = 1.0) -> EnergyGuidan
 def freedom(denoiser: Denoiser, energy: Energy, scale: Scale = 1.0) -> EnergyGuidance:
   """FreeDoM (Yu et al. 2023): x_t moves after each step by rho_t times the gradient, rho_t = scale * alpha.
 
-  With `samplers.MeanGuided(sampler, variance_preserving)`, and `samplers.Recurrent` around it for its time travel.
+  Use with `samplers.MeanGuided(sampler, variance_preserving)`, and `samplers.Recurrent` around it for time travel.
   """
   return EnergyGuidance(denoiser, energy, jax.tree_util.Partial(over_alpha, scale), position="mean")
 
@@ -64,7 +64,7 @@ def universal(
   """Universal guidance (Bansal et al. 2023), "forward" with s(t) = scale * sqrt(1 - alpha^2).
 
   The inner steps of gradient descent on x0 are its "backward" part, `samplers.Recurrent(samplers.Euler(), 10)` its
-  self-recurrence; scale and number are those of the authors' CLIP guidance of an ImageNet model.
+  self-recurrence; this scale and the 10 repeats are those of the authors' CLIP guidance of an ImageNet model.
   """
   return EnergyGuidance(denoiser, energy, scale, inner_steps=inner_steps, inner_scale=inner_scale)
 
@@ -80,8 +80,8 @@ def training_free(
 ) -> EnergyGuidance:
   """Training-free guidance (Ye et al. 2024): variance guidance of strength rho, inner_steps of mean guidance of mu.
 
-  With `samplers.MeanGuided`, and `samplers.Recurrent` around it. `spread` is the paper's smoothing gamma; its schedules
-  rho_t and mu_t are functions of sigma.
+  Use with `samplers.MeanGuided`, and `samplers.Recurrent` around it. `spread` is the paper's smoothing gamma; for its
+  schedules rho_t and mu_t, pass functions of sigma.
   """
   return EnergyGuidance(
     denoiser,
@@ -96,15 +96,15 @@ def training_free(
 
 
 def disco(denoiser: Denoiser, energy: Energy, scale: float = 1.0, clamp: float = 0.05) -> EnergyGuidance:
-  """Disco Diffusion's guidance, in DDIM: the score moves by the gradient for x_t, whose root mean square is clamped.
+  """Disco Diffusion's guidance, for DDIM: the score moves by the gradient for x_t, its root mean square clamped.
 
-  Judged is the picture blended with the noisy one. There the energy is 5000 times the spherical distance over `Cutouts`
-  and 150 times `penalties.out_of_range`; eta is 0.8, in 250 steps.
+  The energy is evaluated on x0 blended with x. Disco's energy is 5000 times the spherical distance over `Cutouts` plus
+  150 times `penalties.out_of_range`, with eta 0.8 and 250 steps.
   """
   limit = jax.tree_util.Partial(_clamped_score, scale * clamp)
   return EnergyGuidance(denoiser, energy, scale, clamp=limit, blend=True)
 
 
 def _clamped_score(clamp, sigma):
-  """The move sigma^2 * alpha * g of x0, for a gradient g for x_t of this size."""
+  """The size of x0's move sigma^2 * alpha * g, for a gradient g for x_t of size `clamp`."""
   return clamp * jnp.square(sigma) * jax.lax.rsqrt(1 + jnp.square(sigma))

@@ -1,4 +1,4 @@
-"""The variational bound of a discrete schedule, and the hybrid loss that learns the variance by it."""
+"""The variational bound of a discrete schedule, and the hybrid loss that uses it to learn the variance."""
 
 import math
 
@@ -30,14 +30,14 @@ def variational_bound(
     x0: 8-bit pixels in [-1, 1], [B, ...].
     x: x0 + sigma * noise.
     x0_predicted: the denoiser's x0 at (x, sigma).
-    fraction: the variance's place between posterior (0) and larger (1): a number or [B, ...].
+    fraction: the variance, from the posterior's (0) to the larger one (1): a number or [B, ...].
     sigma: [B], the step's noise level.
-    sigma_next: [B], the level below; zero selects the likelihood of the pixels themselves. The posterior's variance is
-      zero there, and that of the schedule's second step takes its place, as in the paper.
-    schedule: a discrete one, of at least two steps.
+    sigma_next: [B], the level below; zero selects the likelihood of the pixels. The posterior's variance is zero there
+      and is replaced by that of the schedule's second step, as in the paper.
+    schedule: discrete, of at least two steps.
 
   Raises:
-    ValueError: if the schedule is not discrete or has one step.
+    ValueError: if the schedule is not discrete or has only one step.
   """
   if (schedule.num_steps or 0) < 2:
     raise ValueError("the variational bound needs a discrete schedule of two steps or more; see schedules.discretize.")
@@ -69,10 +69,10 @@ def hybrid(
   bound_weight: float = 1.0,
   key: Array | None = None,
 ) -> Array:
-  """L_simple + lambda * L_vlb, [B]: the bound teaches the variance alone (Nichol & Dhariwal 2021, eq. 16).
+  """L_simple + lambda * L_vlb, [B]: the bound trains only the variance (Nichol & Dhariwal 2021, eq. 16).
 
-  `bound_weight` multiplies one step's bound; the paper's lambda, 0.001, multiplies the sum over T steps, so it is
-  0.001 * T: 1 for T = 1000. The schedule's `sigma_below` gives sigma_next.
+  `bound_weight` multiplies one step's bound; the paper's lambda, 0.001, multiplies the sum over T steps, so it
+  corresponds to bound_weight = 0.001 * T: 1 for T = 1000. Get sigma_next from the schedule's `sigma_below`.
 
   Raises:
     ValueError: if the network has no channels for the variance.

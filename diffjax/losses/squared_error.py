@@ -1,8 +1,8 @@
-"""The one loss of a denoiser: a weighted squared error of x0.
+"""The loss of a denoiser: a weighted squared error of x0.
 
-Every loss is weight(sigma) * ||denoiser(x) - x0||^2: a network that predicts the noise, the velocity or anything else
-differs from one that predicts x0 by a factor 1 / c_out^2, which `Simple` is. So one weighting means the same
-for every prediction. There is no randomness in here: noise and sigma come in.
+Every loss is weight(sigma) * ||denoiser(x) - x0||^2: for a network that predicts the noise, the velocity or anything
+else, the squared error of its output differs from this only by a factor 1 / c_out^2, which is `Simple`. A weighting
+therefore means the same for every prediction. Nothing here is random: noise and sigma are arguments.
 """
 
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from diffjax.typing import Array, Cond, Denoiser
 
 
 def mean_flat(values: Array) -> Array:
-  """Mean over all but the batch: [B, ...] -> [B]."""
+  """Mean over all axes but the batch: [B, ...] -> [B]."""
   return wide(values.reshape(values.shape[0], -1)).mean(axis=1)
 
 

@@ -1,4 +1,4 @@
-"""The weights that the literature gives the squared error of x0."""
+"""Weights from the literature for the squared error of x0."""
 
 from collections.abc import Callable
 
@@ -16,7 +16,7 @@ Weight = Callable[[Array], Array]
 
 @struct.dataclass
 class Simple:
-  """Plain squared error of what the network outputs (Ho et al. 2020, eq. 14, for `Eps`)."""
+  """Plain squared error of the network's output (Ho et al. 2020, eq. 14, for `Eps`)."""
 
   prediction: Prediction
   schedule: Schedule
@@ -27,7 +27,7 @@ class Simple:
 
 @struct.dataclass
 class SNR:
-  """Signal-to-noise ratio: the error of the noise, whatever is predicted (Salimans & Ho 2022, section 4)."""
+  """Signal-to-noise ratio: the squared error of the noise, whatever is predicted (Salimans & Ho 2022, section 4)."""
 
   def __call__(self, sigma: Array) -> Array:
     return 1 / jnp.square(sigma)

@@ -1,4 +1,4 @@
-"""Networks: functions of arrays and parameters that know nothing of diffusion."""
+"""Networks: functions of arrays and parameters, independent of diffusion."""
 
 from diffjax.networks.clip import CLIP, Encoded, ImageEncoder, TextEncoder, unit
 from diffjax.networks.contract import Contract, contract

@@ -14,8 +14,8 @@ from diffjax.typing import Array
 def attend(q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
   """softmax(q k^T / sqrt(d)) v for q [B, L, heads, d] and k, v [B, S, heads, d]: [B, L, heads, d].
 
-  With causal, each position reads itself and those before it. `jax.nn.dot_product_attention`, but on CPU an explicit
-  softmax, which is faster there (Vaswani et al. 2017, eq. 1 and section 3.2.3).
+  With causal, each position attends to itself and those before it (Vaswani et al. 2017, eq. 1 and section 3.2.3). Uses
+  `jax.nn.dot_product_attention`, except on CPU, where an explicit softmax is faster.
   """
   explicit = functools.partial(explicit_attention, causal=causal)
   fused = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
@@ -34,9 +34,9 @@ def explicit_attention(q: Array, k: Array, v: Array, *, causal: bool = False) ->
 
 
 class SelfAttention(nn.Module):
-  """x + proj(attention(norm(x))) over the pixels of x [B, H, W, C], the projection starting at zero.
+  """x + proj(attention(norm(x))) over the pixels of x [B, H, W, C], with the projection initialised to zero.
 
-  Where perturb [B] is True, each pixel attends to itself alone (perturbed-attention guidance, Ahn et al. 2024).
+  Where perturb [B] is True, each pixel attends only to itself (perturbed-attention guidance, Ahn et al. 2024).
   """
 
   num_heads: int
@@ -57,7 +57,7 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-  """x + proj(attention(norm(x), context)): pixels of x [B, H, W, C] read context [B, L, D]."""
+  """x + proj(attention(norm(x), context)): pixels of x [B, H, W, C] attend to context [B, L, D]."""
 
   num_heads: int
   num_groups: int

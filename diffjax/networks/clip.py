@@ -1,6 +1,6 @@
 """CLIP's two towers (Radford et al. 2021), with OpenCLIP's sizes and SigLIP's pooling and bias as options.
 
-Pictures are [B, H, W, C], already prepared by `preprocess`; texts are token ids [B, L].
+Images are [B, H, W, C], already processed by `preprocess`; texts are token ids [B, L].
 """
 
 import math
@@ -21,13 +21,13 @@ TEXT_POOLINGS = ("highest", "eos", "last")
 
 @struct.dataclass
 class Encoded:
-  """What a tower makes of its input.
+  """A tower's output.
 
-  features: [B, D], projected and not normalised: what similarities are taken of.
+  features: [B, D], projected but not normalised; similarities are computed from these.
   pooled: [B, width], before the projection.
   last: [B, L, width], the last layer's output; normalised in the text tower and before attention pooling.
-  hidden: what enters the first layer, then each layer's output, layers + 1 of [B, L, width]; hidden[-2] is the
-    penultimate one. Those that a compiled function does not return cost nothing.
+  hidden: the first layer's input, then each layer's output, layers + 1 of [B, L, width]; hidden[-2] is the
+    penultimate one. Under jit, unused ones cost nothing.
   """
 
   features: Array
@@ -37,10 +37,10 @@ class Encoded:
 
 
 class ImageEncoder(nn.Module):
-  """A vision transformer of pictures [B, image_size, image_size, channels] (Dosovitskiy et al. 2021; CLIP, 2.4).
+  """A vision transformer for images [B, image_size, image_size, channels] (Dosovitskiy et al. 2021; CLIP, 2.4).
 
-  pooling="class" reads a class token, and normalises before the layers; "attention" is SigLIP's, without either
-  (Zhai et al. 2023). features=None leaves the projection out.
+  pooling="class" uses a class token and normalises before the layers; "attention" is SigLIP's pooling, without either
+  (Zhai et al. 2023). features=None omits the projection.
   """
 
   image_size: int
@@ -81,7 +81,7 @@ class ImageEncoder(nn.Module):
     return Encoded(_project(self, pooled, use_bias=False), pooled, last, hidden)
 
   def _patches(self, images):
-    """Tokens [B, L, width] by a convolution whose stride is its size, as one matrix product."""
+    """Tokens [B, L, width] by a convolution whose stride is its kernel size, as one matrix product."""
     p, C = self.patch, self.channels
     whole = self.image_size // p * p
     kernel = self.param("patch_kernel", nn.initializers.lecun_normal(), (p, p, C, self.width), jnp.float32)
@@ -99,20 +99,18 @@ class ImageEncoder(nn.Module):
     if images.ndim != 4 or images.shape[1:] != expected:
       raise ValueError(
         f"this image encoder expects images [B, {', '.join(map(str, expected))}], got {images.shape}: "
-        f"networks.preprocess(images, {self.image_size}) resizes, crops and makes three channels of gray"
+        f"networks.preprocess(images, {self.image_size}) resizes, crops and expands gray to three channels"
       )
     if not jnp.issubdtype(images.dtype, jnp.floating):
-      raise ValueError(
-        f"the image encoder expects floating-point images, got {images.dtype}: networks.preprocess makes them"
-      )
+      raise ValueError(f"the image encoder expects floating-point images, got {images.dtype}: use networks.preprocess")
 
 
 class TextEncoder(nn.Module):
-  """A transformer of token ids [B, L], L at most context, with learned positions (Radford et al. 2021, section 2.4).
+  """A transformer for token ids [B, L], L at most context, with learned positions (Radford et al. 2021, section 2.4).
 
-  pooling: "highest" reads the place of a row's highest id, CLIP's own rule, where end-of-text is the last of the
-  vocabulary; "eos" the first place of eos_id, or place 0 where there is none; "last" the last place (SigLIP).
-  features=None leaves the projection out. An id outside the vocabulary gives NaN.
+  pooling: "highest" takes the position of a row's highest id, CLIP's rule, since end-of-text is last in its
+  vocabulary; "eos" the first position of eos_id, or position 0 if there is none; "last" the last position (SigLIP).
+  features=None omits the projection. An id outside the vocabulary gives NaN.
   """
 
   vocab_size: int
@@ -136,7 +134,7 @@ class TextEncoder(nn.Module):
     if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= self.context or not jnp.issubdtype(tokens.dtype, jnp.integer):
       raise ValueError(
         f"this text encoder expects whole numbers [B, L] with L from 1 to {self.context}, got {tokens.dtype} "
-        f"{tokens.shape}: data.Tokenizer makes them"
+        f"{tokens.shape}: use data.Tokenizer"
       )
     table = self.param("tokens", nn.initializers.normal(0.02), (self.vocab_size, self.width), jnp.float32)
     positions = self.param("positions", nn.initializers.normal(0.01), (self.context, self.width), jnp.float32)
@@ -175,10 +173,10 @@ def _check_tower(tower, poolings):
 
 
 class CLIP(nn.Module):
-  """A picture and a text tower that share a space of features, with a learned scale and, in SigLIP, a bias.
+  """An image and a text tower with a shared feature space, a learned scale and, in SigLIP, a bias.
 
   log_scale and bias are initial values: the logarithm of the inverse temperature, CLIP's 1 / 0.07, and SigLIP's -10;
-  bias=None has none. `apply(params, images, method="encode_image")` runs one tower alone.
+  bias=None means no bias. `apply(params, images, method="encode_image")` runs only one tower.
   """
 
   image: ImageEncoder
@@ -192,11 +190,11 @@ class CLIP(nn.Module):
       self.logit_bias = self.param("logit_bias", nn.initializers.constant(self.bias), (), jnp.float32)
 
   def __call__(self, images: Array, tokens: Array) -> Array:
-    """Logits [pictures, texts] of images [B, H, W, C] and tokens [T, L]."""
+    """Logits [B, T] of images [B, H, W, C] and tokens [T, L]."""
     return self.similarity(self.encode_image(images).features, self.encode_text(tokens).features)
 
   def encode_image(self, images: Array) -> Encoded:
-    """The picture tower on images [B, image_size, image_size, channels]."""
+    """The image tower on images [B, image_size, image_size, channels]."""
     return self.image(images)
 
   def encode_text(self, tokens: Array) -> Encoded:
@@ -216,7 +214,7 @@ class CLIP(nn.Module):
 
 
 def unit(features: Array) -> Array:
-  """features [..., D] divided by their Euclidean length, in float32; zeros stay zeros, with a finite gradient."""
+  """features [..., D] divided by their Euclidean norm, in float32; zeros stay zeros, with a finite gradient."""
   features = features.astype(jnp.float32)
   squared = jnp.sum(jnp.square(features), axis=-1, keepdims=True)
   return features * jax.lax.rsqrt(jnp.maximum(squared, 1e-24))

@@ -1,4 +1,4 @@
-"""What the rest of the library asks of a network, besides `init` and `apply`."""
+"""What the rest of the library needs to know of a network, besides `init` and `apply`."""
 
 import dataclasses
 from typing import Any
@@ -6,15 +6,15 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Contract:
-  """What a network can be asked for. A Linen module says so by attributes of these names; missing ones are as here.
+  """A network's capabilities, read from a Linen module's attributes of these names; missing ones have these defaults.
 
   Attributes:
     num_classes: labels 0..num_classes-1 in cond["label"]; 0: none.
-    null_label: whether num_classes is a label too, the one for "no label".
+    null_label: whether num_classes is also a label, meaning "no label".
     augment_dim: length of cond["augment"] [B, augment_dim], EDM's augmentation label; 0: none.
-    learned_variance: whether the output has as many further channels for the variance.
-    cross_attention: whether it reads cond["context"] [B, L, D].
-    largest_c_noise_at_least: what c_noise must reach for the embedding to tell noise levels apart.
+    learned_variance: whether the output has as many additional channels, for the variance.
+    cross_attention: whether the network uses cond["context"] [B, L, D].
+    largest_c_noise_at_least: the value c_noise must reach for the embedding to tell noise levels apart.
   """
 
   num_classes: int = 0
@@ -26,6 +26,6 @@ class Contract:
 
 
 def contract(module: Any) -> Contract:
-  """What a module says of itself."""
+  """The contract of a module, from its attributes."""
   names = [field.name for field in dataclasses.fields(Contract)]
   return Contract(**{name: getattr(module, name) for name in names if hasattr(module, name)})

@@ -15,11 +15,11 @@ LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 def conv2d(x: Array, kernel: Array, stride: int = 1, padding: Padding = ((1, 1), (1, 1))) -> Array:
-  """Cross-correlates x [B, H, W, I] with kernel [h, w, I, O], zeros outside the picture: [B, H', W', O].
+  """Cross-correlates x [B, H, W, I] with kernel [h, w, I, O], with zeros outside the image: [B, H', W', O].
 
-  A primitive of its own, bilinear, so that every transformation of JAX goes through it and the gradients, which are its
-  transposes, are ours: on CPU both are convolutions of the same kind, because XLA brings the transposed layouts of the
-  stock gradients into its fast form only outside `scan` and `while`. GPU and TPU keep the stock gradients.
+  This is a separate bilinear primitive, so that it supports all JAX transformations while its transposes, the
+  gradients, are ours. On CPU both gradients are convolutions of the same kind, because XLA converts the stock
+  gradients' transposed layouts to its fast form only outside `scan` and `while`. GPU and TPU use the stock gradients.
   """
   return conv2d_p.bind(x, kernel, stride=stride, padding=padding)
 
@@ -29,17 +29,17 @@ def _correlate(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
 
 
 def stock_x_gradient(dy: Array, kernel: Array, like: jax.ShapeDtypeStruct, stride: int, padding: Padding) -> Array:
-  """The gradient by x, shaped `like` it, by the transposition rule of `lax.conv_general_dilated`."""
+  """The gradient with respect to x, shaped like `like`, by the transpose rule of `lax.conv_general_dilated`."""
   return jax.linear_transpose(lambda x: _correlate(x, kernel, stride, padding), like)(dy)[0]
 
 
 def stock_kernel_gradient(dy: Array, x: Array, like: jax.ShapeDtypeStruct, stride: int, padding: Padding) -> Array:
-  """The gradient by the kernel, likewise."""
+  """The gradient with respect to the kernel, likewise."""
   return jax.linear_transpose(lambda kernel: _correlate(x, kernel, stride, padding), like)(dy)[0]
 
 
 def explicit_x_gradient(dy: Array, kernel: Array, like: jax.ShapeDtypeStruct, stride: int, padding: Padding) -> Array:
-  """The gradient by x as a convolution with the kernel turned round, of stride 1."""
+  """The gradient with respect to x, as a stride-1 convolution with the rotated kernel."""
   dy = _dilate(dy, stride)
   ends = zip(kernel.shape[:2], padding, _spare(like, kernel, dy, padding))
   around = tuple((k - 1 - low, k - 1 - high + extra) for k, (low, high), extra in ends)
@@ -47,14 +47,14 @@ def explicit_x_gradient(dy: Array, kernel: Array, like: jax.ShapeDtypeStruct, st
 
 
 def explicit_kernel_gradient(dy: Array, x: Array, like: jax.ShapeDtypeStruct, stride: int, padding: Padding) -> Array:
-  """The gradient by the kernel as a convolution of x with dy, channels and batch exchanged, of stride 1."""
+  """The gradient with respect to the kernel, as a stride-1 convolution of x with dy, channels and batch swapped."""
   dy = _dilate(dy, stride)
   around = tuple((low, high - extra) for (low, high), extra in zip(padding, _spare(x, like, dy, padding)))
   return conv2d(x.transpose(3, 1, 2, 0), dy.transpose(1, 2, 0, 3), 1, around).transpose(1, 2, 0, 3)
 
 
 def _spare(x, kernel, dy, padding):
-  """How many of x's last rows and columns a stride leaves unread."""
+  """How many of x's last rows and columns the stride leaves unused."""
   size = zip(x.shape[1:3], kernel.shape[:2], dy.shape[1:3], padding)
   return [n + low + high - k + 1 - m for n, k, m, (low, high) in size]
 
@@ -76,7 +76,7 @@ def _abstract(x, kernel, **params):
 
 def _batched(arguments, axes, **params):
   x, kernel = arguments
-  if axes[1] is not None:  # a kernel for each: a grouped convolution, with the stock gradients
+  if axes[1] is not None:  # batched kernels: a grouped convolution, with the stock gradients
     return jax.vmap(functools.partial(_correlate, **params), axes)(x, kernel), 0
   x = jnp.moveaxis(x, axes[0], 0)
   y = conv2d(x.reshape(-1, *x.shape[2:]), kernel, **params)

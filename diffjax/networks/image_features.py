@@ -1,4 +1,4 @@
-"""From any picture to CLIP's vector, in one differentiable function."""
+"""From any image to CLIP's feature vector, in one differentiable function."""
 
 from diffjax import struct
 from diffjax.networks.clip import ImageEncoder, unit
@@ -12,11 +12,11 @@ Numbers = tuple[float, float, float]
 class ImageFeatures:
   """images [B, H, W, 1 or 3] in -1..1, of any size -> unit vectors [B, D], float32.
 
-  Gray becomes three equal channels, and three become their mean for a tower that sees one; the picture is resized as
-  `prepare` does. A tower of another number of channels is a ValueError.
+  Gray becomes three equal channels, and three become their mean for a one-channel tower; images are resized as in
+  `prepare`. Raises ValueError for a tower with another number of channels.
 
   Attributes:
-    params: of the tower.
+    params: the tower's parameters.
     module: the tower.
     mean, std, crop: as in `prepare`.
   """
@@ -39,13 +39,13 @@ def prepare(
   std: Numbers | None = None,
   crop: bool | None = None,
 ) -> Array:
-  """What a tower sees of images [B, H, W, 1 or 3] in -1..1; what lies beyond passes, and keeps its gradient.
+  """A tower's input for images [B, H, W, 1 or 3] in -1..1; values outside are not clipped and keep their gradient.
 
   Args:
     images: of any size.
     module: the tower.
-    mean, std: per channel, of pictures in 0..1; default: SigLIP's for a tower that pools by attention, else CLIP's.
-    crop: whether the middle is taken, or both sides are squeezed; default: as there.
+    mean, std: per channel, for images in 0..1; default: SigLIP's for a tower that pools by attention, else CLIP's.
+    crop: True takes the centre, False squeezes both sides; default: False for a tower that pools by attention.
   """
   siglip = module.pooling == "attention"
   mean = mean or (SIGLIP_MEAN if siglip else CLIP_MEAN)

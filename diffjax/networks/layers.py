@@ -1,4 +1,4 @@
-"""The small parts that networks are made of: dense and convolution layers, group norm, embeddings, dropout."""
+"""The building blocks of networks: dense and convolution layers, group norm, embeddings, dropout."""
 
 import functools
 import math
@@ -49,7 +49,7 @@ class Conv(nn.Module):
   def __call__(self, x: Array) -> Array:
     kernel = self.param("kernel", _init(self.zero_init), (3, 3, x.shape[-1], self.features), jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-    # DDPM's strided convolution pads behind only, so that each output sits on the first of its two pixels.
+    # DDPM's strided convolution pads only at the end, so that each output sits on the first of its two pixels.
     padding = ((1, 1), (1, 1)) if self.stride == 1 else ((0, 1), (0, 1))
     y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, padding)
     return add_bias(y, bias.astype(self.dtype))
@@ -63,7 +63,7 @@ def add_bias(y: Array, bias: Array) -> Array:
 
 def _add_bias_jvp(primals, tangents):
   dy, dbias = tangents
-  if isinstance(dbias, SymbolicZero):  # who asks for the gradient of pictures alone
+  if isinstance(dbias, SymbolicZero):  # only the gradient with respect to images is wanted
     return add_bias(*primals), dy
   as_product = lambda bias: (jnp.ones((math.prod(dy.shape[:-1]), 1), bias.dtype) @ bias[None]).reshape(dy.shape)
   as_copies = lambda bias: jnp.broadcast_to(bias, dy.shape)
@@ -77,8 +77,8 @@ add_bias.defjvp(_add_bias_jvp, symbolic_zeros=True)
 class GroupNorm(nn.Module):
   """Group normalisation of x [B, H, W, C], then optionally y * (1 + scale) + shift with scale, shift [B, C].
 
-  At most num_groups groups of at least four channels each. Statistics in float32 whatever the dtype of x, which the
-  output keeps (Wu & He 2018; scale and shift: Dhariwal & Nichol 2021, section 3.1).
+  At most num_groups groups of at least four channels each. Statistics are in float32 whatever the dtype of x; the
+  output has x's dtype (Wu & He 2018; scale and shift: Dhariwal & Nichol 2021, section 3.1).
   """
 
   num_groups: int = 32
@@ -97,7 +97,7 @@ class GroupNorm(nn.Module):
 
 
 def materialise(x: Array) -> Array:
-  """x, kept in memory on CPU, forward and backward: XLA would compute it, and all before it, anew for each use."""
+  """x, stored in memory on CPU, forward and backward; XLA would recompute it, and all before it, for each use."""
   return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
@@ -105,8 +105,7 @@ def materialise(x: Array) -> Array:
 def normalise(x: Array, gain: Array, offset: Array, groups: int, eps: float) -> Array:
   """(x - mean) / sqrt(variance + eps) * gain + offset over the groups of x [B, H, W, C], gain and offset [B, C].
 
-  Value, tangent and gradient each read the picture as sums over its pixels and as one multiply-add with [B, C]
-  coefficients.
+  Value, tangent and gradient each need only sums over pixels and one multiply-add with [B, C] coefficients.
   """
   mean, inverse = _mean_and_inverse(x, groups, eps)
   slope = inverse * gain
@@ -120,7 +119,7 @@ def _normalise_jvp(groups, eps, primals, tangents):
   mean, inverse = _mean_and_inverse(x, groups, eps)
   z, dx = x.astype(jnp.float32) - _over_pixels(mean), materialise(dx).astype(jnp.float32)
   shared = lambda a: _over_groups(a.sum((1, 2)), groups) / (x.shape[1] * x.shape[2])
-  level, tilt = shared(dx), shared(dx * z) * inverse**2  # how the mean moves, and the log of the deviation
+  level, tilt = shared(dx), shared(dx * z) * inverse**2  # changes of the mean and of the log standard deviation
   slope = inverse * gain
   dy = dx * _over_pixels(slope) + z * _over_pixels(dgain * inverse - slope * tilt)
   return normalise(x, gain, offset, groups, eps), (dy + _over_pixels(doffset - slope * level)).astype(x.dtype)
@@ -142,15 +141,15 @@ def _over_groups(a: Array, groups: int) -> Array:
 
 
 def group_count(channels: int, num_groups: int) -> int:
-  """The largest divisor of channels that is at most num_groups and leaves four channels in a group."""
+  """The largest divisor of channels that is at most num_groups and leaves at least four channels per group."""
   return next(n for n in range(max(1, min(num_groups, channels // 4)), 0, -1) if channels % n == 0)
 
 
 def group_statistics(x: Array, groups: int) -> tuple[Array, Array]:
   """Float32 mean and variance of each channel's group for x [B, H, W, C]: each [B, C].
 
-  Pixels are reduced first and channels after, on a small [B, C] array. Deviations are from the channel's own mean,
-  because the difference of the mean square and the squared mean loses every digit of a small variance.
+  Pixels are reduced first, then channels, on a small [B, C] array. Deviations are from the channel's own mean, because
+  the difference of the mean square and the squared mean loses all digits of a small variance.
   """
   x = x.astype(jnp.float32)
   channel_mean = x.mean((1, 2))
@@ -162,8 +161,8 @@ def group_statistics(x: Array, groups: int) -> tuple[Array, Array]:
 def dropout(x: Array, rate: float, key: Array | None) -> Array:
   """Zeroes entries of x [B, ...] with probability rate and divides the others by 1 - rate.
 
-  key holds one typed PRNG key per example, [B], so that an example's mask does not depend on its batch; with None, x is
-  returned as it is.
+  key holds one typed PRNG key per example, [B], so that an example's mask does not depend on its batch; with None, x
+  is returned unchanged.
   """
   if key is None or rate == 0:
     return x

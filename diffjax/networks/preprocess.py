@@ -1,4 +1,4 @@
-"""Pictures as CLIP expects them, differentiably: antialiased bicubic resize, centre crop, mean and deviation."""
+"""Differentiable preprocessing for CLIP: antialiased bicubic resize, centre crop, mean and standard deviation."""
 
 import functools
 
@@ -22,19 +22,19 @@ def preprocess(
   crop: bool = True,
   clip: bool = True,
 ) -> Array:
-  """Pictures of any size as float32 [B, size, size, 3] of about zero mean and unit deviation (CLIP, section 2.4).
+  """Images of any size as float32 [B, size, size, 3] of about zero mean and unit variance (CLIP, section 2.4).
 
   Args:
     images: [B, H, W, C], floating point in -1..1 as everywhere in diffjax, or uint8 in 0..255. C is 3, or 1 for gray,
       which becomes three equal channels.
     size: side of the result in pixels.
-    mean, std: per channel, of pictures in 0..1.
+    mean, std: per channel, for images in 0..1.
     crop: True scales the shorter side to size and takes the centre, as CLIP does; False squeezes both sides, as SigLIP.
-    clip: keeps values within 0..1 in the resize, as resizing uint8 pictures does. False lets pass what lies beyond, and
-      with it its gradient: for guidance.
+    clip: clips values to 0..1 in the resize, as resizing uint8 images does. False keeps values outside and their
+      gradients, for guidance.
 
   Raises:
-    ValueError: images that are not [B, H, W, 1 or 3], of another dtype, or empty; a size below 1.
+    ValueError: if images are not [B, H, W, 1 or 3], of another dtype, or empty, or size is below 1.
   """
   if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:3]:
     raise ValueError(f"preprocess expects images [B, H, W, C] with 1 or 3 channels, got {images.shape}")
@@ -51,15 +51,15 @@ def _unit_range(images):
     return images.astype(jnp.float32) / 255
   if jnp.issubdtype(images.dtype, jnp.floating):
     return (images.astype(jnp.float32) + 1) / 2
-  raise ValueError(f"preprocess expects floating-point images in -1..1 or uint8 ones, got {images.dtype}")
+  raise ValueError(f"preprocess expects floating-point images in -1..1 or uint8 images, got {images.dtype}")
 
 
 def resize(images: Array, size: int, *, crop: bool = True, bounds: tuple[float, float] | None = None) -> Array:
   """images [B, H, W, C] -> [B, size, size, C] by antialiased bicubic interpolation, in float32.
 
-  With crop, the shorter side becomes size and the longer one int(size * long / short), of which the middle is kept;
-  what is cropped away is never computed. One product with a constant matrix along each side, width first as Pillow does
-  where proportions are kept; bounds clips after each, since the kernel overshoots at edges.
+  With crop, the shorter side becomes size and the longer one int(size * long / short), of which the centre is kept;
+  cropped pixels are never computed. Each axis takes one product with a constant matrix, width first, as in Pillow when
+  proportions are kept; bounds clips after each, since the kernel overshoots at edges.
   """
   H, W = images.shape[1:3]
   long_of = lambda n: size * n // min(H, W) if crop else size
@@ -72,9 +72,9 @@ def resize(images: Array, size: int, *, crop: bool = True, bounds: tuple[float, 
 
 @functools.lru_cache(maxsize=64)
 def bicubic_matrix(length: int, resized: int, kept: int) -> np.ndarray:
-  """Weights [kept, length] that resize a line of pixels to `resized` and keep its middle (Keys 1981, a = -1/2).
+  """Weights [kept, length] that resize a line of pixels to `resized` and keep its centre (Keys 1981, a = -1/2).
 
-  Antialiased: where it shrinks, the kernel widens by length / resized; weights are normalised at the edges.
+  Antialiased: when shrinking, the kernel widens by length / resized; weights are normalised at the edges.
   """
   scale = length / resized
   first = (resized - kept) // 2

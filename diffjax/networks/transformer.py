@@ -1,4 +1,4 @@
-"""The pre-norm transformer that both towers of CLIP are made of, and SigLIP's attention pooling."""
+"""The pre-norm transformer of both CLIP towers, and SigLIP's attention pooling."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def layer_norm(eps: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
-  """Layer normalisation whose variance is of deviations from the mean, in float32 (Ba et al. 2016)."""
+  """Layer normalisation with its variance computed from deviations from the mean, in float32 (Ba et al. 2016)."""
   return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
@@ -53,7 +53,7 @@ class MLP(nn.Module):
 class Transformer(nn.Module):
   """Layers of x + attention(norm(x)), then x + mlp(norm(x)), over x [B, L, C] (Radford et al. 2019, section 2.3).
 
-  Gives all hidden states: what enters, and what leaves each layer, layers + 1 arrays [B, L, C].
+  Returns all hidden states: the input, then each layer's output, layers + 1 arrays [B, L, C].
   """
 
   layers: int

@@ -31,9 +31,9 @@ def downsample(x: Array) -> Array:
 
 
 class Block(nn.Module):
-  """Residual block, maybe resampling, then maybe self- and cross-attention: [B, H, W, C] -> [B, H', W', features].
+  """Residual block, optionally with resampling and self- and cross-attention: [B, H, W, C] -> [B, H', W', features].
 
-  number is the block's place in its network: with it each block draws a dropout mask of its own from the shared keys.
+  number is the block's index in its network, by which each block draws its own dropout mask from the shared keys.
   """
 
   features: int
@@ -81,7 +81,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-  """U-Net for pictures: `apply(params, x, c_noise, cond, key=key)` -> float32 [B, H, W, out].
+  """U-Net for images: `apply(params, x, c_noise, cond, key=key)` -> float32 [B, H, W, out].
 
   Covers DDPM (Ho et al. 2020), DDPM++ (Song et al. 2021, as configured by Karras et al. 2022) and ADM (Dhariwal &
   Nichol 2021); `PUBLISHED` has their configurations. Parameters, noise embedding and norm statistics are float32.
@@ -91,19 +91,19 @@ class UNet(nn.Module):
     width: channels at the first level; level i has width * multipliers[i] and half the resolution of the level above.
     blocks_per_level: residual blocks per level on the way down; the way up has one more.
     attention_resolutions: heights of the feature maps at which blocks attend; the middle always does.
-    decoder_attention: attend after "all" blocks of an attending level on the way up, or after its "last" only.
-    num_heads, head_dim: number of attention heads, or, where head_dim is given, the channels of each.
+    decoder_attention: on the way up, attend after "all" blocks of an attending level, or only after its "last".
+    num_heads, head_dim: number of attention heads, or, if head_dim is given, the channels of each.
     scale_shift: the noise embedding scales and shifts the second norm (ADM) instead of being added before it.
     resample: "convolution" (strided, DDPM), "residual" (in residual blocks, ADM) or "residual_projected" (whose
       shortcut is a 1x1 convolution, DDPM++).
     skip_scale: factor after each residual sum, 1 or sqrt(1/2).
     embedding: of c_noise: "sinusoidal" (DDPM's frequencies), "sinusoidal_adm" (ADM's) or "fourier" (random ones).
     num_classes: labels 0..num_classes-1 in cond["label"]; 0 for a network without labels.
-    null_label: whether num_classes is a label too, the one for "no label", used where cond has none.
-    augment_dim: length of cond["augment"] [B, augment_dim], EDM's augmentation label, zero where cond has none.
-    cross_attention: attending blocks also read cond["context"] [B, L, D].
-    perturbed_blocks: names of the attending blocks in which self-attention becomes the identity for the examples with
-      cond["perturb"]; such as "middle_block_0" or "decoder_1_block_0".
+    null_label: whether num_classes is also a label, meaning "no label", used if cond has none.
+    augment_dim: length of cond["augment"] [B, augment_dim], EDM's augmentation label, zero if cond has none.
+    cross_attention: attending blocks also attend to cond["context"] [B, L, D].
+    perturbed_blocks: names of the attending blocks, such as "middle_block_0" or "decoder_1_block_0", in which
+      self-attention becomes the identity for examples with cond["perturb"].
     num_groups, norm_eps: group norms have at most num_groups groups, with at least four channels in each.
     dtype: of the computation.
     remat: recompute each block in the backward pass instead of keeping its activations.
@@ -135,7 +135,7 @@ class UNet(nn.Module):
 
   @property
   def largest_c_noise_at_least(self) -> float:
-    """What c_noise must reach for the embedding to tell noise levels apart."""
+    """The value c_noise must reach for the embedding to tell noise levels apart."""
     return 0.0 if self.embedding == "fourier" else 10.0
 
   @nn.compact
@@ -145,12 +145,12 @@ class UNet(nn.Module):
     Args:
       x: [B, H, W, C]; H and W divisible by 2 ** (levels - 1).
       c_noise: [] or [B] float, the noise level in whatever form the model was trained on.
-      cond: None or a dict with "label" int32 [B], "augment" [B, augment_dim], "context" [B, L, D], as the fields ask,
+      cond: None or a dict with "label" int32 [B], "augment" [B, augment_dim], "context" [B, L, D], as the fields need,
         and "perturb" bool [B] for perturbed attention. A label outside its range gives NaN.
       key: [B] typed PRNG keys turn dropout on, None turns it off.
 
     Raises:
-      ValueError: a shape, a field or cond does not fit.
+      ValueError: if a shape, a field or cond is invalid.
     """
     cond = {} if cond is None else cond
     self._check(x, c_noise, cond, key)
@@ -188,7 +188,7 @@ class UNet(nn.Module):
     return Conv(out_channels, zero_init=True, dtype=self.dtype, name="conv_out")(x).astype(jnp.float32)
 
   def _blocks(self):
-    """A maker of blocks that numbers them in the order of their making."""
+    """A function that makes blocks, numbered in order of creation."""
     Module = nn.remat(Block) if self.remat else Block
     number = iter(range(1000))
 
@@ -253,7 +253,7 @@ class UNet(nn.Module):
     if x.ndim != 4 or x.shape[1] % step or x.shape[2] % step or 0 in x.shape:
       raise ValueError(
         f"UNet expects x [B, H, W, C], none of them 0, with H and W divisible by {step}, got {x.shape}: "
-        "pad the pictures or use fewer levels"
+        "pad the images or use fewer levels"
       )
     B = x.shape[0]
     if c_noise is None or jnp.shape(c_noise) not in ((), (B,)):
@@ -268,9 +268,9 @@ class UNet(nn.Module):
     for name in cond:
       if name not in CONDITIONS:
         near = difflib.get_close_matches(str(name), CONDITIONS, n=1, cutoff=0)[0]
-        raise ValueError(f"UNet has no cond {name!r}, did you mean {near!r}? It knows {', '.join(CONDITIONS)}")
+        raise ValueError(f"UNet has no cond {name!r}, did you mean {near!r}? It takes {', '.join(CONDITIONS)}")
     if "label" in cond and not self.num_classes:
-      raise ValueError("this UNet has no labels: leave label out of cond or give it num_classes")
+      raise ValueError("this UNet has no labels: remove label from cond or set num_classes")
     if "label" in cond and jnp.shape(cond["label"]) != (B,):
       raise ValueError(f"UNet expects cond label of shape ({B},) for x {x.shape}, got {jnp.shape(cond['label'])}")
     if "label" in cond and not jnp.issubdtype(jnp.result_type(cond["label"]), jnp.integer):

@@ -1,4 +1,4 @@
-"""Samplers: one numerical method a file, one row of METHODS a name.
+"""Samplers: one file per numerical method, one row of METHODS per name.
 
 Each is a frozen pytree whose leaves are its hyper-parameters.
 """

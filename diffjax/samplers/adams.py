@@ -1,4 +1,4 @@
-"""What Adams methods share: their past values, and integrals of the polynomial through them."""
+"""Shared parts of Adams methods: past values, and integrals of the polynomial through them."""
 
 import numbers
 
@@ -21,13 +21,13 @@ def check_order(method: str, order: int, highest: int) -> None:
 
 @struct.dataclass
 class History:
-  """Past values [N, B, ...], latest first, and the places [N] where they were taken: inf where there is none yet."""
+  """Past values [N, B, ...], latest first, and the places [N] where they were taken: inf for those not yet filled."""
 
   values: Array
   places: Array
 
   def push(self, value: Array, place: Array) -> "History":
-    """The history with one value [B, ...] more, the oldest forgotten."""
+    """The history with one more value [B, ...]; the oldest is dropped."""
     return History(_shift(self.values, value), _shift(self.places, jnp.asarray(place, self.places.dtype)))
 
 
@@ -36,15 +36,15 @@ def _shift(past, latest):
 
 
 def empty(x: Array, length: int) -> History:
-  """A history of x [B, ...] that holds nothing yet."""
+  """An empty history for values like x [B, ...]."""
   return History(jnp.zeros((length, *x.shape), x.dtype), jnp.full((length,), jnp.inf, x.dtype))
 
 
 def lagrange(places: Array, points: Array) -> Array:
-  """The polynomials that are 1 at one of places [N] and 0 at the others, at points [Q]: [N, Q].
+  """The polynomials that are 1 at one of places [N] and 0 at the others, evaluated at points [Q]: [N, Q].
 
-  Places at infinity take no part: their row is zero and the others' degree is lower, as a method's start needs it. Of
-  equal places the first alone counts, which is the latest in time.
+  Places at infinity are ignored: their rows are zero and the others' degree is lower, as a method's first steps need.
+  Of equal places only the first counts, which is the latest in time.
   """
   twice = jnp.tril(places[:, None] == places[None], -1).any(1)
   there = jnp.isfinite(places) & ~twice
@@ -55,7 +55,7 @@ def lagrange(places: Array, points: Array) -> Array:
 
 
 def quadrature(start: Array, end: Array) -> tuple[Array, Array]:
-  """Gauss-Legendre points [16] and weights [16] of the integral from start to end."""
+  """Gauss-Legendre points [16] and weights [16] for an integral from start to end."""
   half = (end - start) / 2
   return (start + end) / 2 + half * jnp.asarray(POINTS, half.dtype), half * jnp.asarray(POINT_WEIGHTS, half.dtype)
 
@@ -67,7 +67,7 @@ def integrals(places: Array, start: Array, end: Array) -> Array:
 
 
 def step(x0: Array, x: Array, sigma: Array, sigma_next: Array, past: History, weights: Array) -> Array:
-  """x + sum_j weights_j * eps_j, for weights [N] whose sum is sigma_next - sigma, and past eps with the latest first.
+  """x + sum_j weights_j * eps_j, for weights [N] that sum to sigma_next - sigma, and past eps, latest first.
 
   Written as differences from the latest eps = (x - x0) / sigma, so that nothing cancels at large sigma.
   """

@@ -22,11 +22,11 @@ TABLEAU = (
   (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
 )
 ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
-"""Weights of order 5 less those of order 4."""
+"""Weights of order 5 minus those of order 4."""
 
 
 class Progress(NamedTuple):
-  """Of each sample [B]: the next step's length to try, in flow time, and its network calls so far."""
+  """Per sample [B]: the length of the next step to try, in flow time, and the network calls so far."""
 
   h: Array
   calls: Array
@@ -42,16 +42,16 @@ class Attempt(NamedTuple):
 
 @struct.dataclass
 class Adaptive:
-  """Dormand & Prince 1980, RK5(4)7M, with steps as long as a tolerance allows (Song et al. 2020 sample so, by "RK45").
+  """Dormand & Prince 1980, RK5(4)7M, with steps as long as a tolerance allows, like "RK45" in Song et al. 2020.
 
       k_i = f(t + c_i h, y + h sum_{j < i} a_ij k_j),  y_next = y + h sum_i b_i k_i,  error = h sum_i (b_i - b'_i) k_i
 
-  with b of order 5 and b' of order 4. Each sample goes from one level of the grid to the next in steps of its own
-  length, so that its picture does not depend on its batch mates. A step is taken if the root mean square of error /
-  (atol + rtol * |z|) is at most 1, where z = x / (1 + sigma) is of the data's size, as in `samplers.runge_kutta`. The
-  grid needs two levels above zero and no more; every further one costs calls. The carry counts them: one for each
-  level, six for each attempt; `solve` returns them. A sample not done after `max_steps` attempts between two levels
-  becomes NaN; memory for a gradient grows with max_steps.
+  with b of order 5 and b' of order 4. Each sample moves from one grid level to the next in steps of its own length, so
+  the result does not depend on the rest of the batch. A step is accepted if the root mean square of error /
+  (atol + rtol * |z|) is at most 1, where z = x / (1 + sigma) has the scale of the data, as in `samplers.runge_kutta`.
+  The grid needs only two levels above zero; more levels cost more calls. The carry counts calls: one per level, six
+  per attempt; `solve` returns the count. A sample that needs more than `max_steps` attempts between two levels becomes
+  NaN; memory for a gradient grows with max_steps.
   """
 
   rtol: float = 1e-5
@@ -61,7 +61,7 @@ class Adaptive:
   def __post_init__(self):
     check_in("[0, inf)", rtol=self.rtol, atol=self.atol)
     if isinstance(self.rtol, numbers.Real) and isinstance(self.atol, numbers.Real) and not self.rtol + self.atol > 0:
-      raise ValueError("rtol and atol are both 0, but one must be above it: no step is without any error.")
+      raise ValueError("rtol and atol are both 0, but every step has some error; set at least one above 0.")
     check_whole(1, max_steps=self.max_steps)
 
   def init(self, x):
@@ -71,7 +71,7 @@ class Adaptive:
     check_above_zero(self, sigma_next)
     check_downward(self, sigma, sigma_next)
     sigma, sigma_next = (jnp.broadcast_to(level, x.shape[:1]).astype(x.dtype) for level in (sigma, sigma_next))
-    # One key for all calls: a denoiser that draws at random must be one function here, or no error estimate falls
+    # One key for all calls: a stochastic denoiser must be one fixed function here, or the error estimate never falls
     first = slope(denoiser, x, sigma, key)
     start = Attempt(x, sigma, sigma_next, first, carry._replace(calls=carry.calls + 1))
     attempt = lambda now: self._attempt(denoiser, now, key)
@@ -100,7 +100,7 @@ class Adaptive:
     return Attempt(keep(moved, x), keep(target, sigma), sigma_next, keep(taken[-1], first), progress)
 
   def _excess(self, x, sigma, moved, target, length, taken):
-    """The error of each sample [B], in units of the tolerance."""
+    """Error of each sample [B], in units of the tolerance."""
     error = expand(length, x) * sum(weight * slope for weight, slope in zip(ERROR, taken) if weight)
     z, z_moved = (expand(flow_time(level)[1], x) * x for x, level in ((x, sigma), (moved, target)))
     tolerance = self.atol + self.rtol * jnp.maximum(jnp.abs(z), jnp.abs(z_moved))
@@ -117,22 +117,22 @@ def solve(
   cond: Cond = None,
   sampler: Adaptive | None = None,
 ) -> tuple[Array, Array]:
-  """Draws x0 by `Adaptive` without a grid, and counts.
+  """Draws x0 with `Adaptive`, without a grid, and counts the network calls.
 
   Args:
     denoiser: (x, sigma, cond, key=keys) -> x0.
     x: [B, ...] at noise level sigma; pure noise is sigma * normal.
     sigma: [], the first level.
-    sigma_next: [], the last level above zero, from which the denoiser itself goes to zero.
+    sigma_next: [], the last level above zero; the step from there to zero is a plain denoiser call.
     key: one key, from which each sample gets its own, or one key per sample, [B].
-    cond: handed to the denoiser at each call.
+    cond: passed to every denoiser call.
     sampler: default Adaptive().
 
   Returns:
-    x0 [B, ...] and the network calls that each sample took, int32 [B].
+    x0 [B, ...] and the number of network calls of each sample, int32 [B].
 
   Raises:
-    ValueError: unless sigma > sigma_next > 0, both finite (known only outside of jit).
+    ValueError: unless sigma > sigma_next > 0, both finite (not checked under jit).
   """
   check_call("denoiser", denoiser, "x, sigma, cond, key=keys")
   x = arrays.wide(jnp.asarray(x))

@@ -6,20 +6,20 @@ from diffjax.typing import NoiseFn, Sampler
 
 @struct.dataclass
 class Ancestral:
-  """A step of any one-step sampler to sigma_down < sigma_next, then fresh noise up to sigma_next. Its network calls.
+  """Steps any one-step sampler to sigma_down < sigma_next, then adds fresh noise. The sampler's network calls.
 
-  With Song et al. 2020, Denoising Diffusion Implicit Models, eq. 12 and 16, whose sigma_t is eta times the posterior's
-  standard deviation: in their symbols, divided by sqrt(alpha_{t-1}) so that x_t becomes x = x0 + sigma * noise,
+  Follows Song et al. 2020, Denoising Diffusion Implicit Models, eq. 12 and 16, whose sigma_t is eta times the
+  posterior's standard deviation: in their symbols, and divided by sqrt(alpha_{t-1}) so that x = x0 + sigma * noise,
 
       sigma_t(eta) = eta sqrt((1 - alpha_{t-1}) / (1 - alpha_t)) sqrt(1 - alpha_t / alpha_{t-1})
       sigma_up = eta sigma_next sqrt(1 - sigma_next^2 / sigma^2),   sigma_down^2 = sigma_next^2 - sigma_up^2
 
-  eta is in [0, 1]; 0 is the sampler alone. Around Euler this is `Euler(eta)`; around `DPMSolver(2)` and `DPMppS(2)` it
-  is what is known as DPM2 a and DPM++ 2S a. DPMSolver(2) is a midpoint rule in sigma and fails on a long step from a
-  very large sigma (a flow at t = 1, zero terminal SNR); DPMppS(2) does not.
+  eta is in [0, 1]; 0 is the sampler without noise. Around Euler this is `Euler(eta)`; around `DPMSolver(2)` and
+  `DPMppS(2)` it is known as DPM2 a and DPM++ 2S a. DPMSolver(2) is a midpoint rule in sigma and fails on a long step
+  from a very large sigma (a flow at t = 1, zero terminal SNR); DPMppS(2) does not.
 
   Raises:
-    ValueError: if eta is out of range; on drawing, if the sampler remembers earlier steps, or sigma rises and eta > 0.
+    ValueError: if eta is out of range; when sampling, if the sampler carries state, or sigma rises and eta > 0.
   """
 
   sampler: Sampler

@@ -15,7 +15,7 @@ from diffjax.typing import Array, NoiseFn, Sampler
 
 @struct.dataclass
 class Churn:
-  """EDM's churn around any one-step sampler: fresh noise first, then the step. The sampler's network calls.
+  """EDM's churn around any one-step sampler: fresh noise, then the sampler's step. The sampler's network calls.
 
   Karras et al. 2022, algorithm 2, lines 4 to 6, with their t_i = sigma:
 
@@ -23,18 +23,18 @@ class Churn:
       t^_i = t_i + gamma_i t_i
       x^_i = x_i + sqrt(t^_i^2 - t_i^2) eps_i,   eps_i ~ N(0, S_noise^2 I)
 
-  and then the sampler's step from t^_i to t_{i+1}; with `Heun` that is the algorithm itself. The step to zero, which is
-  the denoiser's, adds no noise.
+  and then the sampler's step from t^_i to t_{i+1}; with `Heun` this is exactly that algorithm. The last step, to zero,
+  is a plain denoiser call and adds no noise.
 
   Args:
-    sampler: one that remembers no earlier steps.
+    sampler: one that carries no state between steps.
     s_churn: S_churn >= 0, spread over the whole trajectory.
-    s_tmin, s_tmax: the noise levels within which noise is added.
-    s_noise: the factor of the noise, >= 0.
+    s_tmin, s_tmax: the noise levels between which noise is added.
+    s_noise: the noise's scale, >= 0.
     num_steps: N, the grid's number of steps.
 
   Raises:
-    ValueError: if a number is out of range or num_steps is None; on drawing, if the sampler remembers earlier steps.
+    ValueError: if a number is out of range or num_steps is None; when sampling, if the sampler carries state.
   """
 
   sampler: Sampler
@@ -49,7 +49,7 @@ class Churn:
     check_in("[0, inf)", s_churn=self.s_churn, s_tmin=self.s_tmin, s_noise=self.s_noise)
     check_in("[0, inf]", s_tmax=self.s_tmax)
     if self.num_steps is None:
-      raise ValueError("s_churn is spread over the grid's steps, but num_steps is not given; pass num_steps with it.")
+      raise ValueError("s_churn is spread over the grid's steps, but num_steps is missing; pass it with s_churn.")
     check_in("[1, inf)", num_steps=self.num_steps)
     check_sampler(self.sampler)
 
@@ -90,5 +90,5 @@ def dpm2_with_churn(
   s_noise: float = 1.0,
   num_steps: int | None = None,
 ) -> Sampler:
-  """`DPMSolver(2)`, within `Churn` if s_churn is not 0: Heun's second slope, but halfway in log sigma and alone."""
+  """`DPMSolver(2)`, within `Churn` if s_churn is not 0: uses only a second slope, halfway in log sigma."""
   return _churned(DPMSolver(2), s_churn, s_tmin, s_tmax, s_noise, num_steps=num_steps)

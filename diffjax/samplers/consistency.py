@@ -7,14 +7,14 @@ from diffjax.typing import NoiseFn
 
 @struct.dataclass
 class Consistency:
-  """Multistep sampling of a consistency model: jump to the data, add noise again. One network call.
+  """Multistep sampling of a consistency model: jump to the data, then add noise again. One network call.
 
-  Song et al. 2023, algorithm 1, with the model f_theta, our denoiser:
+  Song et al. 2023, algorithm 1, where the model f_theta is our denoiser:
 
       x <- f_theta(x_tau, tau),   x_tau' <- x + sqrt(tau'^2 - epsilon^2) z
 
-  `sigma_min`, their epsilon, is the noise that the model leaves in its data. At 0 this is the multistep sampling of
-  latent consistency models (Luo et al. 2023, algorithm 3).
+  `sigma_min`, their epsilon, is the noise that the model leaves in its output. With 0 this is the multistep sampling
+  of latent consistency models (Luo et al. 2023, algorithm 3).
   """
 
   sigma_min: float = 0.002

@@ -16,12 +16,12 @@ class DDPM:
 
       x_{t-1} = (x_t - (1 - alpha_t) / sqrt(1 - bar alpha_t) eps_theta(x_t, t)) / sqrt(alpha_t) + sigma_t z
 
-  Its first part is the mean of q, here with x0 for eps and x = x0 + sigma * noise for x_t. Nichol & Dhariwal's variance
-  is exp(v log beta_t + (1 - v) log beta-tilde_t).
+  The first term is the mean of q, here in terms of x0 instead of eps, and of x = x0 + sigma * noise instead of x_t.
+  Nichol & Dhariwal's variance is exp(v log beta_t + (1 - v) log beta-tilde_t).
 
-  `fraction` places the log variance between the posterior's (0, "beta tilde") and the larger one (1, "beta"); with
-  `learned=True` the network's own channels say where (Nichol & Dhariwal 2021, eq. 15), and the denoiser must be one
-  that has them. `scaling` is the schedule's: the larger variance depends on it.
+  `fraction` is v, from the posterior's variance (0, "beta tilde") to the larger one (1, "beta"); with `learned=True`
+  the network's extra channels give it (Nichol & Dhariwal 2021, eq. 15), and the denoiser must predict a variance.
+  `scaling` is the schedule's; the larger variance depends on it.
   """
 
   fraction: float = 0.0
@@ -49,6 +49,6 @@ class DDPM:
     denoised = predict(denoiser, x, sigma, key=key)
     if denoised.variance is None:
       raise ValueError(
-        "this denoiser predicts no variance; train the network with model.learned_variance, or use DDPM(fraction=...)."
+        "the denoiser predicts no variance; train the network with model.learned_variance, or use DDPM(fraction=...)."
       )
     return denoised.x0, denoised.variance

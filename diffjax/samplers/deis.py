@@ -12,7 +12,7 @@ COORDINATES = ("log_rho", "time")
 class DEIS:
   """Exponential integrator with a polynomial through the last eps, order 1 to 4 (Zhang & Chen 2022). One network call.
 
-  The paper's tAB-DEIS, with order = r + 1, Psi the transition of the ODE's linear part, and w(s) eps the other part:
+  The paper's tAB-DEIS, with order = r + 1, Psi the transition of the ODE's linear part, and w(s) eps the rest:
 
       x_{i-1} = Psi(t_{i-1}, t_i) x_i + sum_{j=0..r} C_ij eps_theta(x_{i+j}, t_{i+j})
       C_ij = integral from t_i to t_{i-1} of Psi(t_{i-1}, s) w(s) L_j(s) ds
@@ -20,7 +20,7 @@ class DEIS:
 
   In x = x0 + sigma * noise, Psi = 1 and w(s) ds = dsigma: x_next = x + sum_j eps_j * integral of L_j(u) dsigma, with
   u = log sigma ("log_rho", the paper's rho being sigma) or the schedule's time ("time"). Order 1 is DDIM; polynomials
-  in rho itself, the paper's rhoAB-DEIS, are `LMS`. The first steps are of lower order.
+  in rho itself, the paper's rhoAB-DEIS, are `LMS`. The first steps have lower order.
 
   Raises:
     ValueError: if order is not 1 to 4, or the coordinate is unknown.

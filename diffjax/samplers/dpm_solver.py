@@ -9,12 +9,12 @@ from diffjax.samplers.step_checks import check_above_zero
 class DPMSolver:
   """DPM-Solver-1, -2 and -3 (Lu et al. 2022, DPM-Solver, section 3 and algorithms 1 and 2). `order` network calls.
 
-  The noise prediction is expanded in lambda = log(alpha / sigma), whose step is h. Order 1 is DDIM; order 2 is
+  The noise prediction is expanded in lambda = log(alpha / sigma), with step h. Order 1 is DDIM; order 2 is
 
       u = alpha_s / alpha_{t_{i-1}} x - sigma_s (exp(h / 2) - 1) eps_theta(x, t_{i-1}),   lambda_s in the middle
       x_i = alpha_{t_i} / alpha_{t_{i-1}} x - sigma_{t_i} (exp(h) - 1) eps_theta(u, s)
 
-  and order 3 takes two points, at r1 = 1/3 and r2 = 2/3 of h, with D = eps_theta(u, s) - eps_theta(x, t_{i-1}):
+  and order 3 uses two points, at r1 = 1/3 and r2 = 2/3 of h, with D = eps_theta(u, s) - eps_theta(x, t_{i-1}):
 
       u_2 = alpha_{s_2} / alpha_{t_{i-1}} x - sigma_{s_2} (exp(r2 h) - 1) eps_theta(x, t_{i-1})
             - sigma_{s_2} r2 / r1 ((exp(r2 h) - 1) / (r2 h) - 1) D_1
@@ -49,7 +49,7 @@ class DPMSolver:
 
     r1 = 1 / self.order
     sigma_1 = sigma * jnp.exp(-r1 * h)
-    # eps_1 - eps, without the noise that both contain
+    # eps_1 - eps, with the noise common to both cancelled
     d1 = (x0 - denoiser(ddim(sigma_1), sigma_1, key=keys[1])) / sigma_1
     if self.order == 2:
       return ddim(sigma_next) - sigma_next / (2 * r1) * jnp.expm1(h) * d1, carry

@@ -10,14 +10,14 @@ from diffjax.typing import NoiseFn
 class DPMpp2M:
   """DPM-Solver++(2M), second-order multistep (Lu et al. 2022, DPM-Solver++, algorithm 2). One network call.
 
-  With lambda = log(alpha / sigma), h_i its step and r_i = h_{i-1} / h_i,
+  With lambda = log(alpha / sigma), its step h_i and r_i = h_{i-1} / h_i,
 
       D_i = (1 + 1 / (2 r_i)) x_theta(x_{i-1}, t_{i-1}) - 1 / (2 r_i) x_theta(x_{i-2}, t_{i-2})
       x_i = sigma_{t_i} / sigma_{t_{i-1}} x_{i-1} - alpha_{t_i} (exp(-h_i) - 1) D_i
 
   Divided by alpha, sigma / alpha is our sigma: x_next = D + exp(-h) * (x - D). eta = 0 is this ODE solver; eta = 1 is
-  SDE-DPM-Solver++(2M) of the same paper, with exp(-2 h) for exp(-h) and noise sigma_t sqrt(1 - exp(-2 h)); between
-  them, exp(-(1 + eta) h) and sigma_next * sqrt(1 - exp(-2 eta h)). eta is in [0, 1].
+  the same paper's SDE-DPM-Solver++(2M), with exp(-2 h) instead of exp(-h) and noise sigma_t sqrt(1 - exp(-2 h)); in
+  between, exp(-(1 + eta) h) and sigma_next * sqrt(1 - exp(-2 eta h)). eta is in [0, 1].
   """
 
   eta: float = 0.0
@@ -27,7 +27,7 @@ class DPMpp2M:
     check_in("[0, 1]", eta=self.eta)
 
   def init(self, x):
-    # an infinite last step makes the first one first-order without a branch
+    # an infinite previous step makes the first step first-order without a branch
     return jnp.zeros_like(x), jnp.full((), jnp.inf, x.dtype)
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):

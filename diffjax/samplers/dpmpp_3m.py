@@ -10,7 +10,7 @@ from diffjax.typing import NoiseFn
 class DPMpp3M:
   """DPM-Solver++(3M), third-order multistep: the parabola through the last three x0 in log sigma. One network call.
 
-  Lu et al. 2022, DPM-Solver++, section 4: with lambda = log(alpha / sigma), x_theta's Taylor polynomial goes into
+  Lu et al. 2022, DPM-Solver++, section 4: with lambda = log(alpha / sigma), x_theta's Taylor polynomial is inserted in
 
       x_t = sigma_t / sigma_s x_s + sigma_t * integral from lambda_s to lambda_t of exp(lambda) x_theta dlambda
 
@@ -18,11 +18,11 @@ class DPMpp3M:
 
       x_next = exp(-z) * x + z * integral over s in [0, 1] of exp(-z (1 - s)) x0(s h) ds + noise,   z = (1 + eta) h
 
-  which is integrated exactly. eta as in `DPMpp2M`: 0 is the ODE, 1 the reverse SDE, for which this is the three-step
-  predictor of SA-Solver (Xue et al. 2023) with tau^2 = eta: third-order in the mean, second in the variance.
+  which is integrated exactly. eta is as in `DPMpp2M`: 0 is the ODE, 1 the reverse SDE, where this is SA-Solver's
+  three-step predictor (Xue et al. 2023) with tau^2 = eta: third-order in the mean, second-order in the variance.
 
-  The variant that is commonly shipped gives the parabola's second difference half its weight, which makes the method
-  second-order; `shipped=True` is that.
+  The commonly shipped variant gives the parabola's second difference half its weight, which makes the method
+  second-order; `shipped=True` selects it.
   """
 
   eta: float = 0.0
@@ -33,7 +33,7 @@ class DPMpp3M:
     check_in("[0, 1]", eta=self.eta)
 
   def init(self, x):
-    # the step before the first is infinite, 1 / h = 0, so that all differences over it vanish without a branch
+    # the step before the first is infinite, 1 / h = 0, so all differences over it vanish without a branch
     return (jnp.zeros_like(x), jnp.zeros_like(x)), (jnp.zeros((), x.dtype), jnp.ones((), x.dtype))
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):

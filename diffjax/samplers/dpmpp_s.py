@@ -8,7 +8,7 @@ from diffjax.samplers import adams
 class DPMppS:
   """DPM-Solver++(1S), (2S) and (3S) (Lu et al. 2022, DPM-Solver++, algorithm 1 with r = 1/2). `order` network calls.
 
-  The data prediction is expanded in lambda = log(alpha / sigma), whose step is h. Order 1 is DDIM; order 2 is
+  The data prediction is expanded in lambda = log(alpha / sigma), with step h. Order 1 is DDIM; order 2 is
 
       u = sigma_s / sigma_{t_{i-1}} x - alpha_s (exp(-r h) - 1) x_theta(x, t_{i-1})
       D = (1 - 1 / (2 r)) x_theta(x, t_{i-1}) + 1 / (2 r) x_theta(u, s)
@@ -16,7 +16,7 @@ class DPMppS:
 
   Divided by alpha, sigma / alpha is our sigma, exp(-h) = sigma_next / sigma, and the last line is
   ddim(sigma_next) + (1 - exp(-h)) / (2 r) * (x0_s - x0), where ddim(sigma') = x0 + sigma' / sigma * (x - x0). Order 3
-  takes two points, at 1/3 and 2/3 of h: the expansion of DPM-Solver-3, for x0 where that is for the noise.
+  uses two points, at 1/3 and 2/3 of h: the expansion of DPM-Solver-3, for x0 instead of the noise.
 
   Raises:
     ValueError: if order is not 1, 2 or 3.

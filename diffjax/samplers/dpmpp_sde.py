@@ -14,11 +14,11 @@ class DPMppSDE:
 
       x_t = sigma_t / sigma_s exp(-h) x_s + alpha_t (1 - exp(-2 h)) x_theta(x_s, s) + sigma_t sqrt(1 - exp(-2 h)) z
 
-  goes to the middle in log sigma, and x_theta there replaces x_theta(x_s, s) in a step over the whole of h. Divided by
+  leads to the midpoint in log sigma; x_theta there replaces x_theta(x_s, s) in a step over the whole of h. Divided by
   alpha it is x0 + exp(-(1 + eta) h) * (x - x0) + sigma_t * sqrt(1 - exp(-2 eta h)) * z at eta = 1.
 
-  Both stages of a step see one path of noise, that of the SDE itself: what x holds at the middle decays on the way to
-  sigma_next, where fresh noise joins it. eta is as in `DPMpp2M`: 1 is the reverse SDE, 0 DPM-Solver++(2S).
+  Both stages of a step share one noise path, that of the SDE: the midpoint's noise decays on the way to sigma_next,
+  where fresh noise is added. eta is as in `DPMpp2M`: 1 is the reverse SDE, 0 DPM-Solver++(2S).
   """
 
   eta: float = 1.0

@@ -9,7 +9,7 @@ from diffjax.typing import Array, NoiseFn
 
 
 def er_sde_5(sigma: Array) -> Array:
-  """phi(sigma) / sigma = exp(sigma^0.3) + 10, the paper's SDE 5: noise between the ODE's and the SDE's."""
+  """phi(sigma) / sigma = exp(sigma^0.3) + 10, the paper's SDE 5: noise between the ODE's and the reverse SDE's."""
   return jnp.exp(sigma**0.3) + 10
 
 
@@ -17,17 +17,17 @@ def er_sde_5(sigma: Array) -> Array:
 class ERSDE:
   """Extended reverse-time SDE solver of order 1, 2 or 3 (Cui et al. 2023, ER-SDE-Solvers). One network call.
 
-  With the paper's phi, r = phi(sigma_next) / phi(sigma) and derivatives of x_theta by sigma, its solver for
-  x = x0 + sigma * noise (the variance-exploding one; others are that divided by alpha) is
+  With the paper's phi, r = phi(sigma_next) / phi(sigma) and derivatives of x_theta with respect to sigma, its solver
+  for x = x0 + sigma * noise (the variance-exploding one; the others are the same after division by alpha) is
 
       x_next = r x + (1 - r) x_theta + sum_k w_k x_theta^(k) + sqrt(sigma_next^2 - r^2 sigma^2) z
       w_k = -integral from sigma_next to sigma of (1 - phi(sigma_next) / phi(s)) (s - sigma)^(k - 1) / (k - 1)! ds
 
-  `scale(sigma)` is phi(sigma) / sigma: it must not fall with sigma, and the faster it grows, the more noise there is.
-  Constant it is the ODE, sigma itself the reverse SDE, and `er_sde_5` lies between.
+  `scale(sigma)` is phi(sigma) / sigma: it must not decrease with sigma, and the faster it grows, the more noise is
+  added. A constant gives the ODE, sigma itself the reverse SDE, and `er_sde_5` something in between.
 
-  The paper's algorithm takes a backward difference for the slope of x0 beside its third-order term, which leaves that
-  second-order; here the slope is the parabola's own. `shipped=True` is the paper's.
+  The paper's algorithm uses a backward difference for the slope of x0 next to its third-order term, which makes the
+  method second-order; here the slope is the parabola's. `shipped=True` selects the paper's.
   """
 
   order: int = struct.field(pytree_node=False, default=3)
@@ -41,7 +41,7 @@ class ERSDE:
       raise ValueError(f"scale is {self.scale!r}, but must be a function of sigma such as samplers.er_sde.er_sde_5.")
 
   def init(self, x):
-    # the level before the first is infinite, 1 / step = 0, so that all differences to it vanish without a branch
+    # the level before the first is infinite, 1 / step = 0, so all differences to it vanish without a branch
     return (jnp.zeros_like(x), jnp.zeros_like(x)), (jnp.full((), jnp.inf, x.dtype), -jnp.ones((), x.dtype))
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
@@ -63,7 +63,7 @@ class ERSDE:
     return x + sigma_up * self.noise(key_noise, x.shape), ((x0, slope), (jnp.asarray(sigma, x.dtype), per_step))
 
   def _weights(self, sigma, sigma_next):
-    """Of the slope and the curvature of x0 at sigma: integrals over [sigma_next, sigma], by Gauss in log sigma."""
+    """Weights of x0's slope and curvature at sigma: integrals over [sigma_next, sigma], by Gauss in log sigma."""
     points, weights = adams.quadrature(jnp.log(sigma_next), jnp.log(sigma))
     levels = jnp.exp(points)
     areas = weights * levels * (1 - sigma_next * self.scale(sigma_next) / (levels * self.scale(levels)))

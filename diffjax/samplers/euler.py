@@ -14,8 +14,8 @@ class Euler:
       sigma_t = eta sqrt((1 - alpha_{t-1}) / (1 - alpha_t)) sqrt(1 - alpha_t / alpha_{t-1})
 
   Divided by sqrt(alpha_{t-1}) this is x0 + sigma_down * (x - x0) / sigma + sigma_up * noise, with sigma_up = eta *
-  sigma_next * sqrt(1 - (sigma_next / sigma)^2) and sigma_down^2 = sigma_next^2 - sigma_up^2. eta is in [0, 1]; at 1 it
-  is DDPM with the posterior variance, and k-diffusion's Euler ancestral.
+  sigma_next * sqrt(1 - (sigma_next / sigma)^2) and sigma_down^2 = sigma_next^2 - sigma_up^2. eta is in [0, 1]; 1 is
+  DDPM with the posterior variance, and k-diffusion's Euler ancestral.
   """
 
   eta: float = 0.0

@@ -6,11 +6,11 @@ from diffjax.samplers import adams
 
 @struct.dataclass
 class IPNDM:
-  """Improved PNDM, order 1 to 4: PNDM started by lower orders (Zhang & Chen 2022, DEIS). One network call.
+  """Improved PNDM, order 1 to 4: PNDM started with lower orders (Zhang & Chen 2022, DEIS). One network call.
 
-  x_next = x + (sigma_next - sigma) * e with Adams and Bashforth's weights for equal steps, whatever the grid: e_t,
-  (3 e_t - e_{t+1}) / 2, (23, -16, 5) / 12, and from the fourth step on (55, -59, 37, -9) / 24. So the order is reached
-  on grids uniform in sigma, and is at most 2 on others.
+  x_next = x + (sigma_next - sigma) * e with the Adams-Bashforth weights for equal steps, whatever the grid: e_t,
+  (3 e_t - e_{t+1}) / 2, (23, -16, 5) / 12, and from the fourth step on (55, -59, 37, -9) / 24. The full order is
+  therefore reached only on grids uniform in sigma; on others it is at most 2.
 
   Raises:
     ValueError: if order is not 1 to 4.
@@ -32,6 +32,6 @@ class IPNDM:
 
 
 def push_step(past: adams.History, eps: jnp.ndarray) -> adams.History:
-  """Remembers eps [B, ...] at the place 0, 1, 2, ...: the number of the step."""
+  """Appends eps [B, ...] at place 0, 1, 2, ...: the index of the step."""
   last = past.places[0]
   return past.push(eps, jnp.where(jnp.isfinite(last), last + 1, 0))

@@ -7,7 +7,7 @@ class LMS:
   """Adams-Bashforth in sigma on any grid, order 1 to 4 (Hairer, Norsett & Wanner, section III.5). One network call.
 
   x_next = x + sum_j eps_j * integral from sigma to sigma_next of L_j(s) ds, with L_j the Lagrange polynomials of the
-  last levels and eps_j = dx / dsigma = (x - x0) / sigma there; k-diffusion's "LMS". The first steps are of lower order.
+  last levels and eps_j = dx / dsigma = (x - x0) / sigma there; k-diffusion's "LMS". The first steps have lower order.
 
   Raises:
     ValueError: if order is not 1 to 4.

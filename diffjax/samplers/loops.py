@@ -8,10 +8,10 @@ from diffjax.typing import PyTree
 
 
 def while_loop(going: Callable, body: Callable, state: PyTree, max_steps: int) -> PyTree:
-  """`jax.lax.while_loop` of at most `max_steps` turns that can also be differentiated backward.
+  """`jax.lax.while_loop` of at most `max_steps` iterations that supports reverse-mode differentiation.
 
-  The gradient, also in what `body` closes over, runs the loop as a scan of max_steps turns and skips the idle ones.
-  `going` may look at the state only.
+  The gradient, including that of values `body` closes over, runs the loop as a scan of max_steps iterations and skips
+  the idle ones. `going` may depend only on the state.
   """
   jaxpr, shapes = jax.make_jaxpr(body, return_shape=True)(state)
   outline = jax.tree.structure(shapes)

@@ -11,23 +11,23 @@ from diffjax.typing import Sampler
 
 @struct.dataclass
 class MeanGuided:
-  """Guidance of where a step ends: the sampler steps with the unguided x0, then guidance's shift is added.
+  """Guides the end of a step: the sampler steps with the unguided x0, then the guidance's shift is added.
 
-  CFG++ takes, with x0_guided and the unguided eps,
+  CFG++ combines x0_guided with the unguided eps,
 
       x_{t-1} = sqrt(bar alpha_{t-1}) x0_guided + sqrt(1 - bar alpha_{t-1}) eps
 
-  and DPS x_{i-1} = x'_{i-1} - zeta_i grad_{x_i} ||y - A(x0(x_i))||^2, where x' is the unguided step. Both are the
-  unguided step plus a shift. The noise that stays in the picture is then the unguided model's. Around Euler(eta),
+  and DPS takes x_{i-1} = x'_{i-1} - zeta_i grad_{x_i} ||y - A(x0(x_i))||^2, where x' is the unguided step. Both are
+  the unguided step plus a shift, so the noise left in x is the unguided model's. Around Euler(eta),
   `guidance.ClassifierFree` with a scale in [0, 1] becomes CFG++ (Chung et al. 2024), an energy with position "x0"
-  becomes MPGD, and one with position "mean" DPS or FreeDoM. The denoiser must be guided; of a sampler that calls it
-  more than once, the shift of the first call, at the step's start, is added. As many network calls as the sampler has.
+  becomes MPGD, and one with position "mean" DPS or FreeDoM. The denoiser must be guided; if the sampler calls it more
+  than once per step, the shift of the first call, at the step's start, is used. The sampler's network calls.
 
-  `scaling` is that of the coordinates in which the shift is added: with `schedules.variance_preserving` a shift of
-  x_t = alpha * x, as at the start of the step, is one at its end.
+  `scaling` defines the coordinates in which the shift is the same at the start and the end of a step: with
+  `schedules.variance_preserving` these are x_t = alpha * x.
 
   Raises:
-    ValueError: around `Recurrent`, which belongs around this.
+    ValueError: if it wraps `Recurrent`, which must be outside.
   """
 
   sampler: Sampler
@@ -45,7 +45,7 @@ class MeanGuided:
     def unguided(x, sigma, cond, key):
       denoised = predict(denoiser, x, sigma, cond, key=key)
       if denoised.unguided is None:
-        raise ValueError("this denoiser is not guided; wrap it in guidance such as guidance.ClassifierFree.")
+        raise ValueError("the denoiser is not guided; wrap it in guidance such as guidance.ClassifierFree.")
       shifts.append(denoised.x0 - denoised.unguided)
       return Denoised(denoised.unguided.astype(x.dtype), variance=denoised.variance)
 

@@ -1,4 +1,4 @@
-"""A row of the table of methods, `samplers.METHODS`, and the table as text for `sample.py --list_samplers`."""
+"""The row type of the table `samplers.METHODS`, and the table as text for `sample.py --list_samplers`."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -7,17 +7,17 @@ from diffjax.typing import Sampler
 
 
 class Method(NamedTuple):
-  """What makes a sampler, its order of convergence, network calls, source of noise, and paper.
+  """A sampler's constructor, order of convergence, network calls, source of noise, and paper.
 
   Attributes:
-    make: the sampler from its hyper-parameters, all of which have defaults.
-    order: of the ODE's solution, or of the variance for a method that is always stochastic; that of the defaults, as
-      the tests measure it on a grid even in log sigma. Restart's asks for more steps of its own, too, and adaptive's is
-      of the calls that a tolerance takes. "-" is none: few-step models jump, and a corrector leaves a bias of about
-      snr^2 in the variance.
-    calls: network calls of each step; where they vary, those of the first steps and of the later ones, as in "4, 1", or
-      a word. The step to zero costs one call more.
-    stochastic: "no", "yes", or the hyper-parameter that makes it so.
+    make: builds the sampler from its hyper-parameters, all of which have defaults.
+    order: order of the ODE's solution, or of the variance for a method that is always stochastic, with the default
+      hyper-parameters, as the tests measure it on a grid uniform in log sigma. For Restart its own steps must be
+      refined too, and for adaptive it is the order in the number of calls that a tolerance takes. "-" means none:
+      few-step models jump, and a corrector leaves a bias of about snr^2 in the variance.
+    calls: network calls per step; if they vary, those of the first and of the later steps, as in "4, 1", or a word.
+      The step to zero costs one more call.
+    stochastic: "no", "yes", or the hyper-parameter that makes the method stochastic.
     paper: authors, year and name.
   """
 
@@ -29,7 +29,7 @@ class Method(NamedTuple):
 
 
 def table(methods: Mapping[str, Method]) -> str:
-  """Methods by name as lines of text, under a heading."""
+  """The methods as a text table with a header."""
   heading = ("name", "order", "calls per step", "stochastic", "paper")
   rows = [heading, *((name, *map(str, method[1:])) for name, method in methods.items())]
   widths = [max(map(len, column)) for column in zip(*rows)]

@@ -11,18 +11,18 @@ from diffjax.typing import Sampler
 
 @struct.dataclass
 class Momentum:
-  """The memory of adaptive projected guidance (Sadat et al. 2024): each step's difference joins those before.
+  """Momentum of adaptive projected guidance (Sadat et al. 2024): adds up the differences of successive steps.
 
   The paper's algorithm 1 keeps a running difference D_t = (x0(c) - x0) + beta D_{t+1}.
 
-  With `guidance.AdaptiveProjected` as the denoiser the difference of its two predictions becomes
-  difference + momentum * (that of the step before). The paper takes negative numbers, about -0.5: what guidance did
-  already, it does less. Of a sampler that calls the denoiser more than once, the difference of the first call, at the
-  step's start, is remembered. The last step, to zero, is the denoiser itself, without memory. As many network calls as
-  the sampler has.
+  With `guidance.AdaptiveProjected` as the denoiser, the difference of its two predictions becomes
+  difference + momentum * (the previous step's). The paper uses negative values, about -0.5, which damp directions that
+  guidance has already followed. If the sampler calls the denoiser more than once per step, the difference of the first
+  call, at the step's start, is kept. The last step, to zero, is a plain denoiser call without momentum. The sampler's
+  network calls.
 
   Raises:
-    ValueError: around `Recurrent`, which belongs around this; on stepping, if the denoiser is no such guidance.
+    ValueError: if it wraps `Recurrent`, which must be outside; when stepping, if the denoiser is not such guidance.
   """
 
   sampler: Sampler
@@ -44,7 +44,7 @@ class Momentum:
         denoised = predict(denoiser, x, sigma, cond, key=key, past=self.momentum * past)
       except TypeError as error:
         raise ValueError(
-          "momentum needs guidance that has one; make the denoiser a guidance.AdaptiveProjected itself."
+          "Momentum needs guidance that supports it; pass a guidance.AdaptiveProjected as the denoiser."
         ) from error
       differences.append(denoised.difference)
       return dataclasses.replace(denoised, x0=denoised.x0.astype(x.dtype))

@@ -9,17 +9,17 @@ from diffjax.schedules import VP, Schedule
 
 @struct.dataclass
 class PNDM:
-  """Pseudo numerical method: DDIM's step along an eps that classical fourth-order rules combine (Liu et al. 2022).
+  """Pseudo numerical method: DDIM's step with an eps combined by classical fourth-order rules (Liu et al. 2022).
 
-  DDIM's step phi(x, e, t, t') of the paper is x + (sigma_next - sigma) * e here, and e is
+  The paper's DDIM step phi(x, e, t, t') is x + (sigma_next - sigma) * e here, and e is
 
       (e_1 + 2 e_2 + 2 e_3 + e_4) / 6                                       in the first three steps
       (55 e_t - 59 e_{t+delta} + 37 e_{t+2 delta} - 9 e_{t+3 delta}) / 24   in the others
 
-  The first, pseudo Runge-Kutta (PRK), takes four network calls, e_2 and e_3 in the middle of the step in the schedule's
-  time; the second, pseudo linear multistep (PLMS), takes one. With `skip_prk` the
-  start is one step of Heun's rule, two calls, and PLMS of rising order. The order is 4 on grids uniform in sigma and 2
-  on others. The start, a rule in sigma, fails on a long step from a very large sigma (a flow at t = 1).
+  The first rule, pseudo Runge-Kutta (PRK), takes four network calls, with e_2 and e_3 in the middle of the step in the
+  schedule's time; the second, pseudo linear multistep (PLMS), takes one. With `skip_prk` the start is one step of
+  Heun's rule, two calls, then PLMS of rising order. The order is 4 on grids uniform in sigma and 2 on others. The
+  start, a rule in sigma, fails on a long step from a very large sigma (a flow at t = 1).
   """
 
   schedule: Schedule = VP()

@@ -9,18 +9,18 @@ from diffjax.typing import NoiseFn, Sampler
 
 @struct.dataclass
 class PredictorCorrector:
-  """A step of any sampler, then Langevin steps at the level it reached (Song et al. 2020, algorithms 2 and 4).
+  """A step of any sampler, then Langevin steps at the new level (Song et al. 2020, algorithms 2 and 4).
 
   With the score g = -(x - x0) / sigma^2, noise z and r = `snr`, each of `num_corrections` steps is
 
       epsilon <- 2 (r |z| / |g|)^2,   x <- x + epsilon g + sqrt(2 epsilon) z
 
-  whose norms are taken per sample. In x = x0 + sigma * noise the variance-preserving corrector, algorithm 5, is the
-  same but for a factor 1 - beta. One network call for each correction, beside the predictor's.
+  with norms taken per sample. In x = x0 + sigma * noise the variance-preserving corrector, algorithm 5, is the same up
+  to a factor 1 - beta. One network call per correction, in addition to the predictor's.
 
-  Both norms are taken as if x had `added_dims` more dimensions, each of the noise's variance. In pictures these hardly
-  count; in few dimensions the norms of one sample vary so much that the step, and with it the spread of what is drawn,
-  would be far too large: the paper averages over the batch instead, which makes samples depend on one another.
+  Both norms are computed as if x had `added_dims` more dimensions, each with the noise's variance. For images these
+  hardly matter; in few dimensions the norms of one sample vary so much that the step, and with it the spread of the
+  samples, would be far too large. The paper averages over the batch instead, which makes samples depend on each other.
   added_dims = 0 is the paper's rule for a batch of one.
   """
 
@@ -32,7 +32,7 @@ class PredictorCorrector:
 
   def __post_init__(self):
     if self.num_corrections != int(self.num_corrections) or self.num_corrections < 0:
-      raise ValueError(f"num_corrections is {self.num_corrections}, but must be a whole number from 0 on; 1 is usual.")
+      raise ValueError(f"num_corrections is {self.num_corrections}, but must be a whole number >= 0; 1 is usual.")
     check_in("[0, inf)", snr=self.snr, added_dims=self.added_dims)
 
   def init(self, x):
@@ -50,7 +50,7 @@ class PredictorCorrector:
   def _correct(self, denoiser, x, sigma, key):
     key_model, key_noise = randomness.split(key)
     x0, noise = denoiser(x, sigma, key=key_model), self.noise(key_noise, x.shape)
-    # the paper's step size over sigma^2; its score is -(x - x0) / sigma^2
+    # the paper's step size divided by sigma^2; its score is -(x - x0) / sigma^2
     length = arrays.squared_norm((x - x0) / sigma) + self.added_dims
     reach = arrays.squared_norm(noise) + self.added_dims
     step_size = 2 * jnp.square(self.snr) * reach / jnp.maximum(length, 1e-30)

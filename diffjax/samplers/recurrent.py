@@ -7,15 +7,15 @@ from diffjax.typing import NoiseFn, Sampler
 
 @struct.dataclass
 class Recurrent:
-  """Time travel: goes back to sigma with fresh noise and steps again, `repeats` steps in all within the interval.
+  """Time travel: returns to sigma with fresh noise and steps again, `repeats` steps in all within the interval.
 
-  In the variance-preserving z_t = sqrt(alpha_t) * x the papers go back from t - 1 to t by
+  In the variance-preserving z_t = sqrt(alpha_t) * x the papers return from t - 1 to t by
 
       z_t = sqrt(alpha_t / alpha_{t-1}) z_{t-1} + sqrt(1 - alpha_t / alpha_{t-1}) eps'
 
-  which is x + sqrt(sigma^2 - sigma_next^2) * noise. The self-recurrence of universal guidance (Bansal et al. 2023,
-  algorithm 1), the time travel of FreeDoM (Yu et al. 2023) and of training-free guidance. `repeats` times the sampler's
-  network calls.
+  which is x + sqrt(sigma^2 - sigma_next^2) * noise. This is the self-recurrence of universal guidance (Bansal et al.
+  2023, algorithm 1) and the time travel of FreeDoM (Yu et al. 2023) and of training-free guidance. `repeats` times the
+  sampler's network calls.
   """
 
   sampler: Sampler
@@ -25,7 +25,7 @@ class Recurrent:
 
   def __post_init__(self):
     if self.repeats != int(self.repeats) or self.repeats < 1:
-      raise ValueError(f"repeats is {self.repeats}, but the sampler must step at least once, and whole times.")
+      raise ValueError(f"repeats is {self.repeats}, but must be a whole number of at least 1.")
 
   def init(self, x):
     return self.sampler.init(x)
@@ -35,7 +35,7 @@ class Recurrent:
 
     def there_and_back(x, number):
       key_step, key_noise = randomness.split(randomness.fold_in(key, number))
-      # each round starts from the same past: x is at the same level again
+      # each repeat starts from the same carry: x is at the same level again
       there, _ = self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step)
       up = jnp.sqrt((sigma - sigma_next) * (sigma + sigma_next))
       return (there + up * self.noise(key_noise, x.shape)).astype(x.dtype)
@@ -47,6 +47,6 @@ class Recurrent:
 
 
 def check_outside(sampler: Sampler, name: str) -> None:
-  """Raises ValueError if a sampler is time travel, which what `name` says cannot be put around."""
+  """Raises ValueError if `sampler` is a Recurrent, which the wrapper called `name` cannot wrap."""
   if isinstance(sampler, Recurrent):
-    raise ValueError(f"{name} takes what its sampler did first in a step; wrap it by Recurrent, not Recurrent by it.")
+    raise ValueError(f"{name} uses the first call of its sampler's step; put Recurrent around it, not inside.")

@@ -13,15 +13,15 @@ from diffjax.typing import Array, NoiseFn, Sampler
 
 @struct.dataclass
 class Restart:
-  """Restart sampling (Xu et al. 2023, algorithm 1): goes back to t_max by fresh noise, and down again, K times.
+  """Restart sampling (Xu et al. 2023, algorithm 1): returns to t_max with fresh noise, then down again, K times.
 
       x_{t_max} = x_{t_min} + sqrt(t_max^2 - t_min^2) eps,  then the ODE from t_max to t_min
 
-  Any deterministic sampler does the steps. Once one of them has brought sigma down to t_min or below, noise takes x
-  from there up to t_max, and `num_steps` steps on a Karras grid take it back down, which contracts the errors that had
-  gathered. A grid that ends above t_min never restarts. Several intervals: a Restart of a Restart.
+  The steps are those of any deterministic sampler. Once one of them reaches t_min or below, noise takes x from there
+  up to t_max, and `num_steps` steps on a Karras grid bring it back down, which contracts accumulated errors. A grid
+  that ends above t_min never restarts. For several intervals, nest Restart in Restart.
 
-  Costs num_restarts * num_steps steps of `sampler` besides the grid's own.
+  Costs num_restarts * num_steps steps of `sampler` in addition to the grid's.
 
   Raises:
     ValueError: unless 0 < t_min < t_max, and num_restarts and num_steps are whole numbers of at least 1.
@@ -53,15 +53,15 @@ class Restart:
     num_steps: int = 2,
     scaling: Callable[[Array], Array] = variance_exploding,
   ) -> "Restart":
-    """With Heun's steps in the schedule's own scale."""
+    """Restart around `Heun` with the schedule's scaling."""
     return cls(Heun(scaling=scaling), t_min, t_max, num_restarts, num_steps)
 
   def check_grid(self, sigmas: Array) -> None:
-    """Raises ValueError if the levels of a grid [N + 1] do not pass t_min, so that there would be no restart."""
+    """Raises ValueError if a grid [N + 1] does not cross t_min, so that no restart would happen."""
     if not sigmas[-2] <= self.t_min < sigmas[0]:
       raise ValueError(
         f"restart begins at sigma {float(self.t_min):.3g}, but the grid goes from {float(sigmas[0]):.3g} to "
-        f"{float(sigmas[-2]):.3g} above zero; take a t_min between the two, or another grid."
+        f"{float(sigmas[-2]):.3g} above zero; choose a t_min between the two, or another grid."
       )
 
   def init(self, x):

@@ -12,7 +12,7 @@ class RK4:
       k_1 = f(t, y),  k_2 = f(t + h/2, y + h k_1 / 2),  k_3 = f(t + h/2, y + h k_2 / 2),  k_4 = f(t + h, y + h k_3)
       y_next = y + h (k_1 + 2 k_2 + 2 k_3 + k_4) / 6
 
-  It steps in t = sigma / (1 + sigma), a straight flow's time: see `samplers.runge_kutta` for the reason.
+  Steps in t = sigma / (1 + sigma), a straight flow's time; `samplers.runge_kutta` says why.
   """
 
   def init(self, x):

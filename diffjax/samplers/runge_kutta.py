@@ -1,7 +1,8 @@
 """Explicit Runge-Kutta methods in the time t = sigma / (1 + sigma) of a straight flow.
 
 z = x / (1 + sigma) obeys dz/dt = noise - x0 (Lipman et al. 2022, eq. 23): a line wherever x0 does not change, bounded
-however large sigma is, and smooth down to the data. In sigma, log sigma or 1 / sigma the same methods err more.
+however large sigma is, and smooth down to the data. In sigma, log sigma or 1 / sigma the same methods have larger
+errors.
 """
 
 from collections.abc import Sequence
@@ -10,16 +11,16 @@ from diffjax.arrays import expand
 from diffjax.typing import Array, Denoiser
 
 Tableau = tuple[tuple[float, ...], ...]
-"""Row i holds the weights of slopes 0..i in the position of slope i + 1; the last row those in the result."""
+"""Row i holds the weights of slopes 0..i for the position of slope i + 1; the last row, those for the result."""
 
 
 def slopes(
   denoiser: Denoiser, x: Array, sigma: Array, sigma_next: Array, tableau: Tableau, keys: Sequence[Array], first: Array
 ) -> tuple[Array, list[Array]]:
-  """One step from x [B, ...] at sigma to sigma_next, both [] or [B], that starts with the slope `first`.
+  """One step from x [B, ...] at sigma to sigma_next, both [] or [B], starting with the slope `first`.
 
-  Returns x at the tableau's last position and the slopes dz/dt taken, `first` among them. One network call for each
-  of `keys`, at the positions of the rows in turn.
+  Returns x at the tableau's last position and all slopes dz/dt, including `first`. Makes one network call per key, at
+  the rows' positions in order.
   """
   (t, scale), (t_next, scale_next) = flow_time(sigma), flow_time(sigma_next)
   taken = [first]
@@ -41,6 +42,6 @@ def slope(denoiser: Denoiser, x: Array, sigma: Array, key: Array) -> Array:
 
 
 def flow_time(sigma: Array) -> tuple[Array, Array]:
-  """(t, 1 - t), of which the second is the scale of x0 in z."""
+  """(t, 1 - t); the latter is the scale of x0 in z."""
   scale = 1 / (1 + sigma)
   return scale * sigma, scale

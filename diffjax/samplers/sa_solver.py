@@ -12,7 +12,7 @@ from diffjax.typing import NoiseFn
 class SASolver:
   """Stochastic Adams predictor and corrector (Xue et al. 2023, SA-Solver, algorithm 1). One network call.
 
-  In the paper's symbols, with lambda = log(alpha / sigma), l_j the Lagrange polynomials of the levels known, and tau
+  In the paper's symbols, with lambda = log(alpha / sigma), l_j the Lagrange polynomials of the known levels, and tau
   constant over a step of length h,
 
       x_{i+1} = sigma_{i+1} / sigma_i exp(-tau^2 h) x_i + sum_j b_j x_theta(x_j, t_j)
@@ -22,13 +22,13 @@ class SASolver:
   Divided by alpha, sigma / alpha is our sigma, and the first factor is exp(-(1 + tau^2) h). The b_j sum to 1 minus that
   factor, so the update is written as x0 and differences from x0.
 
-  The predictor interpolates x0 over the last `predictor_order` levels, the corrector over the one it reached and
-  `corrector_order - 1` before; 0 turns the corrector off. `tau` >= 0 is the noise: 0 the ODE, 1 the reverse SDE;
-  outside `interval` = (lowest, highest) sigma it is 0. The mean has the predictor's order (one more with a corrector of
-  one more), while noise limits single pictures to order 1 and the variance to 2.
+  The predictor interpolates x0 over the last `predictor_order` levels, the corrector over the new level and the
+  `corrector_order - 1` before it; 0 turns the corrector off. `tau` >= 0 is the noise: 0 gives the ODE, 1 the reverse
+  SDE; outside `interval` = (lowest, highest) sigma it is 0. The mean has the predictor's order (one more with a
+  corrector of one order higher), while noise limits single samples to order 1 and the variance to 2.
 
-  The authors' code replaces one integral by its leading term where two levels are interpolated, which keeps the order
-  and is meant for few steps; `shipped=True` does so.
+  The authors' code replaces one integral by its leading term when two levels are interpolated, which keeps the order
+  and is meant for few steps; `shipped=True` does the same.
   """
 
   predictor_order: int = struct.field(pytree_node=False, default=3)
@@ -65,7 +65,7 @@ class SASolver:
     return x_next, (past.push(x0, sigma), (x, noise))
 
   def _move(self, x, known, order, sigma, sigma_next, noise):
-    """x from sigma to sigma_next, with x0 the polynomial through the first `order` values known."""
+    """x from sigma to sigma_next, with x0 the polynomial through the first `order` known values."""
     tau = jnp.where(arrays.within(sigma, self.interval), self.tau, 0.0).astype(x.dtype)
     start, end, places = -jnp.log(sigma), -jnp.log(sigma_next), -jnp.log(known.places[:order])
     h, rate = end - start, 1 + tau**2

@@ -1,4 +1,4 @@
-"""What a method cannot step, or wrap, said in one sentence where the numbers are known; traced numbers pass."""
+"""Checks that a method can take a step or wrap a sampler; traced values are not checked."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from diffjax.typing import Array, PyTree, Sampler
 
 
 def check_above_zero(sampler: Sampler, sigma_next: Array) -> None:
-  """Raises ValueError for a step to sigma_next = 0 of a method that divides by sigma_next or takes its logarithm."""
+  """Raises ValueError for a step to sigma_next = 0, for methods that divide by sigma_next or take its logarithm."""
   if not _traced(sigma_next) and np.any(np.asarray(sigma_next) <= 0):
     name = type(sampler).__name__
     raise ValueError(f"{name} has no step to sigma_next = 0; call the denoiser there, as diffjax.sample does.")
 
 
 def check_downward(sampler: Sampler, sigma: Array, sigma_next: Array, noise: Any = 1.0) -> None:
-  """Raises ValueError for a step up in sigma of a method whose share of fresh `noise`, such as eta, is not 0.
+  """Raises ValueError for a step up in sigma if the method's amount of fresh `noise`, such as eta, is not 0.
 
   The reverse process is defined downward only; without noise a method follows the ODE in either direction.
   """
@@ -27,14 +27,14 @@ def check_downward(sampler: Sampler, sigma: Array, sigma_next: Array, noise: Any
 
 
 def init_one_step(wrapper: Any, x: Array) -> PyTree:
-  """The carry of the sampler that `wrapper` holds; raises ValueError if it takes anything from step to step.
+  """The carry of the sampler in `wrapper`; raises ValueError if that sampler carries state between steps.
 
-  Fresh noise moves x off the path that the carried values were taken on, so a multistep formula no longer holds.
+  Fresh noise moves x off the path of the carried values, so a multistep formula no longer holds.
   """
   carry = wrapper.sampler.init(x)
   if jax.tree.leaves(carry):
     outside, inside = type(wrapper).__name__, type(wrapper.sampler).__name__
-    raise ValueError(f"{outside} needs a sampler without memory, but {inside} has one; wrap one such as DPMppS(2).")
+    raise ValueError(f"{outside} needs a sampler without state, but {inside} has state; wrap one such as DPMppS(2).")
   return carry
 
 

@@ -13,19 +13,19 @@ class UniPC:
   """UniPC-p in x0, order 1 to 3: a predictor of order p, corrected to order p + 1 (Zhao et al. 2023). One network call.
 
   Predictor (UniP) and corrector (UniC, with x0 at the new level among the D_m) are one formula. In the paper's symbols,
-  for the data prediction, with lambda = log(alpha / sigma), h its step, and D_m the differences of x_theta at r_m h:
+  for data prediction, with lambda = log(alpha / sigma), its step h, and D_m the differences of x_theta at r_m h:
 
       x_i = sigma_i / sigma_{i-1} x_{i-1} + alpha_i (1 - exp(-h)) x_theta(x_{i-1}) + alpha_i B(h) sum_m a_m / r_m D_m
 
   Divided by alpha: x_next = x0 + exp(-h) * (x - x0) + sum_m w_m * (x0_m - x0). The paper chooses a_m so that
   polynomials through all points are integrated exactly; then B(h) cancels, and w_m = integral of exp(l - h) L_m(l) dl
-  over [0, h]. Where one point beside the nearest is known it takes a = 1/2 instead, and B(h) = h ("bh1") or
+  over [0, h]. If only one point besides the nearest is known, it sets a = 1/2 instead, and B(h) = h ("bh1") or
   1 - exp(-h) ("bh2").
 
-  The corrector uses the x0 that the next predictor needs anyway. The first steps are of lower order.
+  The corrector uses the x0 that the next predictor needs anyway. The first steps have lower order.
 
   Raises:
-    ValueError: if order is not 1 to 3, or the kind unknown.
+    ValueError: if order is not 1 to 3, or kind is unknown.
   """
 
   order: int = struct.field(pytree_node=False, default=3)
@@ -48,7 +48,7 @@ class UniPC:
     return self._move(x, past, -jnp.log(sigma_next)), (x, past)
 
   def _correct(self, x_last, past, x0, place):
-    # before the first step any finite place will do: a nan that is not chosen would still spoil gradients
+    # before the first step any finite place will do: even an unselected NaN would spoil gradients
     last = jnp.where(jnp.isfinite(past.places[0]), past.places[0], place - 1)
     known = adams.History(
       jnp.concatenate([past.values[:1], x0[None], past.values[1:]]),

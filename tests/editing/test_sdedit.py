@@ -17,7 +17,7 @@ def test_strength_is_the_share_of_levels(strength, left):
 
 @pytest.mark.parametrize("strength", [0, -0.1, 1.01, float("nan")])
 def test_strength_out_of_range(strength):
-  with pytest.raises(ValueError, match=r"strength is .*, but must lie above 0"):
+  with pytest.raises(ValueError, match=r"strength is .*, but must be above 0"):
     editing.shorten(GRID, strength)
 
 

@@ -200,7 +200,7 @@ def test_check_refuses_predictions_that_pure_noise_leaves_without_meaning(tiny, 
   config.schedule = schedule
   for name in ("eps", "score"):
     config.prediction = {"name": name}
-    with pytest.raises(ValueError, match=f"{name.capitalize()} says nothing about the data where the schedule ends"):
+    with pytest.raises(ValueError, match=f"{name.capitalize()} does not determine x0 where the schedule ends"):
       from_config.check(config)
   config.prediction = {"name": "v"}
   from_config.check(config)

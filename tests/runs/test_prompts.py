@@ -139,7 +139,7 @@ def test_words_are_guided_as_the_clip_says_and_pictures_by_the_default(clip):
     assert pictures.config == configuration.default_guidance_config()
   published = dataclasses.replace(clip, config=None)
   assert runs.make_prompt(published, "a three").config == configuration.default_guidance_config()
-  with pytest.raises(ValueError, match="one prompt alone"):
+  with pytest.raises(ValueError, match="at least two prompts"):
     runs.make_prompt(published, "a three", config=clip.config.guidance)
 
 
@@ -291,7 +291,7 @@ def test_guidance_that_moves_the_mean_wraps_the_sampler(clip, model):
     (dict(penalties=dict(out_of_rnage=1.0)), "Did you mean 'out_of_range'"),
     (dict(options=dict(clmap=1.0)), "no parameter 'clmap'"),
     (dict(scale=float("nan")), "must be finite"),
-    (dict(repeats=0), "at least once"),
+    (dict(repeats=0), "a whole number of at least 1"),
   ],
 )
 def test_guidance_config_that_cannot_work(clip, model, change, says):

@@ -51,7 +51,7 @@ def test_by_name_it_is_there_only_where_asked_for(name):
   alone = make()
   assert alone == make(0.0, num_steps=18) == {"heun": samplers.Heun(), "dpm2": samplers.DPMSolver(2)}[name]
   assert make(10.0, num_steps=18) == samplers.Churn(alone, 10.0, num_steps=18)
-  with pytest.raises(ValueError, match="pass num_steps with it"):
+  with pytest.raises(ValueError, match="num_steps is missing; pass it with s_churn"):
     make(s_churn=10.0)
   assert from_config.SAMPLERS["heun"](1.0, num_steps=9, scaling=schedules.flow).sampler.scaling is schedules.flow
 
@@ -85,7 +85,7 @@ WRAPPERS = {
 def test_samplers_with_memory_are_refused(wrapper):
   for inside in (samplers.DPMpp2M(), samplers.LMS(), samplers.Momentum(samplers.Heun()), samplers.Adaptive()):
     name = type(inside).__name__
-    with pytest.raises(ValueError, match=f"needs a sampler without memory, but {name} has one"):
+    with pytest.raises(ValueError, match=f"needs a sampler without state, but {name} has state"):
       WRAPPERS[wrapper](inside).init(jnp.ones((2, 1)))
   with pytest.raises(ValueError, match="sampler is the class Heun"):
     WRAPPERS[wrapper](samplers.Heun)

@@ -39,7 +39,7 @@ def test_cfgpp_through_sample():
 
 @pytest.mark.parametrize("wrap", [samplers.MeanGuided, samplers.Momentum])
 def test_time_travel_goes_around_it(wrap):
-  with pytest.raises(ValueError, match="wrap it by Recurrent"):
+  with pytest.raises(ValueError, match="put Recurrent around it"):
     wrap(samplers.Recurrent(samplers.Euler(), 2))
 
 
@@ -95,7 +95,7 @@ def test_one_repeat_is_the_sampler_itself():
     outside = samplers.Recurrent(sampler, 3, (6.0, 9.0))
     np.testing.assert_allclose(draw(outside), draw(sampler), rtol=1e-5, atol=1e-6)
     assert not np.allclose(draw(samplers.Recurrent(sampler, 3)), draw(sampler), atol=1e-2)
-  with pytest.raises(ValueError, match="at least once"):
+  with pytest.raises(ValueError, match="a whole number of at least 1"):
     samplers.Recurrent(samplers.Euler(), 0)
 
 

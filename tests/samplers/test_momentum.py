@@ -55,5 +55,5 @@ def test_without_momentum_it_is_the_sampler():
 
 def test_guidance_without_a_difference_is_refused():
   for denoiser in (Mixture(), guidance.StaticThreshold(GUIDED)):
-    with pytest.raises(ValueError, match=r"make the denoiser a guidance\.AdaptiveProjected itself"):
+    with pytest.raises(ValueError, match=r"pass a guidance\.AdaptiveProjected as the denoiser"):
       diffjax.sample(denoiser, samplers.Momentum(samplers.Heun()), START, SIGMAS, key=KEYS, cond=LABEL)

@@ -1,1 +1,1 @@
-"""What gradient guidance goes down: energies of x0, one for each picture; low where the picture is as wanted."""
+"""Energies of x0 for gradient guidance to descend: one value per image, low if the image is as wanted."""

@@ -1,6 +1,6 @@
-"""Energies that know nothing of the words: smooth, within range, not oversaturated (Crowson 2021).
+"""Energies that do not depend on the text: smoothness, range, saturation (Crowson 2021).
 
-Each is (x0 [B, H, W, C] in -1..1, keys or None) -> [B], a mean over the picture's values; weigh them with `energies`.
+Each is (x0 [B, H, W, C] in -1..1, keys or None) -> [B], a mean over the image's values; weight them with `energies`.
 """
 
 import jax.numpy as jnp
@@ -10,16 +10,16 @@ from diffjax.typing import Array
 
 
 def total_variation(x0: Array, key: Array | None = None) -> Array:
-  """Mean squared difference of neighbours, along both sides, the last ones having none (Mahendran & Vedaldi 2015)."""
+  """Mean squared difference of neighbours along both axes; borders count as 0 (Mahendran & Vedaldi 2015)."""
   down, right = (jnp.square(jnp.diff(wide(x0), axis=axis)).sum((1, 2, 3)) for axis in (1, 2))
   return (down + right) / x0[0].size
 
 
 def out_of_range(x0: Array, key: Array | None = None) -> Array:
-  """Mean square of how far values lie beyond -1..1."""
+  """Mean squared distance of values from -1..1."""
   return jnp.square(wide(x0 - jnp.clip(x0, -1, 1))).mean((1, 2, 3))
 
 
 def saturation(x0: Array, key: Array | None = None) -> Array:
-  """Mean of how far values lie beyond -1..1."""
+  """Mean distance of values from -1..1."""
   return jnp.abs(wide(x0 - jnp.clip(x0, -1, 1))).mean((1, 2, 3))

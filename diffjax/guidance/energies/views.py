@@ -1,8 +1,7 @@
-"""Views of a picture for CLIP to judge: cut out, turned, grayed and noised, as guided-diffusion's descendants do it.
+"""Random views of an image for CLIP: cropped, rotated, grayed and noised, as in guided-diffusion's descendants.
 
-What CLIP likes about one view may be an accident of it; what it likes about many is in the picture. These follow
-the cutouts of Disco Diffusion 5, though not in every number: overviews of the whole picture, and inner cuts of random
-size.
+A match of one view may be accidental; a match of many views is in the image. These follow the cutouts of Disco
+Diffusion 5, though not in every number: overviews of the whole image, and inner crops of random size.
 """
 
 import dataclasses
@@ -17,9 +16,9 @@ from diffjax.typing import Array
 
 LUMA = (0.2989, 0.587, 0.114)
 CHROMA = (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112)
-"""I and Q of the NTSC's colour space YIQ."""
+"""I and Q of NTSC's colour space YIQ."""
 Count = int | Callable[[Array], Array] | tuple[tuple[float, int], ...]
-"""A number, a function of sigma, or pairs (from this sigma on, a number), the highest sigma first."""
+"""A number, a function of sigma, or pairs (lowest sigma, number), highest sigma first."""
 
 
 @struct.dataclass
@@ -27,18 +26,18 @@ class Cutouts:
   """(x0 [B, H, W, C] in -1..1, keys [B], number) -> [B, size, size, C], the view of that number; differentiable.
 
   Attributes:
-    overview: how many views are of the whole picture, made square with black; a `Count`.
-    inner: how many are of a square part, at random; a `Count`.
-    cut_pow: inner squares have side low + u^cut_pow * (high - low), u uniform, high the picture's shorter side, low
-      `size` or that: above 1 more are small.
-    gray: the share of views without colour.
-    flip: the share of views mirrored.
-    translate: views move by up to this share of their side, along both.
+    overview: number of views of the whole image, padded to a square with black; a `Count`.
+    inner: number of views of a random square crop; a `Count`.
+    cut_pow: crops have side low + u^cut_pow * (high - low), with u uniform, high the image's shorter side, and low the
+      smaller of `size` and high; above 1, more crops are small.
+    gray: fraction of views without colour.
+    flip: fraction of views that are mirrored.
+    translate: views shift by up to this fraction of their side, along both axes.
     jitter: brightness, contrast and saturation change by factors up to 1 +- jitter.
-    hue: colours turn by up to this part of the colour circle, of which 1 is all.
-    noise: standard deviation of the noise that is added.
-    size: side of a view in pixels, the picture tower's own.
-    degrees: views turn by up to this angle.
+    hue: hues shift by up to this fraction of the colour circle.
+    noise: standard deviation of the added noise.
+    size: side of a view in pixels, the image tower's input size.
+    degrees: views rotate by up to this angle.
 
   Raises:
     ValueError: if there is no view at any noise level.
@@ -58,17 +57,17 @@ class Cutouts:
 
   def __post_init__(self):
     if isinstance(self.overview, int) and isinstance(self.inner, int) and self.overview + self.inner < 1:
-      raise ValueError(f"overview is {self.overview} and inner {self.inner}; CLIP must see one view at least.")
+      raise ValueError(f"overview is {self.overview} and inner {self.inner}; CLIP needs at least one view.")
 
   def at(self, sigma: Array) -> "Cutouts":
-    """The views at a noise level: their numbers as numbers."""
-    highest = jnp.max(sigma)  # a batch has one number of views
+    """The views at a noise level, with each `Count` resolved to a number."""
+    highest = jnp.max(sigma)  # the number of views is the same for the whole batch
     return dataclasses.replace(self, overview=_number(self.overview, highest), inner=_number(self.inner, highest))
 
   @property
   def count(self) -> Array:
-    """How many views there are."""
-    # numbers, once `at` a level
+    """The number of views."""
+    # both are numbers after `at`
     return self.overview + self.inner  # pyright: ignore[reportOperatorIssue, reportReturnType]
 
   def __call__(self, x0: Array, keys: Array, number: Array) -> Array:
@@ -84,7 +83,7 @@ class Cutouts:
     return view + self.noise * alone(lambda key: jax.random.normal(key, view.shape))(key_noise)
 
   def _cut(self, image, key, whole):
-    """One square of the picture, moved and maybe mirrored, as a product with a matrix along each side."""
+    """One square of the image, shifted and maybe mirrored, by a matrix product along each axis."""
     key_side, key_place, key_move, key_flip = _split(key, 4)
     sides = jnp.array(image.shape[:2], jnp.float32)
     low, high = min(*image.shape[:2], self.size), min(image.shape[:2])
@@ -126,22 +125,22 @@ def _number(count: Count, sigma):
 
 
 def small_views(size: int, count: Count = 4, translate: float = 0.1, noise: float = 0.3) -> Cutouts:
-  """Views of small pictures, where a cut would leave nothing: the whole of it, moved and noised."""
+  """Views for small images, too small to crop: the whole image, shifted and noised."""
   still = {"gray": 0.0, "flip": 0.0, "jitter": 0.0, "hue": 0.0, "degrees": 0.0}
   return Cutouts(count, 0, translate=translate, noise=noise, size=size, **still)
 
 
 def luma(image: Array) -> Array:
-  """The brightness of [..., C] as equal channels [..., C] (ITU-R BT.601); gray stays as it is."""
+  """The brightness of [..., C] as equal channels [..., C] (ITU-R BT.601); gray is unchanged."""
   if image.shape[-1] == 1:
     return image
   return jnp.broadcast_to(image @ jnp.array(LUMA)[:, None] / sum(LUMA), image.shape)
 
 
 def turn_hue(image: Array, angle: Array) -> Array:
-  """Turns the colours of [..., 3] by an angle in radians about gray, red towards green; their luma stays.
+  """Rotates the colours of [..., 3] about gray by an angle in radians, red towards green; luma is unchanged.
 
-  In the plane of YIQ's chroma, for the hue of HSV has no gradient at gray. A picture of one channel stays as it is.
+  Works in YIQ's chroma plane because the hue of HSV has no gradient at gray. A one-channel image is unchanged.
   """
   if image.shape[-1] == 1:
     return image
@@ -152,22 +151,22 @@ def turn_hue(image: Array, angle: Array) -> Array:
 
 
 def resampling(length: int, start: Array, side: Array, size: int) -> Array:
-  """Weights [size, length] that scale `side` pixels of a line, from `start` on, to `size`, by a triangle.
+  """Weights [size, length] that resample `side` pixels of a line, from `start` on, to `size`, with a triangle filter.
 
-  Antialiased where that shrinks. Only pixels of the part count, of those the ones outside the line as 0. All but the
-  two lengths may be traced.
+  Antialiased when shrinking. Only pixels of that part count; those outside the line are 0. All arguments but `length`
+  and `size` may be traced.
   """
   scale = side / size
   centre = start + (jnp.arange(size) + 0.5) * scale
   pixels = jnp.arange(-length, 2 * length) + 0.5
   inside = (pixels > start) & (pixels < start + side)
   weights = jnp.maximum(1 - jnp.abs(pixels[None] - centre[:, None]) / jnp.maximum(scale, 1.0), 0) * inside[None]
-  total = jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-12)  # far outside there is nothing to weigh
+  total = jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-12)  # far outside, all weights are 0
   return (weights / total)[:, length : 2 * length]
 
 
 def rotate(image: Array, angle: Array) -> Array:
-  """Turns a square image [S, S, C] about its middle by an angle in radians, bilinearly; corners become black, -1."""
+  """Rotates a square image [S, S, C] about its centre by an angle in radians, bilinearly; corners become black, -1."""
   middle = (image.shape[0] - 1) / 2
   y, x = jnp.meshgrid(*(jnp.arange(n) - middle for n in image.shape[:2]), indexing="ij")
   cos, sin = jnp.cos(angle), jnp.sin(angle)

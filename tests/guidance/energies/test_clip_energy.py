@@ -50,7 +50,7 @@ def test_without_views_at_a_noise_level_there_is_no_guidance(features):
   slope = lambda sigma: jax.grad(lambda x: energy.at(jnp.asarray(sigma))(x, KEYS).sum())(IMAGES)
   assert np.abs(slope(7.0)).max() > 0
   np.testing.assert_array_equal(slope(6.0), 0)
-  with pytest.raises(ValueError, match="one view at least"):
+  with pytest.raises(ValueError, match="at least one view"):
     guidance.small_views(8, 0)
 
 
@@ -200,7 +200,7 @@ def test_classifier_free_guidance_goes_underneath(features):
     (TARGETS, [0, 0, 0], {}, "not all of them 0"),
     (TARGETS, [1, np.inf, 0], {}, "finite"),
     (TARGETS, None, {"distance": "angular"}, "choose one of spherical"),
-    (TARGETS[:1], None, {"distance": "softmax"}, "one prompt alone has all of the share"),
+    (TARGETS[:1], None, {"distance": "softmax"}, "softmax needs at least two prompts"),
   ],
 )
 def test_prompts_that_make_no_energy(targets, weights, options, says):
