@@ -109,7 +109,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
   if processes.is_first():
     report = Report(workdir, start, spec.steps, spec.batch_size, spec.log_every, from_config.learning_rate(config))
 
-  def judge(step, state, data_state):
+  def evaluate(step, state, data_state):
     """Evaluates the averaged model on held-out data, and saves it if it is the best."""
     losses = []
     for batch in held_out:
@@ -130,11 +130,11 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     contextlib.closing(newest),
     contextlib.closing(best),
     StopRequest() as stop_request,
-    stop_request.meanwhile(newest.wait),  # finish a checkpoint that is being written
+    stop_request.on_timeout(newest.wait),  # finish a checkpoint that is being written
     Watchdog(start) as watchdog,
   ):
     if found and start and spec.checkpoint_every and start % spec.checkpoint_every == 0:
-      judge(start, found[0], found[1]["data"])  # the process that saved this may have exited before the evaluation
+      evaluate(start, found[0], found[1]["data"])  # the process that saved this may have exited before the evaluation
     pending = None
     for num, traced_num, stacked, data_state in devices.prefetch(feed()):
       stopping = processes.any_process(stop_request)
@@ -146,7 +146,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
       pending = step, num, functools.partial(layout.fetch, metrics)
       last = step == spec.steps or bool(stopping)
       if stopping:
-        stop_request.heed()
+        stop_request.acknowledge()
       saving, showing = (last or (every > 0 and step % every == 0) for every in boundaries[1:])
       if not (saving or showing):
         continue
@@ -159,16 +159,16 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
         if saving and step < spec.steps:
           keep()  # before the evaluation, for which a preempted machine leaves no time
         # with several processes, starting a checkpoint needs all of them
-        with stop_request.meanwhile(*((newest.wait,) if processes.several() else (keep, newest.wait))):
+        with stop_request.on_timeout(*((newest.wait,) if processes.several() else (keep, newest.wait))):
           if saving:
-            judge(step, snapshot, data_state)
+            evaluate(step, snapshot, data_state)
           watchdog.beat(step, slow=True)
           if showing and not processes.any_process(stop_request):
             preview(step, snapshot)
       last = last or bool(processes.any_process(stop_request))
       watchdog.beat(step, slow=last)
       if last:
-        stop_request.heed()
+        stop_request.acknowledge()
         best.wait()
         keep()  # only after the evaluation: a run is complete once its last state is evaluated
         break

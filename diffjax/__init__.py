@@ -21,10 +21,10 @@ from diffjax.warning import DiffjaxWarning
 
 __version__ = "0.1.0"
 
-LOADED_WHEN_ASKED = ("evaluation", "plots", "pretrained", "training")
+LAZY_SUBMODULES = ("evaluation", "plots", "pretrained", "training")
 """Subpackages that are slow to import; each is imported on first use."""
 
-FORMER = {"published": "pretrained", "weights": "pretrained"}
+RENAMED = {"published": "pretrained", "weights": "pretrained"}
 """Subpackage names of version 0.1, with today's names."""
 
 __all__ = [
@@ -41,18 +41,18 @@ __all__ = [
   "sample",
   "samplers",
   "schedules",
-  *LOADED_WHEN_ASKED,
+  *LAZY_SUBMODULES,
 ]
 
 
 def __getattr__(name: str):
-  if name in FORMER:
-    warnings.warn(f"diffjax.{name} is now diffjax.{FORMER[name]}.", DeprecationWarning, stacklevel=2)
-    name = FORMER[name]
-  if name in LOADED_WHEN_ASKED:
+  if name in RENAMED:
+    warnings.warn(f"diffjax.{name} is now diffjax.{RENAMED[name]}.", DeprecationWarning, stacklevel=2)
+    name = RENAMED[name]
+  if name in LAZY_SUBMODULES:
     return importlib.import_module(f"diffjax.{name}")
   raise AttributeError(f"module 'diffjax' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-  return sorted({*globals(), *LOADED_WHEN_ASKED})
+  return sorted({*globals(), *LAZY_SUBMODULES})

@@ -30,29 +30,29 @@ def within(sigma: Array, interval: tuple[float, float]) -> Array:
   return (low <= sigma) & (sigma <= high)
 
 
-def root(square: Array) -> Array:
+def safe_sqrt(square: Array) -> Array:
   """The square root, with gradient 0 at 0, so that noise of scale zero adds nothing to a gradient."""
   zero = square == 0
   return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
-def wide(x: Array) -> Array:
+def upcast(x: Array) -> Array:
   """x in at least float32: in 16 bits, squares and long sums overflow, and small lower bounds underflow to 0."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def squared_norm(x: Array) -> Array:
   """The squared Euclidean norm of each sample of x [B, ...], as [B, 1, ...], in at least float32."""
-  return jnp.square(wide(x)).sum(tuple(range(1, x.ndim)), keepdims=True)
+  return jnp.square(upcast(x)).sum(tuple(range(1, x.ndim)), keepdims=True)
 
 
-def shortening(length: Array, longest: Array | float) -> Array:
+def clip_factor(length: Array, longest: Array | float) -> Array:
   """The factor in [0, 1] that limits vectors of positive `length` to `longest`; if that is inf, 1 with gradient 0."""
   endless = jnp.isposinf(longest)
   # inf / length has an infinite gradient; times zero, for the branch that minimum did not take, it would be NaN
   return jnp.where(endless, 1, jnp.minimum(1, jnp.where(endless, 1, longest) / length))
 
 
-def in_dtypes_of(former: PyTree, tree: PyTree) -> PyTree:
+def cast_like(former: PyTree, tree: PyTree) -> PyTree:
   """Casts `tree` to the dtypes of `former`, leaf by leaf: under x64, noise may be drawn in a wider dtype than x's."""
   return jax.tree.map(lambda a, b: b.astype(a.dtype), former, tree)

@@ -25,7 +25,7 @@ RANGES = {
 }
 """Allowed ranges by name, wherever the name occurs, or only after the prefix given with a dot; all other numbers must
 be finite. Sizes are bounded so that an untrusted config cannot exhaust memory."""
-MOST_IN_LIST = 4096
+MAX_LIST_LENGTH = 4096
 RANGE_OF = {name: interval for interval, names in RANGES.items() for name in names.split()}
 
 
@@ -36,8 +36,8 @@ def check_numbers(values: Mapping[str, Any]) -> None:
   """
   for key, value in values.items():
     interval = RANGE_OF.get(key) or RANGE_OF.get(key.rpartition(".")[2])
-    if isinstance(value, list | tuple) and len(value) > MOST_IN_LIST:
-      raise ValueError(f"{key} has {len(value)} values, but at most {MOST_IN_LIST} are allowed.")
+    if isinstance(value, list | tuple) and len(value) > MAX_LIST_LENGTH:
+      raise ValueError(f"{key} has {len(value)} values, but at most {MAX_LIST_LENGTH} are allowed.")
     for number in value if isinstance(value, list | tuple) else (value,):
       if isinstance(number, numbers.Real):
         right = _lies_in(number, interval or "(-inf, inf)")
@@ -79,7 +79,7 @@ def check_call(name: str, function: Any, arguments: str) -> None:
     raise TypeError(f"{name} takes {signature}, but is called with ({arguments}); make it accept them.") from error
 
 
-def check_whole(least: int, **values: Any) -> None:
+def check_integer(least: int, **values: Any) -> None:
   """Raises ValueError unless each value is a whole number of at least `least`."""
   for name, value in values.items():
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from diffjax.arrays import expand, root
+from diffjax.arrays import expand, safe_sqrt
 from diffjax.schedules import variance_preserving
 from diffjax.typing import Array
 
@@ -38,9 +38,9 @@ def ancestral(sigma: Array, sigma_next: Array, eta: Array | float) -> tuple[Arra
   up, sigma_next > sigma, has no posterior: it is the ODE's step at eta = 0 and NaN for any other eta.
   """
   ratio = sigma_next / sigma
-  sigma_up = sigma_next * eta * root(jnp.where((eta == 0) & (ratio > 1), 0, 1 - ratio**2))
+  sigma_up = sigma_next * eta * safe_sqrt(jnp.where((eta == 0) & (ratio > 1), 0, 1 - ratio**2))
   # sqrt(sigma_next^2 - sigma_up^2), rearranged because that form cancels when eta = 1 and the step is long
-  sigma_down = sigma_next * root((1 - eta) * (1 + eta) + (eta * ratio) ** 2)
+  sigma_down = sigma_next * safe_sqrt((1 - eta) * (1 + eta) + (eta * ratio) ** 2)
   return sigma_down, sigma_up
 
 

@@ -89,7 +89,7 @@ def sample(
     x, past = state
     step, sigma, sigma_next = levels
     stepped = sampler.step(conditioned, x, sigma, sigma_next, past, randomness.fold_in(keys, step))
-    x, past = arrays.in_dtypes_of((x, past), stepped)
+    x, past = arrays.cast_like((x, past), stepped)
     if callback is not None:
       jax.debug.callback(callback, step + 1)
     return (x, past), x if trajectory else None

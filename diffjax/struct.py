@@ -13,7 +13,7 @@ import numpy as np
 from flax.struct import field
 
 T = TypeVar("T")
-MOST_SHOWN = 8
+MAX_PRINTED = 8
 """Arrays with more elements than this are printed as their dtype and shape."""
 
 
@@ -25,7 +25,7 @@ class _Summary(str):
 
 
 def _summary(leaf):
-  if isinstance(leaf, jax.Array | np.ndarray) and leaf.size > MOST_SHOWN:
+  if isinstance(leaf, jax.Array | np.ndarray) and leaf.size > MAX_PRINTED:
     return _Summary(f"{leaf.dtype}{list(leaf.shape)}")
   return leaf
 

@@ -6,7 +6,7 @@ import random
 import time
 from collections.abc import Callable
 
-MOST_SECONDS, MOST_BYTES = 1.0, 200 * 2**20
+MAX_SECONDS, MAX_BYTES = 1.0, 200 * 2**20
 """Of the processor for one trial, and by which the process may grow in all of them."""
 
 
@@ -37,8 +37,8 @@ def endure(
   trials: int,
   attempt: Callable[[random.Random], str],
   seed: int = 0,
-  most_seconds: float = MOST_SECONDS,
-  most_bytes: int = MOST_BYTES,
+  most_seconds: float = MAX_SECONDS,
+  most_bytes: int = MAX_BYTES,
 ) -> dict[str, int]:
   """Makes `trials` attempts, each with a generator of its own; prints and checks what they took.
 
@@ -78,7 +78,7 @@ class Bounded:
   def __exit__(self, kind, *rest):
     gc.unfreeze()
     seconds, growth = time.process_time() - self.start, peak_memory() - self.memory
-    assert kind or (seconds < MOST_SECONDS and growth < MOST_BYTES), (seconds, growth)
+    assert kind or (seconds < MAX_SECONDS and growth < MAX_BYTES), (seconds, growth)
 
 
 def peak_memory(*, reset: bool = False) -> int:

@@ -22,9 +22,9 @@ def test_expand():
 
 
 def test_root_has_no_slope_at_zero():
-  np.testing.assert_allclose(arrays.root(jnp.array([0.0, 4.0])), [0, 2])
-  np.testing.assert_allclose(jax.vmap(jax.grad(arrays.root))(jnp.array([0.0, 4.0])), [0, 0.25])
-  assert np.isnan(arrays.root(jnp.array([-1.0, np.nan]))).all()
+  np.testing.assert_allclose(arrays.safe_sqrt(jnp.array([0.0, 4.0])), [0, 2])
+  np.testing.assert_allclose(jax.vmap(jax.grad(arrays.safe_sqrt))(jnp.array([0.0, 4.0])), [0, 0.25])
+  assert np.isnan(arrays.safe_sqrt(jnp.array([-1.0, np.nan]))).all()
 
 
 def test_within():

@@ -18,13 +18,13 @@ from diffjax.cluster import exit_reasons, processes
 from diffjax.cluster.exit_reasons import Stopped
 from diffjax.cluster.signals import StopRequest
 
-LONGEST = 2000
+MAX_CHARACTERS = 2000
 """Maximum characters of an error to print: some repeat the input, however long."""
-_SENTENCES = (ValueError, ImportError, FloatingPointError, MemoryError, OSError)
+_USER_ERRORS = (ValueError, ImportError, FloatingPointError, MemoryError, OSError)
 """Errors that say what is wrong and how to fix it when our own code raises them."""
 _DISCONNECTED = re.compile("gloo|nccl|connection|heartbeat|coordination|UNAVAILABLE|DEADLINE_EXCEEDED", re.IGNORECASE)
 """Matches errors of collectives whose other end has disconnected."""
-_AGAIN = "the same command resumes from the last checkpoint"
+_RESUME_HINT = "the same command resumes from the last checkpoint"
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _EXPECTED = {
   r"invalid literal for int\(\).*": "expected a whole number",
@@ -87,7 +87,7 @@ def reporting() -> Iterator[None]:
     except Stopped as stop:
       _end(stop)
     except Exception as error:
-      ours = isinstance(error, OSError) or (isinstance(error, _SENTENCES) and _raised_by_us(error))
+      ours = isinstance(error, OSError) or (isinstance(error, _USER_ERRORS) and _raised_by_us(error))
       if not jax.distributed.is_initialized():
         if not ours:
           raise
@@ -97,26 +97,26 @@ def reporting() -> Iterator[None]:
 
 def _end(stop):
   if jax.distributed.is_initialized():
-    _be_deaf()
-    exit_reasons.leave(stop.code, stop.reason)
+    _ignore_signals()
+    exit_reasons.exit_all(stop.code, stop.reason)
   sys.exit(stop.code)
 
 
 def _end_all(error, ours):
   """Ends all processes after an error; if it is not ours, waits first for the reason of another's exit, if any."""
-  _be_deaf()
+  _ignore_signals()
   sentence = _sentence(error)
   say = lambda: print(f"error: {sentence}", file=sys.stderr)
   if ours:
-    exit_reasons.leave(1, f"has failed: {sentence}", say=say)
-  exit_reasons.hear()
+    exit_reasons.exit_all(1, f"has failed: {sentence}", say=say)
+  exit_reasons.wait_for_reason()
   if isinstance(error, jax.errors.JaxRuntimeError) and _DISCONNECTED.search(str(error)):
-    sentence = f"lost connection to another process of the run; {_AGAIN} ({sentence})"
-    exit_reasons.leave(exit_reasons.GONE_ON, f"lost connection to another; {_AGAIN}", say=say)
-  exit_reasons.leave(1, f"has failed: {sentence}", say=lambda: traceback.print_exception(error))
+    sentence = f"lost connection to another process of the run; {_RESUME_HINT} ({sentence})"
+    exit_reasons.exit_all(exit_reasons.RESUMABLE, f"lost connection to another; {_RESUME_HINT}", say=say)
+  exit_reasons.exit_all(1, f"has failed: {sentence}", say=lambda: traceback.print_exception(error))
 
 
-def _be_deaf():
+def _ignore_signals():
   """Ignores further signals: this process exits within a few seconds."""
   if threading.current_thread() is threading.main_thread():
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -164,4 +164,4 @@ def _sentence(error: Any) -> str:
   while isinstance(error, KeyError | AttributeError) and error.args:
     error = error.args[0]  # the text of a KeyError is the repr of its reason
   text = " ".join(str(error).split()) or type(error).__name__
-  return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+  return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."

@@ -17,16 +17,16 @@ from typing import Any, NoReturn
 
 import jax
 
-GONE_ON = 75
+RESUMABLE = 75
 """Exit code (EX_TEMPFAIL) of a run that lost a process or hung; the same command resumes it."""
 GRACE = 5.0
 """Minimum seconds for which an exiting process 0 lets the others receive its reason; after that JAX aborts them."""
-LONGEST = 1000
+MAX_CHARACTERS = 1000
 """Maximum characters of an exit reason."""
-_ALIVE, _LEFT, _HEARD = (f"diffjax/{name}/" for name in ("alive", "left", "heard"))
+_ALIVE, _EXITED, _ACKNOWLEDGED = (f"diffjax/{name}/" for name in ("alive", "exited", "acknowledged"))
 _FAILURES = 5
 """Consecutive failed requests after which the run is considered over."""
-_leaving = threading.Lock()
+_exiting = threading.Lock()
 _step = 0
 _answered = 0.0
 
@@ -53,9 +53,9 @@ def progress(step: int) -> None:
 
 
 def listen(stuck_after: float) -> None:
-  """Starts the threads that end this process if another one `leave`s or sends no heartbeat for `stuck_after` s.
+  """Starts the threads that end this process if another one calls `exit_all` or sends no heartbeat for `stuck_after` s.
 
-  Call after JAX has joined the processes. If one halts, the others dump their stacks and exit with GONE_ON.
+  Call after JAX has joined the processes. If one halts, the others dump their stacks and exit with RESUMABLE.
   """
   global _answered
   _answered = time.monotonic()
@@ -63,7 +63,7 @@ def listen(stuck_after: float) -> None:
   listener = threading.Thread(target=_listen, args=(run, stuck_after, over), daemon=True)
   listener.start()
   if run.process_id != 0:
-    threading.Thread(target=_watch_first, args=(run, stuck_after, over), daemon=True).start()
+    threading.Thread(target=_watch_process_0, args=(run, stuck_after, over), daemon=True).start()
 
   @atexit.register
   def end():
@@ -74,12 +74,12 @@ def listen(stuck_after: float) -> None:
       listener.join(GRACE)  # Python would kill the thread inside a C++ call, which aborts
 
 
-def hear() -> None:
+def wait_for_reason() -> None:
   """Waits long enough for another process's exit reason to arrive; a collective fails sooner than that."""
   time.sleep(3 * _pause(_run()))
 
 
-def leave(code: int, reason: str, *, say: Callable[[], None] = lambda: None, at_once: bool = False) -> NoReturn:
+def exit_all(code: int, reason: str, *, say: Callable[[], None] = lambda: None, at_once: bool = False) -> NoReturn:
   """Ends this process and all others of its run.
 
   Args:
@@ -90,25 +90,27 @@ def leave(code: int, reason: str, *, say: Callable[[], None] = lambda: None, at_
   """
   patience = 1.0 if at_once else 2 * _grace(_run())
   try:
-    if _leaving.acquire(timeout=patience):  # never released; fails if another thread is already leaving
+    if _exiting.acquire(timeout=patience):  # never released; fails if another thread is already exiting
       with contextlib.suppress(OSError):  # the reader of a pipe may have exited
         say()
       if jax.distributed.is_initialized():
         # In a thread, as a hung process 0 never answers
-        _in_time(lambda: _tell(_run(), code, reason, at_once), patience)
+        _with_timeout(lambda: _send(_run(), code, reason, at_once), patience)
   finally:
     _exit(code, at_once)
 
 
-def _tell(run, code, reason, at_once):
-  run.client.key_value_set(f"{_LEFT}{run.process_id}", f"{code} {reason[:LONGEST]}", allow_overwrite=True)
+def _send(run, code, reason, at_once):
+  run.client.key_value_set(f"{_EXITED}{run.process_id}", f"{code} {reason[:MAX_CHARACTERS]}", allow_overwrite=True)
   if run.process_id == 0 and not at_once:
-    _wait_until_heard(run)
+    _wait_until_acknowledged(run)
 
 
-def _wait_until_heard(run):
+def _wait_until_acknowledged(run):
   deadline = time.monotonic() + _grace(run)
-  others = lambda: {key.rpartition("/")[2] for name in (_LEFT, _HEARD) for key, _ in run.client.key_value_dir_get(name)}
+  others = lambda: {
+    key.rpartition("/")[2] for name in (_EXITED, _ACKNOWLEDGED) for key, _ in run.client.key_value_dir_get(name)
+  }
   while time.monotonic() < deadline and len(others() | {"0"}) < run.num_processes:
     time.sleep(0.05)
   time.sleep(0.5)  # until they have exited
@@ -121,7 +123,7 @@ def _listen(run, stuck_after, over):
   while not over.wait(_pause(run)):
     try:
       client.key_value_set(f"{_ALIVE}{index}", f"{time.monotonic()} {_step}", allow_overwrite=True)
-      left = client.key_value_dir_get(_LEFT)
+      exited = client.key_value_dir_get(_EXITED)
       alive = client.key_value_dir_get(_ALIVE) if index == 0 else ()
     except jax.errors.JaxRuntimeError:
       failures += 1
@@ -130,36 +132,36 @@ def _listen(run, stuck_after, over):
       continue
     failures, now = 0, time.monotonic()
     _answered = now
-    if left:
-      _follow(run, *left[0])
-    for key, told in alive:
+    if exited:
+      _exit_with(run, *exited[0])
+    for key, message in alive:
       who = key.rpartition("/")[2]
-      if seen[who][0] != told:
-        seen[who] = told, now
+      if seen[who][0] != message:
+        seen[who] = message, now
     silent = [who for who, (_, since) in seen.items() if index == 0 and now - since > stuck_after]
     if silent:
       reason = _silence(silent[0], stuck_after)
-      leave(GONE_ON, reason, say=functools.partial(_report, run, reason))
+      exit_all(RESUMABLE, reason, say=functools.partial(_report, run, reason))
 
 
-def _follow(run, key, told):
+def _exit_with(run, key, message):
   """Exits because another process does."""
-  if not _leaving.acquire(blocking=False):
+  if not _exiting.acquire(blocking=False):
     return
-  code, reason = told.split(" ", 1)
+  code, reason = message.split(" ", 1)
   try:
     sentence = f"process {key.rpartition('/')[2]} of {run.num_processes} {reason}"
-    print(f"error: {sentence}" if int(code) in (1, GONE_ON) else sentence, file=sys.stderr, flush=True)
-    if int(code) == GONE_ON:
+    print(f"error: {sentence}" if int(code) in (1, RESUMABLE) else sentence, file=sys.stderr, flush=True)
+    if int(code) == RESUMABLE:
       faulthandler.dump_traceback(all_threads=True)
-    run.client.key_value_set(f"{_HEARD}{run.process_id}", told, allow_overwrite=True)
+    run.client.key_value_set(f"{_ACKNOWLEDGED}{run.process_id}", message, allow_overwrite=True)
     if run.process_id == 0:
-      _wait_until_heard(run)
+      _wait_until_acknowledged(run)
   finally:
     _exit(int(code))
 
 
-def _watch_first(run, stuck_after, over):
+def _watch_process_0(run, stuck_after, over):
   """Exits when process 0 stops answering: the heartbeats are checked there, so the others must watch it directly."""
   while time.monotonic() - _answered < stuck_after:
     if over.wait(_pause(run)):
@@ -167,7 +169,7 @@ def _watch_first(run, stuck_after, over):
   try:
     _report(run, _silence("0", stuck_after))
   finally:
-    _exit(GONE_ON)
+    _exit(RESUMABLE)
 
 
 def _silence(who, seconds):
@@ -180,7 +182,7 @@ def _report(run, reason):
   faulthandler.dump_traceback(all_threads=True)
 
 
-def _in_time(call, seconds):
+def _with_timeout(call, seconds):
   thread = threading.Thread(target=call, daemon=True)
   thread.start()
   thread.join(seconds)
@@ -189,7 +191,7 @@ def _in_time(call, seconds):
 def _exit(code: int, at_once: bool = False) -> NoReturn:
   try:
     if not at_once:
-      _in_time(_flush, 0.5)
+      _with_timeout(_flush, 0.5)
   finally:
     os._exit(code)
 

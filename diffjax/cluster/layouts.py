@@ -13,7 +13,7 @@ from diffjax.cluster import devices
 from diffjax.system.compilation import jit
 from diffjax.typing import PyTree
 
-SMALLEST = 1024
+MIN_SHARDED_SIZE = 1024
 """Minimum number of elements in a leaf that is sharded; smaller ones are replicated."""
 
 
@@ -174,6 +174,6 @@ def spec(shape: tuple[int, ...], count: int) -> PartitionSpec:
   (None, None, 'devices')
   """
   axes = [axis for axis, size in enumerate(shape) if size % count == 0]
-  if not axes or math.prod(shape) < SMALLEST:
+  if not axes or math.prod(shape) < MIN_SHARDED_SIZE:
     return PartitionSpec()
   return PartitionSpec(*[None] * axes[0], devices.AXIS)

@@ -16,7 +16,7 @@ from diffjax.cluster import exit_reasons
 from diffjax.cluster.startup import wait_for_all
 
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
-LONGEST = 4096
+MAX_BYTES = 4096
 """Maximum bytes of one message from a process to the others."""
 STUCK_AFTER = 600
 """Seconds without a finished step, or without a heartbeat from one process, after which a run counts as stuck."""
@@ -108,7 +108,7 @@ def from_first(fun: Callable[[], Any]) -> Any:
   return from_all(fun if is_first() else lambda: None)[0]
 
 
-def of_first(a: np.ndarray) -> np.ndarray:
+def broadcast(a: np.ndarray) -> np.ndarray:
   """Broadcasts process 0's array of integers or booleans; all call it, with arrays of the same shape."""
   if not several():
     return a
@@ -137,17 +137,17 @@ def from_all(fun: Callable[[], Any]) -> list[Any]:
   answer = {"value": value} if failure is None else {"failure": f"{type(failure).__name__}: {failure}"[:300]}
   if isinstance(failure, exit_reasons.Stopped):
     answer = {"exit": failure.code}
-  text = np.frombuffer(json.dumps(answer).encode().ljust(LONGEST), np.uint8)
+  text = np.frombuffer(json.dumps(answer).encode().ljust(MAX_BYTES), np.uint8)
   answers = [json.loads(bytes(row)) for row in multihost_utils.process_allgather(text)]
   if failure is not None:
     raise failure
   for process_id, answer in enumerate(answers):
     if "exit" in answer:
-      exit_reasons.hear()
+      exit_reasons.wait_for_reason()
       raise SystemExit(answer["exit"])
     if "failure" in answer:
       for _ in range(4):  # that process reports its own error, and for a bug only after listening for others'
-        exit_reasons.hear()
+        exit_reasons.wait_for_reason()
       raise ValueError(f"process {process_id} has failed: {answer['failure']}")
   return [answer["value"] for answer in answers]
 
@@ -183,7 +183,7 @@ def _count() -> Callable:
   return jax.pmap(lambda flag: jax.lax.psum(flag, "devices"), axis_name="devices")
 
 
-def how_many(flag: bool) -> int:
+def count_true(flag: bool) -> int:
   """In how many processes `flag` is true; all must call it, and each waits until the last one does."""
   if not several():
     return int(flag)
@@ -191,7 +191,7 @@ def how_many(flag: bool) -> int:
   return int(multihost_utils.process_allgather(np.int32(flag)).sum())
 
 
-def own_part(num: int) -> slice:
+def local_slice(num: int) -> slice:
   """This process's slice of `num` items split evenly among all processes; `unshard` joins the parts."""
   size = num // jax.process_count()
   return slice(jax.process_index() * size, (jax.process_index() + 1) * size)

@@ -20,7 +20,7 @@ class StopRequest:
 
   As a context manager it restores the previous handlers on exit. The exit code is always 128 + the signal's number.
   Python's signal handlers do not run while the main thread compiles or waits for a device, so a thread listens too: if
-  the loop has not `heed`ed the request within `patience`, it makes the calls registered by `meanwhile` and exits.
+  the loop has not called `acknowledge` within `patience`, it makes the calls registered by `on_timeout` and exits.
 
   Args:
     patience: seconds.
@@ -33,7 +33,7 @@ class StopRequest:
   signum: int | None = None
 
   def __init__(self, patience: float = PATIENCE, *, leave: bool = False):
-    self._patience, self._leave, self._heeded = patience, leave, False
+    self._patience, self._leave, self._acknowledged = patience, leave, False
     self._rescue, self._lock = (), threading.Lock()
 
   def __enter__(self):
@@ -47,7 +47,7 @@ class StopRequest:
     return self
 
   def __exit__(self, *error):
-    self.heed()
+    self.acknowledge()
     signal.set_wakeup_fd(self._former_wakeup)
     if self._leave:
       sys.unraisablehook = self._former_hook
@@ -63,13 +63,13 @@ class StopRequest:
     """128 + the signal's number, or SIGTERM's in a process that stops because another one received a signal."""
     return 128 + (self.signum or signal.SIGTERM)
 
-  def heed(self) -> None:
+  def acknowledge(self) -> None:
     """Tells the thread that the loop is exiting: however long saving takes, only a second signal now ends it early."""
     with self._lock:
-      self._heeded = True
+      self._acknowledged = True
 
   @contextlib.contextmanager
-  def meanwhile(self, *rescue: Callable[[], None]) -> Iterator[None]:
+  def on_timeout(self, *rescue: Callable[[], None]) -> Iterator[None]:
     """Within the block, a request that runs out of patience makes the `rescue` calls, in a thread, before exiting."""
     with self._lock:
       former, self._rescue = self._rescue, rescue
@@ -95,7 +95,7 @@ class StopRequest:
     with self._ours:
       first = self._hear()
       if first:
-        timer = threading.Timer(self._patience, self._lose_patience, (first,))
+        timer = threading.Timer(self._patience, self._time_out, (first,))
         timer.daemon = True
         timer.start()
         second = self._hear()
@@ -109,9 +109,9 @@ class StopRequest:
         return data[0]
     return None
 
-  def _lose_patience(self, signum):
+  def _time_out(self, signum):
     with self._lock:
-      if self._heeded:
+      if self._acknowledged:
         return
       try:
         self._call_rescue()
@@ -130,4 +130,4 @@ class StopRequest:
 
 def _leave(signum: int, at_once: bool = False) -> NoReturn:
   stopped = Stopped(signum)
-  exit_reasons.leave(stopped.code, stopped.reason, at_once=at_once)
+  exit_reasons.exit_all(stopped.code, stopped.reason, at_once=at_once)

@@ -7,7 +7,7 @@ import time
 
 GRACE = 5
 """Extra seconds that the other processes wait after process 0's deadline, to receive its error message."""
-LONGEST = 1000
+MAX_BYTES = 1000
 """Maximum bytes in a line."""
 
 
@@ -40,7 +40,7 @@ def _listen(port, num_processes, deadline, timeout) -> str:
   there, failure = {}, ""
   family = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
   with socket.create_server(("", port), backlog=num_processes, **family) as listener:
-    while not failure and len(there := _without_gone(there)) < num_processes - 1:
+    while not failure and len(there := _still_connected(there)) < num_processes - 1:
       listener.settimeout(max(deadline - time.monotonic(), 0.001))
       try:
         connection, _ = listener.accept()
@@ -49,16 +49,16 @@ def _listen(port, num_processes, deadline, timeout) -> str:
         who = f"process{'es' * (len(missing) > 1)} {', '.join(map(str, missing))} of {num_processes}"
         failure = f"{who} did not connect within {timeout} s; start all with equal --coordinator and --num_processes."
         break
-      told = _read(connection, 1.0)
-      if not (isinstance(told, list) and [type(number) for number in told] == [int, int]):
+      message = _read(connection, 1.0)
+      if not (isinstance(message, list) and [type(number) for number in message] == [int, int]):
         connection.close()  # not one of ours, e.g. a port scan
         continue
-      process_id, count = told
+      process_id, count = message
       if count != num_processes:
         failure = (
           f"process {process_id} has --num_processes={count} but process 0 has {num_processes}; use the same for all."
         )
-      elif process_id in (0, *_without_gone(there)):
+      elif process_id in (0, *_still_connected(there)):
         failure = f"two processes have --process_id={process_id}; give each its own, counting from 0."
       there[None if failure else process_id] = connection
   for connection in there.values():
@@ -67,14 +67,14 @@ def _listen(port, num_processes, deadline, timeout) -> str:
   return failure
 
 
-def _without_gone(there):
+def _still_connected(there):
   """Drops closed connections from {process: connection}, as a process stopped meanwhile may connect again."""
   for connection in there.values():
     connection.setblocking(False)
-  return {process_id: connection for process_id, connection in there.items() if not _has_gone(connection)}
+  return {process_id: connection for process_id, connection in there.items() if not _is_closed(connection)}
 
 
-def _has_gone(connection) -> bool:
+def _is_closed(connection) -> bool:
   try:
     return connection.recv(1, socket.MSG_PEEK) == b""
   except BlockingIOError:  # still connected, nothing to read
@@ -83,12 +83,12 @@ def _has_gone(connection) -> bool:
     return True
 
 
-def _report(address, told, deadline) -> str | None:
+def _report(address, message, deadline) -> str | None:
   """Reports this process to process 0, retrying until it listens, and returns its answer, None if there is none."""
   while time.monotonic() < deadline:
     try:
       with socket.create_connection(address, timeout=max(deadline - time.monotonic(), 0.001)) as connection:
-        _write(connection, told)
+        _write(connection, message)
         answer = _read(connection, max(deadline - time.monotonic(), 0.001))
       if answer is not None:
         return answer
@@ -107,6 +107,6 @@ def _read(connection, timeout):
   connection.settimeout(timeout)
   try:
     with connection.makefile("rb") as file:
-      return json.loads(file.readline(LONGEST))
+      return json.loads(file.readline(MAX_BYTES))
   except (OSError, ValueError):
     return None

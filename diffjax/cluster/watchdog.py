@@ -50,7 +50,7 @@ class Watchdog:
   def _watch(self):
     while not self._closed.wait(min(1.0, self._timeout / 4)):
       if time.monotonic() - self._time > self._limit:
-        exit_reasons.leave(exit_reasons.GONE_ON, f"has been stuck since step {self._step}", say=self._report)
+        exit_reasons.exit_all(exit_reasons.RESUMABLE, f"has been stuck since step {self._step}", say=self._report)
 
   def _report(self):
     index, count = processes.process().values()

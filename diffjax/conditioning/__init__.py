@@ -1,8 +1,8 @@
 """Conditioning: from a user's request to a network's `cond`, and to the null cond."""
 
-from diffjax.conditioning.clip_prompts import ClipPrompts, among
+from diffjax.conditioning.clip_prompts import ClipPrompts, with_classes
 from diffjax.conditioning.labels import Labels
 from diffjax.conditioning.text import split_prompt
 from diffjax.conditioning.unconditional import Unconditional
 
-__all__ = ["ClipPrompts", "Labels", "Unconditional", "among", "split_prompt"]
+__all__ = ["ClipPrompts", "Labels", "Unconditional", "split_prompt", "with_classes"]

@@ -38,7 +38,7 @@ class ClipPrompts:
     return {"targets": np.concatenate(targets), "weights": np.asarray(weights, np.float32)}
 
 
-def among(classes: np.ndarray, cond: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def with_classes(classes: np.ndarray, cond: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
   """A cond of `ClipPrompts` with classes, unit vectors [C, D], added as alternatives with weight 0.
 
   "asked", bool [P + C], marks what a picture should be classified as: targets with a positive weight, and the class

@@ -11,8 +11,8 @@ from diffjax.data.source import Source
 from diffjax.data.splits import choose
 from diffjax.system.files import shown
 
-MOST_BYTES = 2**34
-MOST_CLASSES = 2**20
+MAX_BYTES = 2**34
+MAX_CLASSES = 2**20
 
 
 def from_arrays(images: np.ndarray, labels: np.ndarray | None = None, *, num_classes: int | None = None) -> Source:
@@ -38,9 +38,9 @@ def from_arrays(images: np.ndarray, labels: np.ndarray | None = None, *, num_cla
   if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
     raise ValueError(f"labels are {labels.dtype}{list(labels.shape)}; expected whole numbers [{len(images)}]")
   num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
-  if labels.min() < 0 or labels.max() >= num_classes or num_classes > MOST_CLASSES:
+  if labels.min() < 0 or labels.max() >= num_classes or num_classes > MAX_CLASSES:
     raise ValueError(
-      f"labels are {labels.min()}..{labels.max()}; expected them in 0..{min(num_classes, MOST_CLASSES) - 1}"
+      f"labels are {labels.min()}..{labels.max()}; expected them in 0..{min(num_classes, MAX_CLASSES) - 1}"
     )
   return _source(images, labels, num_classes, range(len(images)))
 
@@ -93,7 +93,7 @@ def open_arrays(path: str | os.PathLike, split: str, image_size: int | None, cha
 
 
 def read_npz(
-  path: str | os.PathLike, names: Sequence[str], remedy: str, most: int = MOST_BYTES
+  path: str | os.PathLike, names: Sequence[str], remedy: str, most: int = MAX_BYTES
 ) -> dict[str, np.ndarray]:
   """Reads the named arrays that an .npz file has; executes nothing from it.
 

@@ -27,7 +27,7 @@ SUFFIXES = frozenset(
   ".apng .avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pcx .pgm .png .pnm .ppm .qoi .tga .tif .tiff"
   " .webp".split()
 )
-PHOTOGRAPHS = frozenset(
+CAMERA_SUFFIXES = frozenset(
   ".3fr .arw .cr2 .cr3 .dng .erf .heic .heif .hif .jxl .kdc .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .sr2 .srw"
   " .x3f".split()
 )
@@ -35,8 +35,8 @@ PHOTOGRAPHS = frozenset(
 TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "val", "valid", "validation")
 """Folder names for the splits, in lower case; of several held-out folders, the first one in this order is used."""
 HEIF = frozenset((".heic", ".heif", ".hif"))
-"""Those PHOTOGRAPHS that pillow-heif reads."""
-PICTURES = SUFFIXES | PHOTOGRAPHS
+"""Those CAMERA_SUFFIXES that pillow-heif reads."""
+PICTURES = SUFFIXES | CAMERA_SUFFIXES
 KEEP_BYTES = 2**30
 
 
@@ -188,7 +188,7 @@ def _decode_all(
     try:
       image = fit(read_picture(folder / path), image_size, channels)
     except Exception as error:  # decoders report damage in many ways: OSError, SyntaxError, struct.error, ...
-      if Path(path).suffix.lower() in PHOTOGRAPHS - HEIF:
+      if Path(path).suffix.lower() in CAMERA_SUFFIXES - HEIF:
         return f"{Path(path).suffix} is not supported; convert it to .jpg or .png"
       return why_unreadable(error, folder / path)
     if images is not None:

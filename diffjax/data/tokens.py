@@ -28,7 +28,7 @@ PARTS = [
   {"type": "ByteLevel"},
 ]
 """Steps that a tokenizer file may contain: arbitrary patterns could take forever, replacements fill the memory."""
-MOST_ID, MOST_BYTES = 2**20, 2**22
+MAX_ID, MAX_BYTES = 2**20, 2**22
 NUM_BYTES = 2 * 256
 """Every byte, within a word and at its end: the smallest vocabulary has these plus start and end."""
 
@@ -129,18 +129,18 @@ def load_tokenizer(folder: str | os.PathLike, length: int | None = None) -> Toke
 def _read_bpe(folder):
   whole, vocab, merges = (folder / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))
   if whole.exists():
-    bpe = _whole_bpe(whole, read_json(folder, whole.name, MOST_BYTES))
+    bpe = _whole_bpe(whole, read_json(folder, whole.name, MAX_BYTES))
   elif vocab.exists() and merges.exists():
-    words = read_json(folder, vocab.name, MOST_BYTES)
+    words = read_json(folder, vocab.name, MAX_BYTES)
     lines = (
-      read_small(folder, merges.name, MOST_BYTES).decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
+      read_small(folder, merges.name, MAX_BYTES).decode("utf-8", errors="replace").replace("\r\n", "\n").split("\n")
     )
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     bpe = clip_bpe(words, pairs, str(vocab))
   else:
     raise ValueError(f"{folder} holds no tokenizer: expected tokenizer.json, or vocab.json and merges.txt")
-  if max(bpe.get_vocab().values()) > MOST_ID:
-    raise ValueError(f"the tokenizer in {folder} has ids above {MOST_ID}: expected CLIP's")
+  if max(bpe.get_vocab().values()) > MAX_ID:
+    raise ValueError(f"the tokenizer in {folder} has ids above {MAX_ID}: expected CLIP's")
   return bpe
 
 

@@ -77,7 +77,7 @@ class RePaint:
     key_step, key_resample = randomness.split(key)
     sigmas = jnp.asarray(self.sigmas, x.dtype)
     stepped = self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step)
-    x, carry = arrays.in_dtypes_of((x, carry), stepped)
+    x, carry = arrays.cast_like((x, carry), stepped)
     if self.resamples == 1 or self.jump > sigmas.shape[0] - 2:
       return x, carry
     place = jnp.argmin(jnp.abs(sigmas - sigma_next))
@@ -86,7 +86,7 @@ class RePaint:
     def down(state, levels):
       (x, carry), (number, sigma, sigma_next) = state, levels
       stepped = self.sampler.step(denoiser, x, sigma, sigma_next, carry, randomness.fold_in(key_resample, number))
-      return arrays.in_dtypes_of(state, stepped), None
+      return arrays.cast_like(state, stepped), None
 
     def again(state, number):
       key_up = randomness.fold_in(key_resample, number)

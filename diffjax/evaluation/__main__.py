@@ -25,7 +25,7 @@ from diffjax.evaluation import evaluate, nearest_distances, pixels, table
 from diffjax.system import compilation, paths, writing
 
 DRAWING = ("num", "steps", "sampler", "eta", "seed", "guidance_scale")
-MOST_BYTES = 2**30
+MAX_BYTES = 2**30
 """Largest size of the unpacked arrays in a file of samples."""
 
 
@@ -134,7 +134,7 @@ def read_samples(path: str) -> dict[str, np.ndarray]:
   told = "give the samples.npz that sample.py wrote."
   if paths.is_remote(path):
     raise ValueError(f"{path} is in a bucket; copy it to this machine first.")
-  arrays = read_npz(path, ("images", "labels"), told, MOST_BYTES)
+  arrays = read_npz(path, ("images", "labels"), told, MAX_BYTES)
   images, labels = arrays.get("images", np.zeros(0)), arrays.get("labels")
   if images.ndim != 4 or images.dtype != np.uint8:
     raise ValueError(f"{path} holds no array `images` of uint8 [N, H, W, C]: {told}")

@@ -8,7 +8,7 @@ from diffjax.evaluation import metrics
 
 NEIGHBOURS = 5
 """k of density and coverage; precision and recall use 3, as published."""
-LARGEST = 64 * 64 * 3
+MAX_PIXEL_FEATURES = 64 * 64 * 3
 """Most values of a picture that is evaluated on its pixels."""
 
 Pictures = Mapping[str, np.ndarray]
@@ -36,7 +36,7 @@ def pixels(images: np.ndarray) -> np.ndarray:
   images = np.asarray(images)
   if images.ndim != 4 or images.dtype != np.uint8:
     raise ValueError(f"pictures are {images.dtype} {list(images.shape)}: give uint8 [N, H, W, C].")
-  if np.prod(images.shape[1:]) > LARGEST:
+  if np.prod(images.shape[1:]) > MAX_PIXEL_FEATURES:
     size = "x".join(map(str, images.shape[1:]))
     raise ValueError(
       f"{size} is too large to evaluate on pixels: call diffjax.evaluation.evaluate with your own features."

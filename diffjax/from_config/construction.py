@@ -42,7 +42,7 @@ def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any],
   return make(*args, **fields)
 
 
-def from_steps_on(table: Mapping[str, Any], num_steps: int) -> Any:
+def entry_for_steps(table: Mapping[str, Any], num_steps: int) -> Any:
   """The entry for `num_steps` in a table keyed by minimum number of steps, {"1": ..., "8": ...}; None if none fits."""
   fitting = [key for key in table if int(key) <= num_steps]
   return table[max(fitting, key=int)] if fitting else None

@@ -21,7 +21,7 @@ from diffjax import (
 )
 from diffjax.checks import check_numbers
 from diffjax.cluster.layouts import LAYOUTS
-from diffjax.from_config.construction import check_steps, construct, from_steps_on, lookup, set_fields
+from diffjax.from_config.construction import check_steps, construct, entry_for_steps, lookup, set_fields
 from diffjax.networks import contract
 from diffjax.pipelines import Pipeline
 from diffjax.schedules import Schedule
@@ -188,7 +188,7 @@ def grid(config, num_steps: int, name: str | None = None) -> Array:
   grids.check_num_steps(num_steps)
   spec = {"name": name}
   if name is None:
-    spec = from_steps_on(config.sampler.grids, num_steps)
+    spec = entry_for_steps(config.sampler.grids, num_steps)
     if spec is None:
       raise ValueError(f"sampler.grids names no grid for {num_steps} steps; add one under the key '1', or name a grid.")
   return _grid(config, spec, num_steps)
@@ -249,7 +249,7 @@ def check(config) -> None:
     )
   in_time = not isinstance(prediction(config), denoisers.EDM | denoisers.Consistency)
   largest = made.t_max * config.time_scale
-  if in_time and largest < can.largest_c_noise_at_least:
+  if in_time and largest < can.min_largest_c_noise:
     raise ValueError(
       f"c_noise is at most {largest:.3g}, too small for the network's embedding to tell noise levels apart; set"
       " time_scale=1000."

@@ -7,7 +7,7 @@ from jax.tree_util import Partial
 
 from diffjax import guidance, samplers, schedules
 from diffjax.checks import check_in, check_numbers
-from diffjax.from_config.construction import check_steps, construct, from_steps_on, lookup
+from diffjax.from_config.construction import check_steps, construct, entry_for_steps, lookup
 from diffjax.guidance.training_free import posterior_sampling
 from diffjax.networks import ImageFeatures
 from diffjax.typing import Array, Denoiser, Sampler
@@ -42,7 +42,7 @@ def at_steps(config, num_steps: int):
   """
   check_steps(config.by_steps, "by_steps of guidance")
   config = config.copy_and_resolve_references()
-  for key, value in (from_steps_on(config.by_steps, num_steps) or {}).items():
+  for key, value in (entry_for_steps(config.by_steps, num_steps) or {}).items():
     lookup(config, "key of guidance", key)
     config[key] = value
   check_in("[0, 1)", accept=config.accept)

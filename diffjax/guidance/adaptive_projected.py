@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.arrays import expand, shortening, squared_norm, wide
+from diffjax.arrays import clip_factor, expand, squared_norm, upcast
 from diffjax.checks import check_in
 from diffjax.denoised import Denoised, Predictor
 from diffjax.guidance.scales import Scale, at_level
@@ -52,9 +52,9 @@ class AdaptiveProjected(Predictor):
 
   def _guide(self, conditional, null, scale, past):
     dtype = conditional.dtype
-    conditional, null = wide(conditional), wide(null)
+    conditional, null = upcast(conditional), upcast(null)
     total = conditional - null + past
-    difference = total * shortening(jnp.sqrt(_square(total)), self.radius)
+    difference = total * clip_factor(jnp.sqrt(_square(total)), self.radius)
     parallel = (
       (difference * conditional).sum(tuple(range(1, conditional.ndim)), keepdims=True)
       / _square(conditional)

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.arrays import expand, wide, within
+from diffjax.arrays import expand, upcast, within
 from diffjax.checks import check_in
 from diffjax.denoised import Denoised, Predictor
 from diffjax.guidance.scales import Scale, at_level
@@ -57,4 +57,4 @@ class ClassifierFree(Predictor):
 
 def _std(x):
   # the root of zero has no gradient: a constant image must not give NaN
-  return jnp.sqrt(jnp.maximum(wide(x).var(tuple(range(1, x.ndim)), keepdims=True), 1e-12))
+  return jnp.sqrt(jnp.maximum(upcast(x).var(tuple(range(1, x.ndim)), keepdims=True), 1e-12))

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from diffjax import arrays, randomness, struct
 from diffjax.arrays import expand
-from diffjax.checks import check_in, check_whole
+from diffjax.checks import check_in, check_integer
 from diffjax.denoised import Denoised, Predictor, predict
 from diffjax.guidance.scales import Scale, at_level
 from diffjax.typing import Array, Cond, Denoiser
@@ -39,7 +39,7 @@ class LevelEnergy(Protocol):
 POSITIONS = ("score", "mean", "x0")
 
 
-def warn_of_nonfinite(count: int, sigma: float) -> None:
+def warn_nonfinite(count: int, sigma: float) -> None:
   """Warns that `count` gradients of a batch were not finite."""
   told = f"energy guidance: {count} gradients at sigma {sigma:.3g} were not finite and were set to zero"
   warnings.warn(told, DiffjaxWarning, stacklevel=1)
@@ -88,7 +88,7 @@ class EnergyGuidance(Predictor):
   inner_steps: int = struct.field(pytree_node=False, default=0)
   inner_scale: Scale = 0.0
   blend: bool = struct.field(pytree_node=False, default=False)
-  report: Callable[[int, float], None] | None = struct.field(pytree_node=False, default=warn_of_nonfinite)
+  report: Callable[[int, float], None] | None = struct.field(pytree_node=False, default=warn_nonfinite)
 
   def __post_init__(self):
     if self.position not in POSITIONS:
@@ -96,7 +96,7 @@ class EnergyGuidance(Predictor):
     check_in("(-inf, inf)", scale=self.scale, inner_scale=self.inner_scale)
     check_in("[0, inf)", spread=self.spread)
     check_in("[0, inf]", clamp=self.clamp)
-    check_whole(0, num_samples=self.num_samples, inner_steps=self.inner_steps)
+    check_integer(0, num_samples=self.num_samples, inner_steps=self.inner_steps)
 
   def predict(self, x: Array, sigma: Array, cond: Cond = None, *, key: Array | None = None) -> Denoised:
     """The guided x0, with the denoiser's unguided x0 and variance; key [B] if the energy or num_samples draw noise."""
@@ -120,7 +120,7 @@ class EnergyGuidance(Predictor):
       rate = expand(at_level(self.inner_scale, sigma), x)
       down = lambda _, delta: delta - (rate * self._tame(slope(own.x0 + delta), sigma)).astype(delta.dtype)
       shift += jax.lax.fori_loop(0, self.inner_steps, down, jnp.zeros_like(own.x0))
-    shift *= arrays.shortening(_rms(shift), expand(at_level(self.clamp, sigma), x))
+    shift *= arrays.clip_factor(_rms(shift), expand(at_level(self.clamp, sigma), x))
     shift = jnp.where(expand(arrays.within(sigma, self.interval), x), shift, 0)
     return Denoised(own.x0 + shift, own.x0, own.variance)
 
@@ -155,7 +155,7 @@ class EnergyGuidance(Predictor):
       tell = lambda: jax.debug.callback(told, (~finite).sum(), jnp.max(sigma))
       jax.lax.cond(finite.all(), lambda: None, tell)
       gradient = jnp.where(expand(finite, gradient), gradient, 0)
-    return arrays.wide(gradient) / _rms(gradient) if self.normalize else gradient
+    return arrays.upcast(gradient) / _rms(gradient) if self.normalize else gradient
 
 
 @struct.dataclass
@@ -194,4 +194,4 @@ def at(energy: Energy | LevelEnergy, sigma: Array) -> Energy:
 
 
 def _rms(x):
-  return jnp.sqrt(jnp.maximum(jnp.square(arrays.wide(x)).mean(tuple(range(1, x.ndim)), keepdims=True), 1e-24))
+  return jnp.sqrt(jnp.maximum(jnp.square(arrays.upcast(x)).mean(tuple(range(1, x.ndim)), keepdims=True), 1e-24))

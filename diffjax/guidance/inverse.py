@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.arrays import expand, squared_norm, wide
+from diffjax.arrays import expand, squared_norm, upcast
 from diffjax.guidance.energy import Energy, EnergyGuidance
 from diffjax.guidance.training_free import posterior_sampling
 from diffjax.typing import Array, Denoiser
@@ -156,7 +156,7 @@ class PseudoInverse:
     variance = jnp.square(sigma) * self.data_std**2 / (jnp.square(sigma) + self.data_std**2)
 
     def energy(x0, key=None):
-      residual = wide(self.y - self.operator.apply(x0))
+      residual = upcast(self.y - self.operator.apply(x0))
       solved = self.operator.solve(residual, expand(variance, residual), self.noise_std**2)
       return (residual * solved).sum(tuple(range(1, residual.ndim))) / 2
 

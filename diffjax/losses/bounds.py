@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import posterior
-from diffjax.arrays import expand, wide
+from diffjax.arrays import expand, upcast
 from diffjax.denoised import predict
 from diffjax.denoisers import NetworkDenoiser
 from diffjax.losses.squared_error import mean_flat
@@ -84,4 +84,4 @@ def hybrid(
     raise ValueError(f"the network outputs {x0.shape[-1]} channels; a learned variance needs twice as many.")
   frozen = jax.lax.stop_gradient(x0_predicted)
   bound = variational_bound(x0, x, frozen, fraction, sigma, sigma_next, denoiser.schedule)
-  return weight(sigma) * mean_flat(jnp.square(wide(x0_predicted - x0))) + bound_weight * bound
+  return weight(sigma) * mean_flat(jnp.square(upcast(x0_predicted - x0))) + bound_weight * bound

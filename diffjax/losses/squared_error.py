@@ -7,14 +7,14 @@ therefore means the same for every prediction. Nothing here is random: noise and
 
 import jax.numpy as jnp
 
-from diffjax.arrays import expand, wide
+from diffjax.arrays import expand, upcast
 from diffjax.losses.weights import Weight
 from diffjax.typing import Array, Cond, Denoiser
 
 
 def mean_flat(values: Array) -> Array:
   """Mean over all axes but the batch: [B, ...] -> [B]."""
-  return wide(values.reshape(values.shape[0], -1)).mean(axis=1)
+  return upcast(values.reshape(values.shape[0], -1)).mean(axis=1)
 
 
 def denoising(
@@ -29,4 +29,4 @@ def denoising(
 ) -> Array:
   """weight(sigma) times the mean squared error of the predicted x0: [B], from x0 and noise [B, ...], sigma [B]."""
   error = denoiser(x0 + expand(sigma, x0) * noise, sigma, cond, key=key) - x0
-  return weight(sigma) * mean_flat(jnp.square(wide(error)))
+  return weight(sigma) * mean_flat(jnp.square(upcast(error)))

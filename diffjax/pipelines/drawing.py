@@ -12,7 +12,7 @@ from diffjax import editing, randomness, samplers
 from diffjax.cluster import devices, processes
 from diffjax.cluster.layouts import LAYOUTS, Layout
 from diffjax.codecs import to_uint8
-from diffjax.guidance.energy import warn_of_nonfinite
+from diffjax.guidance.energy import warn_nonfinite
 from diffjax.samplers.adaptive import Progress
 from diffjax.sampling import sample
 from diffjax.system import memory
@@ -100,11 +100,11 @@ def draw_batches(
   with memory.explaining(program, settings) as program:
     shared = layout.spread(assemble())
     for first in progress(range(0, num, batch_size)):
-      rows = np.minimum(np.arange(first, first + batch_size), num - 1)[processes.own_part(batch_size)]
+      rows = np.minimum(np.arange(first, first + batch_size), num - 1)[processes.local_slice(batch_size)]
       own = layout.split(jax.tree.map(lambda a, rows=rows: a[rows], (numbers, asked)))
       drawn = program(*shared, *own)
       if again and not layout.join(drawn["finite"]).all():
-        drawn = program(*layout.spread(assemble(warn_of_nonfinite)), *own)
+        drawn = program(*layout.spread(assemble(warn_nonfinite)), *own)
       batches.append(layout.join(drawn))
   whole = jax.tree.map(lambda *parts: np.concatenate(parts)[:num], *batches)
   failed = num - whole.pop("finite").sum()

@@ -19,7 +19,7 @@ from diffjax.grids import check_grid
 from diffjax.pipelines.drawing import Drawn, compiled_draw, draw_batches, edit, put
 from diffjax.typing import Array, Codec, Conditioner, Denoiser, Sampler
 
-ATTEMPTS = 5
+MAX_ATTEMPTS = 5
 """How many times a picture is drawn at most, while the prompt rejects it."""
 APART = 2**28
 """Offset between the numbers of a picture's attempts; at most this many pictures are drawn at once."""
@@ -120,7 +120,7 @@ class Pipeline:
   ) -> Drawn:
     """Draws pictures; each depends only on the seed and its own number.
 
-    A picture that the prompt rejects is redrawn from new noise, up to `ATTEMPTS` times in all.
+    A picture that the prompt rejects is redrawn from new noise, up to `MAX_ATTEMPTS` times in all.
 
     Args:
       num: how many.
@@ -190,8 +190,8 @@ class Pipeline:
     drawn = draw_these(np.arange(num))
     if prompt is None or noise is not None:
       return drawn
-    for attempt in range(1, ATTEMPTS):
-      refused = np.flatnonzero(~processes.of_first(prompt.accepts(drawn.images)))
+    for attempt in range(1, MAX_ATTEMPTS):
+      refused = np.flatnonzero(~processes.broadcast(prompt.accepts(drawn.images)))
       if not refused.size:
         break
       put(drawn, refused, draw_these(refused + attempt * APART))

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffjax.system.files import MOST_JSON, file_in, parse_json, read_json, shown
+from diffjax.system.files import MAX_JSON, file_in, parse_json, read_json, shown
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -61,8 +61,8 @@ def _check_header(path: Path) -> None:
   """Refuses what the safetensors library accepts: duplicate names (it keeps the last) and headers of up to 100 MB."""
   with path.open("rb") as file:
     length = int.from_bytes(file.read(8), "little")
-    if length > MOST_JSON:
-      raise ValueError(f"its header has {length} bytes, expected at most {MOST_JSON}")
+    if length > MAX_JSON:
+      raise ValueError(f"its header has {length} bytes, expected at most {MAX_JSON}")
     parse_json(file.read(length))
 
 

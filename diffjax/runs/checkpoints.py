@@ -186,7 +186,7 @@ class Checkpoints:
         return self.restore(step, target, config)
       except DamagedCheckpoint as error:
         damage = error
-      if self._has_gone(step):  # the run training here has replaced it by a newer one meanwhile
+      if self._was_deleted(step):  # the run training here has replaced it by a newer one meanwhile
         self._manager.reload()
         return self.restore_newest(target, config)
       if step != steps[0]:
@@ -227,13 +227,13 @@ class Checkpoints:
       read = self._reader.restore(path, args=self._ocp.args.Composite(**items))
     except Exception as error:  # orbax, tensorstore and json report damage in many ways
       failure = error
-    failed = processes.how_many(failure is not None)
+    failed = processes.count_true(failure is not None)
     if not failed:
       return read
     if failure and isinstance(failure, jax.errors.JaxRuntimeError):  # e.g. out of device memory
       raise failure
     if failed == processes.process()["process_count"]:
-      if self._has_gone(path.name):
+      if self._was_deleted(path.name):
         raise DamagedCheckpoint(f"checkpoint {path} was deleted while it was read.") from failure
       raise OSError(
         f"checkpoint {path} cannot be read ({_first_line(failure)}), although its checksums match; fix that, then run"
@@ -245,7 +245,7 @@ class Checkpoints:
       f" {here}; give all the same shared folder, then run the same command."
     ) from failure
 
-  def _has_gone(self, step):
+  def _was_deleted(self, step):
     return processes.from_first(lambda: not (self.folder / str(step)).exists())
 
   @functools.cached_property

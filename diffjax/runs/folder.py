@@ -57,7 +57,7 @@ def read_config(workdir: str | pathlib.Path):
   if not path.is_file():
     raise FileNotFoundError(f"{workdir} holds no run: it has no {CONFIG}; train one there, or check --workdir.")
   try:
-    return configuration.from_json(files.read_at_most(path, files.MOST_JSON))
+    return configuration.from_json(files.read_at_most(path, files.MAX_JSON))
   except ValueError as error:
     raise ValueError(f"{path} is not a valid run config ({error}); restore it, or train in a new workdir.") from error
 
@@ -159,7 +159,7 @@ def check_shared(workdir: pathlib.Path, timeout: float = 10.0) -> None:
   token, deadline = processes.from_first(sign), time.monotonic() + timeout
   while not (seen := lock.exists() and lock.read_text() == token) and time.monotonic() < deadline:
     time.sleep(0.1)
-  blind = processes.how_many(not seen)
+  blind = processes.count_true(not seen)
   if blind:
     who = f"{blind} of {processes.process()['process_count']} processes" + ("" if seen else ", including this one,")
     raise OSError(

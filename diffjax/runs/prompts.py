@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjax import from_config, guidance
 from diffjax.codecs import to_float
-from diffjax.conditioning import ClipPrompts, among
+from diffjax.conditioning import ClipPrompts, with_classes
 from diffjax.from_config.configuration import default_guidance_config
 from diffjax.runs.clip import ClipRun
 from diffjax.system import compilation
@@ -112,7 +112,7 @@ def make_prompt(
     config = default_guidance_config() if image_prompts or clip.config is None else clip.config.guidance
   cond = ClipPrompts(clip).cond(prompt, image_prompts)
   if config.distance == "softmax" and clip.classes is not None:
-    cond = among(clip.classes, cond)  # softmax shares are over all classes
+    cond = with_classes(clip.classes, cond)  # softmax shares are over all classes
   energy = from_config.guidance.clip_energy(
     config, clip.image_features, cond["targets"], cond["weights"], clip.logit_scale
   )

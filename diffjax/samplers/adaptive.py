@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from diffjax import arrays, randomness, struct
 from diffjax.arrays import expand
-from diffjax.checks import check_call, check_in, check_whole
+from diffjax.checks import check_call, check_in, check_integer
 from diffjax.grids import check_grid
 from diffjax.samplers.loops import while_loop
 from diffjax.samplers.runge_kutta import flow_time, slope, slopes
@@ -62,7 +62,7 @@ class Adaptive:
     check_in("[0, inf)", rtol=self.rtol, atol=self.atol)
     if isinstance(self.rtol, numbers.Real) and isinstance(self.atol, numbers.Real) and not self.rtol + self.atol > 0:
       raise ValueError("rtol and atol are both 0, but every step has some error; set at least one above 0.")
-    check_whole(1, max_steps=self.max_steps)
+    check_integer(1, max_steps=self.max_steps)
 
   def init(self, x):
     return Progress(jnp.full(x.shape[:1], 0.05, x.dtype), jnp.zeros(x.shape[:1], jnp.int32))
@@ -135,7 +135,7 @@ def solve(
     ValueError: unless sigma > sigma_next > 0, both finite (not checked under jit).
   """
   check_call("denoiser", denoiser, "x, sigma, cond, key=keys")
-  x = arrays.wide(jnp.asarray(x))
+  x = arrays.upcast(jnp.asarray(x))
   check_grid(jnp.stack([jnp.asarray(sigma, x.dtype), jnp.asarray(sigma_next, x.dtype), jnp.zeros((), x.dtype)]))
   sampler = Adaptive() if sampler is None else sampler
   conditioned = lambda x, sigma, *, key=None: denoiser(x, sigma, cond, key=key).astype(x.dtype)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from diffjax import randomness, struct
-from diffjax.arrays import root
+from diffjax.arrays import safe_sqrt
 from diffjax.checks import check_in, check_sampler
 from diffjax.samplers.dpm_solver import DPMSolver
 from diffjax.samplers.heun import Heun
@@ -62,7 +62,7 @@ class Churn:
     gamma = jnp.minimum(jnp.divide(self.s_churn, self.num_steps), jnp.sqrt(2.0) - 1)
     gamma = jnp.where(inside, gamma, 0).astype(x.dtype)
     noise = self.s_noise * self.noise(key_churn, x.shape)
-    x = x + sigma * root(gamma * (2 + gamma)) * noise
+    x = x + sigma * safe_sqrt(gamma * (2 + gamma)) * noise
     return self.sampler.step(denoiser, x, sigma * (1 + gamma), sigma_next, carry, key_step)
 
 

@@ -29,5 +29,5 @@ class Consistency:
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     key_model, key_noise = randomness.split(key)
     x0 = denoiser(x, sigma, key=key_model)
-    sigma_up = arrays.root(jnp.maximum(sigma_next**2 - self.sigma_min**2, 0))
+    sigma_up = arrays.safe_sqrt(jnp.maximum(sigma_next**2 - self.sigma_min**2, 0))
     return x0 + sigma_up * self.noise(key_noise, x.shape), carry

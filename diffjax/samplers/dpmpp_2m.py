@@ -39,5 +39,5 @@ class DPMpp2M:
     h = jnp.log(sigma / sigma_next)
     extrapolated = x0 + h / (2 * h_last) * (x0 - x0_last)
     x = extrapolated + jnp.exp(-(1 + self.eta) * h) * (x - extrapolated)
-    sigma_up = sigma_next * arrays.root(-jnp.expm1(-2 * self.eta * h))
+    sigma_up = sigma_next * arrays.safe_sqrt(-jnp.expm1(-2 * self.eta * h))
     return x + sigma_up * self.noise(key_noise, x.shape), (x0, h.astype(x.dtype))

@@ -53,6 +53,6 @@ class DPMpp3M:
     weight_1 = 1 + jnp.expm1(-z) / z
     weight_2 = 1 - 2 / z * weight_1
     extrapolated = h * weight_1 * slope_here + h**2 * weight_2 * curvature / (1 + self.shipped)
-    sigma_up = sigma_next * arrays.root(-jnp.expm1(-2 * self.eta * h))
+    sigma_up = sigma_next * arrays.safe_sqrt(-jnp.expm1(-2 * self.eta * h))
     x = x0 + jnp.exp(-z) * (x - x0) + extrapolated + sigma_up * self.noise(key_noise, x.shape)
     return x, ((x0, slope), ((1 / h).astype(x.dtype), per_h_last))

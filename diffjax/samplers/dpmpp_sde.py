@@ -36,7 +36,7 @@ class DPMppSDE:
     key_first, key_middle, key_noise, key_noise_next = randomness.split(key, 4)
     sigma_middle = jnp.sqrt(sigma * sigma_next)
     h = jnp.log(sigma / sigma_next) / 2
-    decay, fresh = jnp.exp(-(1 + self.eta) * h), arrays.root(-jnp.expm1(-2 * self.eta * h))
+    decay, fresh = jnp.exp(-(1 + self.eta) * h), arrays.safe_sqrt(-jnp.expm1(-2 * self.eta * h))
     noise = sigma_middle * fresh * self.noise(key_noise, x.shape)
     x0 = denoiser(x, sigma, key=key_first)
     x0_middle = denoiser(x0 + decay * (x - x0) + noise, sigma_middle, key=key_middle)

@@ -59,7 +59,7 @@ class ERSDE:
     weight_1, weight_2 = self._weights(sigma, sigma_next)
     x = x0 + sigma_next / sigma * growth * (x - x0)
     x = x + (weight_1 * slope_here if self.order > 1 else 0) + (weight_2 * curvature if self.order > 2 else 0)
-    sigma_up = sigma_next * arrays.root(jnp.maximum((1 - growth) * (1 + growth), 0))
+    sigma_up = sigma_next * arrays.safe_sqrt(jnp.maximum((1 - growth) * (1 + growth), 0))
     return x + sigma_up * self.noise(key_noise, x.shape), ((x0, slope), (jnp.asarray(sigma, x.dtype), per_step))
 
   def _weights(self, sigma, sigma_next):

@@ -34,7 +34,7 @@ class MeanGuided:
   scaling: Callable = struct.field(pytree_node=False, default=variance_exploding)
 
   def __post_init__(self):
-    recurrent.check_outside(self.sampler, "MeanGuided")
+    recurrent.check_not_recurrent(self.sampler, "MeanGuided")
 
   def init(self, x):
     return self.sampler.init(x)

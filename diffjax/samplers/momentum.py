@@ -30,7 +30,7 @@ class Momentum:
 
   def __post_init__(self):
     check_in("(-inf, inf)", momentum=self.momentum)
-    recurrent.check_outside(self.sampler, "Momentum")
+    recurrent.check_not_recurrent(self.sampler, "Momentum")
 
   def init(self, x):
     return self.sampler.init(x), jnp.zeros_like(x)

@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 
 from diffjax import arrays, randomness, struct
-from diffjax.checks import check_in
+from diffjax.checks import check_in, check_integer
 from diffjax.samplers.euler import Euler
 from diffjax.samplers.step_checks import check_above_zero
 from diffjax.typing import NoiseFn, Sampler
@@ -31,8 +31,7 @@ class PredictorCorrector:
   noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
-    if self.num_corrections != int(self.num_corrections) or self.num_corrections < 0:
-      raise ValueError(f"num_corrections is {self.num_corrections}, but must be a whole number >= 0; 1 is usual.")
+    check_integer(0, num_corrections=self.num_corrections)
     check_in("[0, inf)", snr=self.snr, added_dims=self.added_dims)
 
   def init(self, x):

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import arrays, randomness, struct
+from diffjax.checks import check_integer
 from diffjax.typing import NoiseFn, Sampler
 
 
@@ -24,8 +25,7 @@ class Recurrent:
   noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
-    if self.repeats != int(self.repeats) or self.repeats < 1:
-      raise ValueError(f"repeats is {self.repeats}, but must be a whole number of at least 1.")
+    check_integer(1, repeats=self.repeats)
 
   def init(self, x):
     return self.sampler.init(x)
@@ -46,7 +46,7 @@ class Recurrent:
     return self.sampler.step(denoiser, x, sigma, sigma_next, carry, key)
 
 
-def check_outside(sampler: Sampler, name: str) -> None:
+def check_not_recurrent(sampler: Sampler, name: str) -> None:
   """Raises ValueError if `sampler` is a Recurrent, which the wrapper called `name` cannot wrap."""
   if isinstance(sampler, Recurrent):
     raise ValueError(f"{name} uses the first call of its sampler's step; put Recurrent around it, not inside.")

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import arrays, randomness, struct
+from diffjax.checks import check_integer
 from diffjax.grids import karras
 from diffjax.samplers.heun import Heun
 from diffjax.schedules import variance_exploding
@@ -35,11 +36,7 @@ class Restart:
   noise: NoiseFn = struct.field(pytree_node=False, default=randomness.normal)
 
   def __post_init__(self):
-    for name in ("num_restarts", "num_steps"):
-      value = getattr(self, name)
-      if value != int(value) or value < 1:
-        raise ValueError(f"Restart's {name} is {value!r}, but must be a whole number of at least 1.")
-
+    check_integer(1, **{f"Restart's {name}": getattr(self, name) for name in ("num_restarts", "num_steps")})
     if isinstance(self.t_min, numbers.Real) and isinstance(self.t_max, numbers.Real):
       if not 0 < self.t_min < self.t_max < float("inf"):
         raise ValueError(f"restart goes from t_min = {self.t_min} up to t_max = {self.t_max}; give 0 < t_min < t_max.")
@@ -69,7 +66,7 @@ class Restart:
 
   def step(self, denoiser, x, sigma, sigma_next, carry, key):
     key_step, key_restart = randomness.split(key)
-    state = arrays.in_dtypes_of((x, carry), self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step))
+    state = arrays.cast_like((x, carry), self.sampler.step(denoiser, x, sigma, sigma_next, carry, key_step))
     crosses = (sigma_next <= self.t_min) & (self.t_min < sigma)
     restarts = lambda x, carry: self._restarts(denoiser, x, carry, sigma_next, key_restart)
     return jax.lax.cond(crosses, restarts, lambda x, carry: (x, carry), *state)
@@ -86,7 +83,7 @@ class Restart:
         i, sigma, sigma_next = step
         x, carry = state
         stepped = self.sampler.step(denoiser, x, sigma, sigma_next, carry, randomness.fold_in(key_path, i))
-        return arrays.in_dtypes_of(state, stepped), None
+        return arrays.cast_like(state, stepped), None
 
       steps = jnp.arange(self.num_steps), levels[:-1], levels[1:]
       return jax.lax.scan(descend, (x, self.sampler.init(x)), steps)[0], None

@@ -78,4 +78,4 @@ class SASolver:
       weights = weights.at[0].set(jnp.where(two, leading / jnp.where(two, places[1] - places[0], 1), weights[0]))
     x0, differences = known.values[0], known.values[1:order] - known.values[:1]
     x = x0 + jnp.exp(-rate * h) * (x - x0) + (expand(weights, differences) * differences).sum(0)
-    return x + sigma_next * arrays.root(-jnp.expm1(-2 * tau**2 * h)) * noise
+    return x + sigma_next * arrays.safe_sqrt(-jnp.expm1(-2 * tau**2 * h)) * noise

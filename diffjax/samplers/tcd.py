@@ -37,6 +37,6 @@ class TCD:
       t_down = jnp.floor(t_down + 1e-2)  # in float32 a whole time may come out slightly too small
     sigma_down = jnp.minimum(self.schedule.sigma(t_down), sigma_next).astype(x.dtype)
     sigma_down = jnp.where(self.gamma == 0, sigma_next, sigma_down)  # sigma_next may lie between two times
-    sigma_up = arrays.root((sigma_next - sigma_down) * (sigma_next + sigma_down))
+    sigma_up = arrays.safe_sqrt((sigma_next - sigma_down) * (sigma_next + sigma_down))
     x0 = denoiser(x, sigma, key=key_model)
     return x0 + sigma_down / sigma * (x - x0) + sigma_up * self.noise(key_noise, x.shape), carry

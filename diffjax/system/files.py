@@ -5,9 +5,9 @@ import reprlib
 from pathlib import Path
 from typing import Any
 
-MOST_JSON = 2**20
+MAX_JSON = 2**20
 """Maximum bytes of JSON to read; as Python objects they take up to 25 times as much."""
-MOST_LEVELS = 32
+MAX_LEVELS = 32
 
 
 def file_in(folder: Path, name: str) -> Path:
@@ -43,7 +43,7 @@ def _inside(target: Path, folder: Path) -> bool:
   return any(target.parent == home / "blobs" for home in homes)
 
 
-def read_json(folder: Path, name: str, most: int = MOST_JSON) -> dict[str, Any]:
+def read_json(folder: Path, name: str, most: int = MAX_JSON) -> dict[str, Any]:
   """The JSON object in the `file_in` a folder; ValueError if there is none, or more than `most` bytes."""
   text = read_small(folder, name, most)
   try:
@@ -86,12 +86,12 @@ def parse_json(text: str | bytes) -> Any:
   return value
 
 
-_TOO_DEEP = f"more than {MOST_LEVELS} levels of nesting"
+_TOO_DEEP = f"more than {MAX_LEVELS} levels of nesting"
 
 
 def _check_depth(value):
   level = [[value]]
-  for _ in range(MOST_LEVELS + 1):
+  for _ in range(MAX_LEVELS + 1):
     inner = (value.values() if isinstance(value, dict) else value for value in level)
     level = [item for items in inner for item in items if isinstance(item, dict | list)]
     if not level:

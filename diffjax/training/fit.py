@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import tqdm
 
-from diffjax.checks import check_whole
+from diffjax.checks import check_integer
 from diffjax.cluster import devices, processes
 from diffjax.cluster.layouts import Replicated
 from diffjax.data import id_batches
@@ -54,7 +54,7 @@ def fit(
   Raises:
     ValueError: arrays of different lengths, or numbers out of range.
   """
-  check_whole(1, steps=steps, batch_size=batch_size, steps_per_call=steps_per_call)
+  check_integer(1, steps=steps, batch_size=batch_size, steps_per_call=steps_per_call)
   devices.check_batch_size(batch_size, 1)
   lengths = {name: len(values) for name, values in data.items()}
   if len(set(lengths.values())) != 1:

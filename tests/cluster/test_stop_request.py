@@ -46,8 +46,8 @@ def test_one_signal_is_noted_and_handlers_come_back(signum):
 def test_out_of_patience_the_outer_rescue_is_called_again_after_an_inner_one_and_may_fail(rescue):
   script = (
     "import os, signal, time\nfrom diffjax.cluster.signals import StopRequest\n"
-    f"with StopRequest(0.1) as stop, stop.meanwhile(lambda: {rescue}):\n"
-    "  with stop.meanwhile(lambda: print('inner')):\n    pass\n"
+    f"with StopRequest(0.1) as stop, stop.on_timeout(lambda: {rescue}):\n"
+    "  with stop.on_timeout(lambda: print('inner')):\n    pass\n"
     "  os.kill(os.getpid(), signal.SIGINT)\n  time.sleep(60)\n"
   )
   done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=50)

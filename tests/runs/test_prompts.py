@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffjax import DiffjaxWarning, from_config, guidance, runs, samplers
-from diffjax.conditioning import among, split_prompt
+from diffjax.conditioning import split_prompt, with_classes
 from diffjax.from_config import configuration
 from diffjax.pipelines import pipeline
 
@@ -102,7 +102,7 @@ def test_the_program_of_a_prompt_can_be_kept_on_disk(clip, model):
   x, keys = np.zeros((2, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 2)
   lower = jax.jit(lambda denoiser, x, keys: denoiser(x, 1.0, key=keys)).lower
   assert "callback" not in lower(denoiser, x, keys).as_text()
-  assert "callback" in lower(denoiser.replace(report=guidance.energy.warn_of_nonfinite), x, keys).as_text()
+  assert "callback" in lower(denoiser.replace(report=guidance.energy.warn_nonfinite), x, keys).as_text()
 
 
 @pytest.mark.slow
@@ -157,7 +157,7 @@ def test_classes_are_means_of_their_captions(clip):
 def test_what_a_picture_should_be_read_as(weights, read_as):
   """Two texts near the first two of three classes."""
   texts, classes = np.array([[0.9, 0.1, 0], [0.1, 0.9, 0]]), np.eye(3)
-  cond = among(classes, {"targets": texts, "weights": np.array(weights, np.float32)})
+  cond = with_classes(classes, {"targets": texts, "weights": np.array(weights, np.float32)})
   np.testing.assert_array_equal(cond["asked"], np.array(read_as, bool))
   np.testing.assert_array_equal(cond["weights"], [*weights, 0, 0, 0])
   np.testing.assert_array_equal(cond["targets"], [*texts, *classes])
@@ -184,13 +184,13 @@ def test_pictures_that_are_read_as_something_else_are_drawn_again(clip, model):
   kept = first.mean((1, 2, 3)) <= limit
   np.testing.assert_array_equal(drawn[kept], first[kept])
   assert (drawn[~kept] != first[~kept]).any((1, 2, 3)).all()
-  assert 2 <= len(asked) < pipeline.ATTEMPTS and (drawn.mean((1, 2, 3)) <= limit).all()
+  assert 2 <= len(asked) < pipeline.MAX_ATTEMPTS and (drawn.mean((1, 2, 3)) <= limit).all()
   alone, path = model.draw(3, trajectory=True, **options)
   np.testing.assert_array_equal(alone, drawn[:3])  # a picture depends on itself alone
   np.testing.assert_array_equal(path[-1], alone)
   limit = -1
   asked.clear()
-  assert model.draw(12, **options).shape == drawn.shape and len(asked) == pipeline.ATTEMPTS - 1
+  assert model.draw(12, **options).shape == drawn.shape and len(asked) == pipeline.MAX_ATTEMPTS - 1
 
 
 def test_shares_say_what_is_accepted(clip):

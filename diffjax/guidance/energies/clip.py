@@ -66,7 +66,7 @@ class ClipEnergy:
     return jax.nn.softmax(self.logit_scale * self._cosines(images), axis=1)
 
   def _cosines(self, images):
-    features, targets = arrays.wide(self.image_features(images)), arrays.wide(jnp.asarray(self.targets))
+    features, targets = arrays.upcast(self.image_features(images)), arrays.upcast(jnp.asarray(self.targets))
     return jnp.dot(features, targets.T, precision=jax.lax.Precision.HIGHEST)
 
 
@@ -144,7 +144,7 @@ def _forward(energy, x0, key):
     (gradient,) = pullback(jnp.ones_like(value))
     return total[0] + value, total[1] + gradient
 
-  total = jax.lax.fori_loop(0, energy.views.count, add, (jnp.zeros(x0.shape[0]), jnp.zeros_like(arrays.wide(x0))))
+  total = jax.lax.fori_loop(0, energy.views.count, add, (jnp.zeros(x0.shape[0]), jnp.zeros_like(arrays.upcast(x0))))
   value, gradient = (a / _number(energy.views) for a in total)
   return value, gradient.astype(x0.dtype)
 
