@@ -204,8 +204,8 @@ def dry_run(config, workdir: str | pathlib.Path) -> None:
   from_config.check(config)
   devices.check_batch_size(config.train.batch_size, config.train.accumulate)
   with memory.explaining(None, memory_settings(config)):  # the compiler may run out of memory
-    told = runs.dry_run(config, paths.as_path(workdir), from_config.train_step(config), from_config.layout(config))
-  processes.announce(told)
+    text = runs.dry_run(config, paths.as_path(workdir), from_config.train_step(config), from_config.layout(config))
+  processes.announce(text)
 
 
 def held_out_batches(config) -> list[dict[str, np.ndarray]]:

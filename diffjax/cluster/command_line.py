@@ -46,7 +46,7 @@ def run(main: Callable[[], None]) -> None:
     main()
 
   define_processes(flags.FLAGS)
-  with reporting(), StopRequest(patience=2.0, leave=True):
+  with reporting(), StopRequest(patience=2.0, interrupt=True):
     app.run(joined, flags_parser=parse)
 
 

@@ -24,7 +24,7 @@ class StopRequest:
 
   Args:
     patience: seconds.
-    leave: raise `Stopped` in the main thread, whatever it is doing; for programs without a loop that checks this.
+    interrupt: raise `Stopped` in the main thread, whatever it is doing; for programs without a loop that checks this.
 
   Attributes:
     signum: the signal received, or None.
@@ -32,15 +32,15 @@ class StopRequest:
 
   signum: int | None = None
 
-  def __init__(self, patience: float = PATIENCE, *, leave: bool = False):
-    self._patience, self._leave, self._acknowledged = patience, leave, False
+  def __init__(self, patience: float = PATIENCE, *, interrupt: bool = False):
+    self._patience, self._interrupt, self._acknowledged = patience, interrupt, False
     self._rescue, self._lock = (), threading.Lock()
 
   def __enter__(self):
     self._ours, self._signals = socket.socketpair()
     self._signals.setblocking(False)
     self._former = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-    if self._leave:
+    if self._interrupt:
       self._former_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
     self._former_wakeup = signal.set_wakeup_fd(self._signals.fileno(), warn_on_full_buffer=False)
     threading.Thread(target=self._listen, daemon=True).start()
@@ -49,7 +49,7 @@ class StopRequest:
   def __exit__(self, *error):
     self.acknowledge()
     signal.set_wakeup_fd(self._former_wakeup)
-    if self._leave:
+    if self._interrupt:
       sys.unraisablehook = self._former_hook
     for number, handler in self._former.items():
       signal.signal(number, handler)
@@ -81,29 +81,31 @@ class StopRequest:
 
   def _note(self, signum, frame):
     if self:
-      _leave(signum, at_once=True)
+      _exit(signum, at_once=True)
     self.signum = signum
-    if self._leave:
+    if self._interrupt:
       raise Stopped(signum)
 
-  def _unraisable(self, told):
-    if not isinstance(told.exc_value, Stopped):  # raised in the garbage collector it is lost; patience then runs out
-      self._former_hook(told)
+  def _unraisable(self, unraisable):
+    if not isinstance(
+      unraisable.exc_value, Stopped
+    ):  # raised in the garbage collector it is lost; patience then runs out
+      self._former_hook(unraisable)
 
   def _listen(self):
     """Receives each signal's number as it arrives, whatever the main thread is doing."""
     with self._ours:
-      first = self._hear()
+      first = self._next_signal()
       if first:
         timer = threading.Timer(self._patience, self._time_out, (first,))
         timer.daemon = True
         timer.start()
-        second = self._hear()
+        second = self._next_signal()
         if second:
-          _leave(second, at_once=True)
+          _exit(second, at_once=True)
         timer.cancel()
 
-  def _hear(self) -> int | None:
+  def _next_signal(self) -> int | None:
     while data := self._ours.recv(1):
       if data[0] in self._former:
         return data[0]
@@ -115,10 +117,10 @@ class StopRequest:
         return
       try:
         self._call_rescue()
-        if not self._leave:
+        if not self._interrupt:
           print("stopped; the same command resumes from the last checkpoint", flush=True)
       finally:
-        _leave(signum)
+        _exit(signum)
 
   def _call_rescue(self):
     try:
@@ -128,6 +130,6 @@ class StopRequest:
       print(f"error: {error}", file=sys.stderr)
 
 
-def _leave(signum: int, at_once: bool = False) -> NoReturn:
+def _exit(signum: int, at_once: bool = False) -> NoReturn:
   stopped = Stopped(signum)
   exit_reasons.exit_all(stopped.code, stopped.reason, at_once=at_once)

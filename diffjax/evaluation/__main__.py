@@ -32,7 +32,7 @@ MAX_BYTES = 2**30
 def main(argv: list[str]) -> None:
   """Runs the command line; an error exits with one sentence."""
   options = _options()
-  with command_line.reporting(), StopRequest(patience=2.0, leave=True):
+  with command_line.reporting(), StopRequest(patience=2.0, interrupt=True):
     command_line.parse(argv, options)
     if options.help:
       print(__doc__, *(f"  --{name}: {options[name].help}" for name in options), sep="\n")
@@ -109,9 +109,9 @@ def _report_on_pictures(drawn, source, train, held_out, out):
   shown = drawn["image"][:60]
   nearest = nearest_distances(pixels(shown), pixels(train["image"]))[1]
   plots.save(plots.real_beside_drawn(held_out["image"], shown, train["image"][nearest]), out / "evaluation.png")
-  told = ", ".join(f"{name} {value}" for name, value in source.items() if value is not None)
+  settings = ", ".join(f"{name} {value}" for name, value in source.items() if value is not None)
   print(
-    f"{told}; against {len(train['image'])} training pictures, on pixels in [-1, 1]\n\n{table(report)}\n\nwrote {out}"
+    f"{settings}; against {len(train['image'])} training pictures, on pixels in [-1, 1]\n\n{table(report)}\n\nwrote {out}"
   )
 
 
@@ -131,15 +131,15 @@ def read_samples(path: str) -> dict[str, np.ndarray]:
 
   Raises ValueError if the file is not an .npz, has no valid array `images`, or would take more than 2^30 bytes.
   """
-  told = "give the samples.npz that sample.py wrote."
+  remedy = "give the samples.npz that sample.py wrote."
   if paths.is_remote(path):
     raise ValueError(f"{path} is in a bucket; copy it to this machine first.")
-  arrays = read_npz(path, ("images", "labels"), told, MAX_BYTES)
+  arrays = read_npz(path, ("images", "labels"), remedy, MAX_BYTES)
   images, labels = arrays.get("images", np.zeros(0)), arrays.get("labels")
   if images.ndim != 4 or images.dtype != np.uint8:
-    raise ValueError(f"{path} holds no array `images` of uint8 [N, H, W, C]: {told}")
+    raise ValueError(f"{path} holds no array `images` of uint8 [N, H, W, C]: {remedy}")
   if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
-    raise ValueError(f"{path} holds labels {labels.dtype}{list(labels.shape)}, not one for each picture: {told}")
+    raise ValueError(f"{path} holds labels {labels.dtype}{list(labels.shape)}, not one for each picture: {remedy}")
   return {"image": images} | ({} if labels is None else {"label": labels})
 
 
@@ -174,8 +174,8 @@ def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray
     prompt = make_prompt(clip, text, config=options.guidance, scale=options.guidance_scale)
     images.append(run.draw(each, prompt=prompt, seed=options.seed + label, **asked))
     labels.append(np.full(each, label, np.int32))
-  told = asked | {name: options[name].value for name in ("clip", "captions", "guidance_scale", "seed")}
-  return {"image": np.concatenate(images), "label": np.concatenate(labels)}, told
+  settings = asked | {name: options[name].value for name in ("clip", "captions", "guidance_scale", "seed")}
+  return {"image": np.concatenate(images), "label": np.concatenate(labels)}, settings
 
 
 def _options() -> flags.FlagValues:

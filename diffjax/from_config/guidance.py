@@ -52,11 +52,11 @@ def at_steps(config, num_steps: int):
 def check(config, image_features: ImageFeatures) -> None:
   """Raises ValueError for the first mistake in a guidance config, for any number of steps."""
   for steps in ("1", *config.by_steps):
-    told = at_steps(config, int(steps))
-    if told.sampler:
-      lookup(samplers.METHODS, "sampler", told.sampler)
-    energy = clip_energy(told, image_features, np.eye(2), (1, 0), 1.0)
-    sampler(told, guided(told, lambda x, sigma, cond=None, *, key=None: x, energy), samplers.Euler())
+    entry = at_steps(config, int(steps))
+    if entry.sampler:
+      lookup(samplers.METHODS, "sampler", entry.sampler)
+    energy = clip_energy(entry, image_features, np.eye(2), (1, 0), 1.0)
+    sampler(entry, guided(told, lambda x, sigma, cond=None, *, key=None: x, energy), samplers.Euler())
 
 
 def clip_energy(

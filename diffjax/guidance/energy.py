@@ -41,8 +41,8 @@ POSITIONS = ("score", "mean", "x0")
 
 def warn_nonfinite(count: int, sigma: float) -> None:
   """Warns that `count` gradients of a batch were not finite."""
-  told = f"energy guidance: {count} gradients at sigma {sigma:.3g} were not finite and were set to zero"
-  warnings.warn(told, DiffjaxWarning, stacklevel=1)
+  message = f"energy guidance: {count} gradients at sigma {sigma:.3g} were not finite and were set to zero"
+  warnings.warn(message, DiffjaxWarning, stacklevel=1)
 
 
 @struct.dataclass
@@ -115,10 +115,10 @@ class EnergyGuidance(Predictor):
       picture, pullback, own = jax.vjp(judged, x, has_aux=True)
       (gradient,) = pullback(slope(picture))
     scale = at_level(self.scale, sigma) * (jnp.square(sigma) if self.position == "score" else 1)
-    shift = -expand(scale, x) * self._tame(gradient, sigma)
+    shift = -expand(scale, x) * self._cleaned(gradient, sigma)
     if self.inner_steps:
       rate = expand(at_level(self.inner_scale, sigma), x)
-      down = lambda _, delta: delta - (rate * self._tame(slope(own.x0 + delta), sigma)).astype(delta.dtype)
+      down = lambda _, delta: delta - (rate * self._cleaned(slope(own.x0 + delta), sigma)).astype(delta.dtype)
       shift += jax.lax.fori_loop(0, self.inner_steps, down, jnp.zeros_like(own.x0))
     shift *= arrays.clip_factor(_rms(shift), expand(at_level(self.clamp, sigma), x))
     shift = jnp.where(expand(arrays.within(sigma, self.interval), x), shift, 0)
@@ -146,14 +146,14 @@ class EnergyGuidance(Predictor):
     minus = jax.vmap(minus_energy)(randomness.split(key, self.num_samples))
     return math.log(self.num_samples) - jax.nn.logsumexp(minus, axis=0)
 
-  def _tame(self, gradient, sigma):
+  def _cleaned(self, gradient, sigma):
     report = self.report
     if report is not None:
       finite = jnp.isfinite(gradient).all(tuple(range(1, gradient.ndim)))
       # under vmap, both branches of cond run
-      told = lambda count, sigma: report(count, sigma) if count else None
-      tell = lambda: jax.debug.callback(told, (~finite).sum(), jnp.max(sigma))
-      jax.lax.cond(finite.all(), lambda: None, tell)
+      warn = lambda count, sigma: report(count, sigma) if count else None
+      count_and_warn = lambda: jax.debug.callback(warn, (~finite).sum(), jnp.max(sigma))
+      jax.lax.cond(finite.all(), lambda: None, count_and_warn)
       gradient = jnp.where(expand(finite, gradient), gradient, 0)
     return arrays.upcast(gradient) / _rms(gradient) if self.normalize else gradient
 

@@ -78,11 +78,11 @@ def _memory(train_step, state, layout, batch, steps_per_call, resident: data.Sou
     rows["activations"], total = "unknown: this backend has no memory analysis", sum(rows.values())
   else:
     rows["activations"], total = max(needs.temporaries - gradients, 0), needs.total
-  told = {name: f"{text(n)}, {n:,} bytes" if isinstance(n, int) else n for name, n in rows.items()}
+  table = {name: f"{text(n)}, {n:,} bytes" if isinstance(n, int) else n for name, n in rows.items()}
   num_params = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-  told["parameters"] = f"{num_params:,} in {told['parameters']}"
+  table["parameters"] = f"{num_params:,} in {table['parameters']}"
   device = memory.device_bytes()
-  return told | {"each device": text(total) + (f" of {text(device)}" if device else "") + ", estimated"}
+  return table | {"each device": text(total) + (f" of {text(device)}" if device else "") + ", estimated"}
 
 
 def _own_bytes(tree):
@@ -108,11 +108,11 @@ def _flops(train_step, state, batch, num_devices: int) -> str:
 
 
 def _checkpoints(workdir: pathlib.Path, num_bytes: int, keep: int) -> str:
-  told = f"{keep} and the best, {text(num_bytes)} each"
+  kept = f"{keep} and the best, {text(num_bytes)} each"
   if paths.is_remote(workdir):
-    return told
+    return kept
   there = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
-  return f"{told}; {text(shutil.disk_usage(there).free)} are free"
+  return f"{kept}; {text(shutil.disk_usage(there).free)} are free"
 
 
 def _of_length(num: int, a: PyTree) -> jax.ShapeDtypeStruct:

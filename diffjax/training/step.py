@@ -73,7 +73,7 @@ class TrainStep:
       whose loss or gradient is not finite changes only the step and the counters, on all devices alike.
     """
     key = jax.random.fold_in(key, state.step)
-    (loss, told), grads = devices.mean(self._loss_and_grads(state, batch, key, axis_name), axis_name)
+    (loss, aux), grads = devices.mean(self._loss_and_grads(state, batch, key, axis_name), axis_name)
     grad_norm = optax.tree.norm(grads)
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
@@ -93,12 +93,12 @@ class TrainStep:
       frozen=state.frozen,
     )
     counters = {"skipped": state.skipped, "skipped_in_row": state.skipped_in_row}
-    return state, {"loss": loss, "grad_norm": grad_norm, **told, **counters}
+    return state, {"loss": loss, "grad_norm": grad_norm, **aux, **counters}
 
   def _loss_and_grads(self, state, batch, key, axis_name):
     def mean_loss(params, part):
-      losses, told = self.objective(params, part, key, frozen=state.frozen, axis_name=axis_name)
-      return losses.mean(), jax.tree.map(jnp.mean, told)
+      losses, aux = self.objective(params, part, key, frozen=state.frozen, axis_name=axis_name)
+      return losses.mean(), jax.tree.map(jnp.mean, aux)
 
     # inlined as if not jitted, but traced only once, for the shapes of its sums and the loop over parts
     value_and_grad = jax.jit(jax.value_and_grad(mean_loss, has_aux=True), inline=True)

@@ -177,8 +177,8 @@ def _read(given: Config) -> tuple[Scheduler, Config]:
     config["solver_type"] = own
   for key, choices in ({"solver_type": ("midpoint",)} | CHOICES | CHOICES_OF.get(name, {})).items():
     if key in scheduler.defaults and config[key] not in choices:
-      told = ", ".join(repr(choice) for choice in choices)
-      raise ValueError(f"{key} of {name} is {config[key]!r}, but can only be {told} here.")
+      allowed = ", ".join(repr(choice) for choice in choices)
+      raise ValueError(f"{key} of {name} is {config[key]!r}, but can only be {allowed} here.")
   for interval, keys in NUMBERS.items():
     for key in keys:
       value = config.get(key)
