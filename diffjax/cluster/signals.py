@@ -87,9 +87,7 @@ class StopRequest:
       raise Stopped(signum)
 
   def _unraisable(self, unraisable):
-    if not isinstance(
-      unraisable.exc_value, Stopped
-    ):  # raised in the garbage collector it is lost; patience then runs out
+    if not isinstance(unraisable.exc_value, Stopped):  # in the garbage collector it is lost; patience runs out
       self._former_hook(unraisable)
 
   def _listen(self):

@@ -109,9 +109,9 @@ def _report_on_pictures(drawn, source, train, held_out, out):
   shown = drawn["image"][:60]
   nearest = nearest_distances(pixels(shown), pixels(train["image"]))[1]
   plots.save(plots.real_beside_drawn(held_out["image"], shown, train["image"][nearest]), out / "evaluation.png")
-  settings = ", ".join(f"{name} {value}" for name, value in source.items() if value is not None)
+  made = ", ".join(f"{name} {value}" for name, value in source.items() if value is not None)
   print(
-    f"{settings}; against {len(train['image'])} training pictures, on pixels in [-1, 1]\n\n{table(report)}\n\nwrote {out}"
+    f"{made}; against {len(train['image'])} training pictures, on pixels in [-1, 1]\n\n{table(report)}\n\nwrote {out}"
   )
 
 

@@ -56,7 +56,7 @@ def check(config, image_features: ImageFeatures) -> None:
     if entry.sampler:
       lookup(samplers.METHODS, "sampler", entry.sampler)
     energy = clip_energy(entry, image_features, np.eye(2), (1, 0), 1.0)
-    sampler(entry, guided(told, lambda x, sigma, cond=None, *, key=None: x, energy), samplers.Euler())
+    sampler(entry, guided(entry, lambda x, sigma, cond=None, *, key=None: x, energy), samplers.Euler())
 
 
 def clip_energy(
