@@ -20,8 +20,8 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
     if error.errno is None or not (protected or error.filename is None or _leads_to(error.filename, path)):
       raise  # our own message, or about another file
     full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    mend = "make it writable" if protected else "make room" if full else "choose another place"
-    raise OSError(f"{path} cannot be written ({error.strerror}); {mend}, then run the same command.") from error
+    remedy = "make it writable" if protected else "make room" if full else "choose another place"
+    raise OSError(f"{path} cannot be written ({error.strerror}); {remedy}, then run the same command.") from error
 
 
 def _leads_to(name: object, path: str | os.PathLike) -> bool:
