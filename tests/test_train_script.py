@@ -151,7 +151,8 @@ def test_streaming_and_memory_feed_the_same_batches(whole, tmp_path, monkeypatch
     stop_after(patch, 2)
     train(config, tmp_path)
   streamed = train(config, tmp_path)
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), streamed, state)
+  # two programs, so they differ by rounding, which Adam amplifies; another batch would move a parameter by 1e-3
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), streamed, state)
 
 
 def test_other_config_is_refused_and_nothing_changes(whole):

@@ -129,8 +129,7 @@ def test_energies_add_with_their_weights_and_keys_of_their_own():
 
 def test_a_gradient_that_is_not_finite_is_zero_and_told():
   told = []
-  # the root has an infinite slope where the first pixel is compared with itself
-  broken = lambda x0, key: linear(x0) + jnp.array([1.0, 0, 0]) * total(jnp.sqrt(jnp.abs(x0 - x0[:, :1])))
+  broken = lambda x0, key: linear(x0) + total(jnp.sqrt(0 * x0))  # the slope of the root is infinite
   report = lambda count, sigma: told.append((int(count), float(sigma)))
   guided = guidance.EnergyGuidance(DATA, broken, report=report)
   x0 = jax.jit(lambda x: guided(x, jnp.asarray(0.7)))(start())
