@@ -123,15 +123,20 @@ MOVES = [
   dict(num_processes=2, devices=2, layout="fsdp"),
   dict(num_processes=1, devices=1, layout="pmap"),
 ]
+SHORT = [MOVES[0], MOVES[5], MOVES[6]]
 
 
-@pytest.mark.slow
-def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
+@pytest.mark.parametrize(
+  "moves",
+  [pytest.param(SHORT, marks=pytest.mark.slow, id="short"), pytest.param(MOVES, marks=pytest.mark.soak, id="all")],
+)
+def test_a_run_moves_between_any_devices(tiny_data, tmp_path, moves):
   """8 -> 2 -> 8 devices, 4 processes -> 1, pmap -> fsdp -> pmap: each resumes the exact state and the next ids."""
-  changes = WIDE | {"train.steps": 18, "train.sample_every": 0, "train.steps_per_call": 1}
+  steps = 4 + 2 * len(moves)
+  changes = WIDE | {"train.steps": steps, "train.sample_every": 0, "train.steps_per_call": 1}
   examples, before, step = {}, None, 0
-  for i, move in enumerate(MOVES):
-    last = i == len(MOVES) - 1
+  for i, move in enumerate(moves):
+    last = i == len(moves) - 1
     asked = {"config": changes | {"parallel": move["layout"]}} | ({} if last else {"stop_after": 2})
     seen, out = several.run(
       tmp_path, f"move{i}", tiny_data, num_processes=move["num_processes"], devices=move["devices"], **asked
@@ -144,14 +149,14 @@ def test_a_run_moves_between_any_devices(tiny_data, tmp_path):
     before = restored(tmp_path / "run")
     former, step = step, int(before.step)
     print(f"{move}: runs to step {step}", flush=True)
-    assert step == 18 if last else step - former in (2, 3)  # several processes agree on a stop one call later
+    assert step == steps if last else step - former in (2, 3)  # several processes agree on a stop one call later
   config = runs.read_config(tmp_path / "run")
-  assert examples == examples_expected(config, 0, 18)
+  assert examples == examples_expected(config, 0, steps)
   (tmp_path / "alone").mkdir()
   whole, _ = several.run(tmp_path / "alone", "whole", tiny_data, config=changes)
   for a, b in zip(jax.tree.leaves(before), leaves(whole[0]), strict=True):
     np.testing.assert_allclose(a, b, atol=2e-3)
-  print(f"{len(MOVES)} moves, 18 steps, {len(examples)} examples, none repeated or skipped")
+  print(f"{len(moves)} moves, {steps} steps, {len(examples)} examples, none repeated or skipped")
 
 
 @pytest.mark.slow

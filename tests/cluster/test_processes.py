@@ -140,7 +140,7 @@ def test_all_processes_have_every_picture(alone, pair):
     assert seen["path"].shape == path.shape and np.abs(seen["path"].astype(int) - path).max() <= 1
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_four_processes_do_as_one(alone, tiny_data, tmp_path):
   config, workdir, state = alone
   seen, _ = several.run(tmp_path, "four", tiny_data, num_processes=4, config=CONFIG, draw=7)

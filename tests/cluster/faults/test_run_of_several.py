@@ -19,6 +19,8 @@ TRAIN = dict(steps=24, checkpoint_every=6, sample_every=4, log_every=2, steps_pe
 SECONDS = 60
 """On a quiet machine a tenth of this is enough; a process that is held up stays so for longer."""
 STUCK_AFTER = 8
+OTHER_FIRST = "error: process 0 of 2 has failed: "
+"""Where all fail at once, process 1 may receive the reason of process 0 before it prints its own."""
 
 
 @pytest.fixture
@@ -65,7 +67,7 @@ def held_and_asked(phases):
   return [(phase, *pair) for phase in phases for pair in pairs(phase)]
 
 
-@cases(("phase", "held", "asked"), held_and_asked(PHASES), slow=[("start", 1, 0), ("step", 1, 0), ("save", 0, 1)])
+@cases(("phase", "held", "asked"), held_and_asked(PHASES), slow=[("step", 1, 0)])
 def test_any_one_that_is_asked_stops_all_and_all_is_saved(start, tiny, tmp_path, phase, held, asked):
   begun = start(tmp_path, HELD, f"{phase}@{held}", 3, SECONDS)
   until_held(begun[held])
@@ -80,7 +82,7 @@ def test_any_one_that_is_asked_stops_all_and_all_is_saved(start, tiny, tmp_path,
   assert_goes_on(start, tmp_path, tiny(**TRAIN), int(saved[1]) if saved else 0)
 
 
-@cases(("phase", "held", "asked"), held_and_asked(PHASES[:-1]), slow=[("start", 1, 0), ("step", 1, 0)])
+@cases(("phase", "held", "asked"), held_and_asked(PHASES[:-1]), slow=[("step", 1, 0)])
 def test_a_long_phase_is_left_by_all(start, tiny, tmp_path, phase, held, asked):
   begun = start(tmp_path, HELD, f"{phase}@{held}", 200, 2)
   until_held(begun[held])
@@ -91,7 +93,7 @@ def test_a_long_phase_is_left_by_all(start, tiny, tmp_path, phase, held, asked):
   assert_goes_on(start, tmp_path, tiny(**TRAIN), None)
 
 
-@cases(("phase", "failing"), [("start", 1), ("evaluation", 0), ("save", 0)], slow=[("start", 1), ("save", 0)])
+@cases(("phase", "failing"), [("start", 1), ("evaluation", 0), ("save", 0)], slow=[("save", 0)])
 def test_one_that_fails_tells_the_others(start, tiny, tmp_path, phase, failing):
   ended = finish(start(tmp_path, HELD, f"{phase}@{failing}", "fail", 15))
   assert [code for code, _, _ in ended] == [1, 1]
@@ -132,7 +134,7 @@ def test_second_signal_ends_all_at_once(start, tiny, tmp_path, phase, asked):
 @cases(
   ("phase", "stuck"),
   [("start", 1), ("step", 1), ("step", 0), ("evaluation", 1), ("save", 0)],
-  slow=[("step", 1), ("save", 0)],
+  slow=[("step", 1)],
 )
 def test_the_others_report_one_that_halts_and_leave(start, tiny, tmp_path, phase, stuck):
   begun = start(tmp_path, HELD, f"{phase}@{stuck}", 2, 15, STUCK_AFTER)
@@ -147,7 +149,7 @@ def test_the_others_report_one_that_halts_and_leave(start, tiny, tmp_path, phase
   assert_goes_on(start, tmp_path, tiny(**TRAIN), None)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_one_of_four_that_halts_ends_all(start, tmp_path):
   begun = start(tmp_path, HELD, "step@2", 2, 15, STUCK_AFTER, count=4)
   until_held(begun[2])
@@ -180,7 +182,8 @@ def test_folders_that_are_not_one_are_refused(start, tiny, tmp_path):
     ended = finish(start(None, workdirs=[tmp_path / "shared", tmp_path / "own"]))
     for index, (code, _, err) in enumerate(ended):
       assert code == 1 and err.count("\n") == 1 and "1 of 2 processes" in err, err
-      assert ("including this one" in err) == bool(index) and "give all the same shared folder" in err
+      assert "give all the same shared folder" in err
+      assert ("including this one" in err) == bool(index) or OTHER_FIRST in err
     finish(start(tmp_path / "shared"))
 
 
@@ -190,5 +193,5 @@ def test_a_checkpoint_that_one_cannot_read_is_not_passed_over(start, tmp_path):
   ended = finish(start(tmp_path, TESTS / "cluster" / "faults" / "half_blind_train.py"))
   for index, (code, _, err) in enumerate(ended):
     assert code == 1 and err.count("\n") == 1 and "1 of 2 processes cannot read checkpoint" in err, err
-    assert ("here (the disk is on fire)" in err) == bool(index)
+    assert ("here (the disk is on fire)" in err) == bool(index) or OTHER_FIRST in err
   assert not list(tmp_path.glob("checkpoints/damaged*"))

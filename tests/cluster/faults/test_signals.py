@@ -1,6 +1,5 @@
 """Ctrl-C and SIGTERM in every phase: the run saves and exits in time, at once on a second signal, and resumes."""
 
-import itertools
 import signal
 import time
 
@@ -53,7 +52,7 @@ SAVED = {"compile": 2, "step": 10, "evaluation": 6, "sampling": 4, "save": 6}
 @cases(
   ("phase", "signum"),
   [(phase, signum) for phase in SAVED for signum in (signal.SIGINT, signal.SIGTERM)],
-  slow=list(zip(SAVED, itertools.cycle((signal.SIGINT, signal.SIGTERM)))),
+  slow=[("step", signal.SIGINT), ("save", signal.SIGTERM)],
 )
 def test_short_phase_is_finished_and_all_is_saved(launch, whole, tiny, tmp_path, phase, signum):
   saved = SAVED[phase]
@@ -63,13 +62,16 @@ def test_short_phase_is_finished_and_all_is_saved(launch, whole, tiny, tmp_path,
   assert_goes_on(launch, tmp_path, whole, tiny(**TRAIN), saved)
 
 
-@pytest.mark.parametrize(
-  ("phase", "saved"), [("start", 0), ("compile", 0), ("step", 6), ("evaluation", 6), ("sampling", 4)]
+LEFT = {"start": 0, "compile": 0, "step": 6, "evaluation": 6, "sampling": 4}
+
+
+@cases(
+  ("phase", "patience"),
+  [(phase, patience) for phase in LEFT for patience in (2, 15)],
+  slow=[("compile", 2), ("evaluation", 2)],
 )
-@pytest.mark.parametrize(
-  "patience", [pytest.param(2, marks=pytest.mark.slow), pytest.param(15, marks=pytest.mark.soak)]
-)
-def test_long_phase_is_left_and_what_can_be_is_saved(launch, whole, tiny, tmp_path, phase, saved, patience):
+def test_long_phase_is_left_and_what_can_be_is_saved(launch, whole, tiny, tmp_path, phase, patience):
+  saved = LEFT[phase]
   code, out, err, seconds = stop(launch(tmp_path, HELD, phase, 200, patience, **TRAIN), signal.SIGTERM)
   assert (code, err) == (128 + signal.SIGTERM, "") and seconds < SECONDS - 15 + patience
   assert phase == "start" or "the same command resumes from the last checkpoint" in out
@@ -91,9 +93,10 @@ def test_stop_saves_though_nobody_reads_any_more(launch, tiny, tmp_path):
   assert newest(tmp_path, tiny(**train))[0].step >= 10
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ("phase", "saved"), [("compile", 0), ("step", 6), ("evaluation", None), ("sampling", 0), ("save", 0)]
+@cases(
+  ("phase", "saved"),
+  [("compile", 0), ("step", 6), ("evaluation", None), ("sampling", 0), ("save", 0)],
+  slow=[("step", 6), ("save", 0)],
 )
 def test_second_signal_stops_at_once_and_loses_nothing_saved(launch, whole, tiny, tmp_path, phase, saved):
   code, _, err, seconds = stop(launch(tmp_path, HELD, phase, 200, 15, **TRAIN), signal.SIGINT, signal.SIGINT)
