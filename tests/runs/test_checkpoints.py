@@ -244,7 +244,7 @@ def test_what_cannot_be_read_for_another_reason_is_not_damaged(written, tmp_path
   monkeypatch.setattr(run._reader, "restore", restore)
   with pytest.raises(type(error) if error is OUT_OF_MEMORY else OSError) as raised:
     run.restore_newest(TARGET)
-  assert raised.value is error or f"/3 cannot be read ({error}), though" in str(raised.value)
+  assert raised.value is error or f"/3 cannot be read ({error}), although" in str(raised.value)
   run.close()
   assert sorted(os.listdir(tmp_path)) == ["1", "2", "3"]
 
