@@ -177,6 +177,7 @@ def processor_seconds(code):
   return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+@pytest.mark.slow
 def test_import_is_quick():
   """Little longer than its packages take, on any machine; they take 0.8 s where 1.5 s is the aim."""
   codes = ("import jax, flax.linen, optax", "import diffjax")

@@ -38,7 +38,9 @@ DRAWS = {
 }
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(
+  "implementation", [pytest.param(name, marks=pytest.mark.slow if "rbg" in name else ()) for name in IMPLEMENTATIONS]
+)
 @pytest.mark.parametrize("name", DRAWS)
 def test_two_halves_of_a_batch_are_the_whole(name, implementation):
   draw = jax.jit(DRAWS[name])

@@ -1,5 +1,6 @@
 """sample.py on the folder of a run: what it writes, and what it says when it cannot."""
 
+import functools
 import os
 
 import jax
@@ -42,6 +43,7 @@ def test_files_hold_what_is_returned(workdir, tmp_path, capsys):
   assert capsys.readouterr() == (f"7 pictures from step 6 in {tmp_path}\n", "")
 
 
+@pytest.mark.slow
 def test_film_strip_of_the_same_pictures(workdir, tmp_path):
   plain = draw(workdir, tmp_path / "plain", num=3)
   filmed = draw(workdir, tmp_path / "filmed", num=3, filmstrip=True, steps=4)
@@ -51,6 +53,7 @@ def test_film_strip_of_the_same_pictures(workdir, tmp_path):
   assert "labels" not in np.load(tmp_path / "plain" / "samples.npz")
 
 
+@pytest.mark.slow
 def test_mistakes_write_nothing(workdir, tmp_path):
   for options in ({"num": -2, "labels": [3]}, {"labels": [10]}, {"sampler": "huen"}, {"steps": 0}):
     with pytest.raises(ValueError):
@@ -91,6 +94,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_hostile_pictures_are_refused_and_nothing_is_written(kind, workdir, tmp_path):
   path, out, good = tmp_path / "given.png", tmp_path / "out", tmp_path / "good.png"
@@ -106,23 +110,26 @@ def test_hostile_pictures_are_refused_and_nothing_is_written(kind, workdir, tmp_
     assert not out.exists()
 
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
   ("arguments", "says"),
   [
     ([], "--workdir is missing"),
-    (["--smapler=heun"], "Did you mean: sampler"),
+    slow(["--smapler=heun"], "Did you mean: sampler"),
     (["--sampler=dpmp_2m"], "Did you mean 'dpmpp_2m'"),
-    (["--label=three"], "--label=three is no label"),
-    (["--label="], "--label= is no label"),
-    (["--label=²"], "--label=² is no label"),
-    (["--label=99999999999"], "each must lie in 0..9"),
-    (["--seed=9223372036854775808"], "seed is 9223372036854775808"),
-    (["--steps=0"], "num_steps is 0"),
-    (["--prompt=a three"], "a prompt needs a CLIP"),
-    (["--clip=runs/clip"], "act on a prompt"),
-    (["--prompt=a three", "--clip=nowhere"], "there is no folder nowhere"),
-    (["--best_of=8"], "selects 64 pictures by a prompt"),
-    (["--guidance=configs/guidance.py:disc"], "has no 'disc'"),
+    slow(["--label=three"], "--label=three is no label"),
+    slow(["--label="], "--label= is no label"),
+    slow(["--label=²"], "--label=² is no label"),
+    slow(["--label=99999999999"], "each must lie in 0..9"),
+    slow(["--seed=9223372036854775808"], "seed is 9223372036854775808"),
+    slow(["--steps=0"], "num_steps is 0"),
+    slow(["--prompt=a three"], "a prompt needs a CLIP"),
+    slow(["--clip=runs/clip"], "act on a prompt"),
+    slow(["--prompt=a three", "--clip=nowhere"], "there is no folder nowhere"),
+    slow(["--best_of=8"], "selects 64 pictures by a prompt"),
+    slow(["--guidance=configs/guidance.py:disc"], "has no 'disc'"),
   ],
 )
 def test_processes_end_with_one_sentence(script, workdir, tmp_path, arguments, says):

@@ -87,6 +87,7 @@ def test_draws_the_data(name):
   np.testing.assert_allclose(np.abs(pictures).std(), 0.2, atol=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_float32_from_an_infinite_sigma_to_a_tiny_one(name):
   """In float32, from MAX_SIGMA down to 0.002, the result is that of float64 with the same noise."""

@@ -13,6 +13,8 @@ from diffjax import from_config, scaling
 from diffjax.runs.dry_run import examples
 from diffjax.scaling import Cost, Device
 
+pytestmark = pytest.mark.slow
+
 CONFIG = pathlib.Path(__file__).parents[1] / "configs" / "digits.py"
 
 

@@ -62,6 +62,7 @@ def test_twins_are_told_apart():
     assert one != other
 
 
+@pytest.mark.slow
 def test_jit_compiles_each_class_for_itself():
   """With flax.struct's, one in six of these ran another's program."""
 

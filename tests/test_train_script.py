@@ -105,7 +105,9 @@ def test_equals_single_steps_by_hand(whole):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), by_hand, state)
 
 
-@pytest.mark.parametrize(("signum", "after"), [(signal.SIGINT, 1), (signal.SIGTERM, 3)])
+@pytest.mark.parametrize(
+  ("signum", "after"), [(signal.SIGINT, 1), pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow)]
+)
 def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, monkeypatch, capsys, signum, after):
   config, _, state = whole
   with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
@@ -201,6 +203,7 @@ def test_a_full_disk_shows_before_the_first_step(tiny, tmp_path, monkeypatch):
   assert not (tmp_path / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_run_that_is_not_finite_any_more_stops(tiny, tmp_path):
   """The second step sends the parameters beyond what a loss can hold; none is finite from there on."""
   config = tiny(steps=40, max_skipped_in_row=5, learning_rate=1e37, warmup_steps=0)

@@ -164,6 +164,7 @@ def test_two_processes_stream_what_one_streams(tiny_data, tmp_path):
     np.testing.assert_allclose(ours, theirs, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_process_that_is_not_there_is_named():
   ended = several.finish(several.start({"timeout": 4}, num_processes=4, missing=(2,)), timeout=60)
   for status, out, errors in ended:

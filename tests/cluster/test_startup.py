@@ -71,6 +71,7 @@ def call_and_go(address, process_id, num_processes):
       time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("again", "says"), [(False, "process 1 of 3 did not connect within 2.5 s"), (True, "")])
 def test_one_that_is_stopped_while_it_waits_is_not_there_but_may_come_again(again, says):
   address, heard = free_address(), []
@@ -82,6 +83,7 @@ def test_one_that_is_stopped_while_it_waits_is_not_there_but_may_come_again(agai
   assert all(one.startswith(says) for one in heard) and (says or not any(heard)), heard
 
 
+@pytest.mark.slow
 def test_strangers_at_the_port_are_not_counted():
   address = free_address()
 

@@ -61,6 +61,7 @@ def test_nothing_is_printed_or_left_behind(tmp_path):
   assert os.listdir(tmp_path) == ["digits"]
 
 
+@pytest.mark.slow
 def test_processes_that_prepare_at_once_agree(tmp_path):
   runs = [subprocess.Popen([sys.executable, "-c", PREPARE, tmp_path], stdout=subprocess.PIPE) for _ in range(2)]
   assert [run.communicate(timeout=60)[0] for run in runs] == [b"360\n"] * 2
@@ -68,6 +69,7 @@ def test_processes_that_prepare_at_once_agree(tmp_path):
   assert len(os.listdir(tmp_path / "digits")) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", ["dataset_info.json", "features.json", "*test*", "*train*"])
 @pytest.mark.parametrize("how", ["missing", "cut", "flipped"])
 def test_a_half_prepared_folder_heals(digits_dir, tmp_path, pattern, how):

@@ -97,6 +97,7 @@ def test_what_cannot_be_inverted(sampler, says):
     editing.invert(Gaussian(), sampler, jnp.asarray(X0), grids.karras(10))
 
 
+@pytest.mark.slow
 def test_what_draws_noise_shows_under_jit():
   """DDPM is refused when traced; eta is hidden there, and speaks when the program runs, whose cache it shares."""
   sigmas = grids.karras(10)

@@ -57,6 +57,7 @@ def test_sampler_takes_only_what_was_given(tiny):
   assert isinstance(from_config.sampler(config), samplers.DPMpp2M)
 
 
+@pytest.mark.slow
 def test_same_seed_same_start(tiny):
   first, again, other = (jax.tree.leaves(from_config.initial_state(tiny(seed=seed)).params) for seed in (1, 1, 2))
   assert all(np.array_equal(a, b) for a, b in zip(first, again))
@@ -209,6 +210,7 @@ def test_check_refuses_predictions_that_pure_noise_leaves_without_meaning(tiny, 
     from_config.check(config)
 
 
+@pytest.mark.slow
 def test_weight_decay_is_for_kernels(tiny):
   config = tiny()
   config.train.weight_decay = 0.1

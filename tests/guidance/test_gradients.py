@@ -11,6 +11,8 @@ from diffjax import editing, grids, guidance, likelihood, samplers, schedules
 from diffjax.arrays import expand
 from diffjax.guidance import inverse
 
+pytestmark = pytest.mark.slow
+
 KEYS = jax.random.split(jax.random.key(0), 2)
 LABEL, NULL = {"label": jnp.array([1, 2])}, {"label": jnp.asarray(0)}
 SIGMAS = grids.karras(5, 0.1, 5.0)
@@ -70,7 +72,6 @@ def test_alone(name):
   assert is_finite(lambda x: guided(x, jnp.asarray(1.0), LABEL, key=KEYS))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("inner", GUIDANCE)
 def test_nested(inner):
   for outer, make in GUIDANCE.items():

@@ -87,6 +87,7 @@ def test_pigdm_without_noise_explains_y(name):
   np.testing.assert_allclose(operator.apply(x0), y, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_levels_of_each_sample():
   operator, x, sigma = inverse.SuperResolution(2), random((2, 4, 4, 3)), jnp.array([0.3, 2.0])
   guided = guidance.pigdm(Gaussian(0.3, STD), operator, random((1, 2, 2, 3), 2), 0.1, STD)
@@ -110,6 +111,7 @@ def sampled(make_guided, num_steps, noise_std=0.5, y=1.2):
   return mean - exact_mean, variance / (exact_variance + sigmas[-1] ** 2) - 1
 
 
+@pytest.mark.slow
 def test_samples_of_pigdm_have_no_bias_and_those_of_dps_do():
   """DPS takes p(y | x) for p(y | x0 = its mean): the measurement counts too much, and the samples vary too little."""
   pigdm = lambda denoiser, operator, y, noise_std: guidance.pigdm(denoiser, operator, y, noise_std, STD)

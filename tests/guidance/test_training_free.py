@@ -73,6 +73,7 @@ def assert_equal(drawn, expected):
   np.testing.assert_allclose(drawn, expected, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zeta", [0.3, 1.0])
 def test_dps(zeta):
   """Chung et al. 2022: x_next minus zeta / |y - A x0| times the gradient of the squared norm."""

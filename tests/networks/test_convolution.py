@@ -68,6 +68,7 @@ def test_explicit_gradients_equal_stock(case):
       np.testing.assert_allclose(a, b, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_in_float64_agree_to_rounding(x64):
   for case in CASES:
     x, kernel, dy = example(*case, dtype=jnp.float64)

@@ -96,6 +96,7 @@ def test_remat_changes_no_gradient_and_every_parameter_has_one():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *grads)
 
 
+@pytest.mark.slow
 def test_dropout_is_on_exactly_with_a_key_and_differs_between_blocks():
   net, keys = UNet(**SMALL, dropout=0.5), jax.random.split(jax.random.key(4), B)
   params = random_params(net)

@@ -50,6 +50,7 @@ def test_what_is_none_is_refused(tmp_path, name, content, says):
     pretrained.load_preprocessing(tmp_path)
 
 
+@pytest.mark.slow
 def test_pictures_are_prepared_as_it_says():
   images = jax.random.uniform(jax.random.key(0), (2, 8, 12, 3), minval=-1.0)
   tower = networks.ImageEncoder(image_size=8, patch=4, width=16, layers=1, heads=2, features=6)

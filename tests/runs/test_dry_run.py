@@ -59,6 +59,7 @@ def told(tmp_path_factory, tiny_data):
   return lines
 
 
+@pytest.mark.slow
 def test_figures_are_exact(tiny, told):
   state = from_config.initial_state(tiny())
   nbytes = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))
@@ -72,6 +73,7 @@ def test_figures_are_exact(tiny, told):
   assert told["checkpoints"].startswith("3 and the best, ")
 
 
+@pytest.mark.slow
 def test_activations_and_flops_grow_with_the_batch(tiny, tmp_path, told):
   """Also, unprepared data is not prepared."""
   config = tiny(batch_size=64)

@@ -60,6 +60,7 @@ def plant(workdir, ran):
   (workdir / "config.json").write_text(json.dumps(tree))
 
 
+@pytest.mark.slow
 def test_loading_a_run_executes_nothing(workdir, tmp_path):
   plant(workdir, tmp_path / "ran")
   tree = json.loads((workdir / "config.json").read_text())

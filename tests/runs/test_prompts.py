@@ -63,6 +63,7 @@ def test_texts_and_pictures_become_one_energy(clip):
     runs.make_prompt(clip)
 
 
+@pytest.mark.slow
 def test_pictures_get_nearer_to_the_prompt(clip, model):
   """Images guided down the distance to a text score higher; guided up it, they score lower."""
   plain = model.draw(12, sampler="euler", steps=6)
@@ -163,6 +164,7 @@ def test_what_a_picture_should_be_read_as(weights, read_as):
   np.testing.assert_array_equal(cond["targets"], [*texts, *classes])
 
 
+@pytest.mark.slow
 def test_pictures_that_are_read_as_something_else_are_drawn_again(clip, model):
   """With a rule of its own: images must be darker than the median of the first ones drawn."""
   config = configuration.default_guidance_config()

@@ -52,6 +52,7 @@ def test_churn_of_the_config_draws_as_that_of_the_command_line(run):
   np.testing.assert_array_equal(dataclasses.replace(run, config=config).draw(3, steps=6), asked)
 
 
+@pytest.mark.slow
 def test_a_grid_on_which_restart_never_restarts_is_refused(run):
   """The grid ends at 0.1, above the default t_min; or, shortened, begins below it."""
   with pytest.raises(ValueError, match=r"restart begins at sigma 0\.06, but the grid goes from 8 to 0\.1"):
@@ -66,6 +67,7 @@ def test_a_grid_on_which_restart_never_restarts_is_refused(run):
     from_config.check(run.config)
 
 
+@pytest.mark.slow
 def test_adaptive_tells_its_network_calls(run):
   run.draw(3, sampler="adaptive", steps=2, rtol=1e-2, atol=1e-2)
   coarse = run.calls

@@ -64,6 +64,7 @@ class Learned:
     return Denoised(by_label(x, sigma, cond), variance=expand(0.3 * cond["label"], jnp.ones_like(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("guided", "wrap"),
   [
@@ -88,6 +89,7 @@ def test_projected_guidance_at_the_mean():
   np.testing.assert_array_equal(denoised.x0, guided(start(), jnp.asarray(1.0), LABEL))
 
 
+@pytest.mark.slow
 def test_one_repeat_is_the_sampler_itself():
   draw = lambda sampler: diffjax.sample(Mixture(), sampler, start(), SIGMAS, key=KEYS)
   for sampler in (samplers.Euler(1.0), samplers.DPMpp2M()):

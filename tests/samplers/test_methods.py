@@ -43,6 +43,7 @@ def test_network_calls_are_those_of_the_table(name):
     assert set(counted[:-1]) == {first, later} and counted[:-1] == sorted(counted[:-1], reverse=first > later)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", from_config.SAMPLERS)
 def test_stochastic_ones_draw_by_their_key_and_the_others_do_not(name):
   make, stochastic = from_config.SAMPLERS[name], METHODS[name].stochastic

@@ -133,6 +133,7 @@ def test_integrals_of_lagrange_polynomials_are_exact(x64):
   np.testing.assert_allclose((weights * cubic(places)).sum(), primitive(2.2) - primitive(3.0), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_place_that_comes_twice_counts_once(x64):
   places = jnp.asarray([3.0, 5.0, 5.0, 9.0, 3.0])
   once = adams.lagrange(places[jnp.array([0, 1, 3])], jnp.asarray([2.0, 4.0]))
@@ -151,6 +152,7 @@ def test_levels_outside_a_discrete_schedule_share_its_end(schedule):
   np.testing.assert_allclose(x0, plain, atol=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MULTISTEP)
 def test_first_step_is_euler_where_it_has_no_other_start(name, x64):
   x = jnp.linspace(-3, 3, 4)[:, None]
@@ -193,6 +195,7 @@ GRID = grids.karras(8)
 KEYS = jax.random.split(jax.random.key(3), 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MULTISTEP)
 def test_under_jit_vmap_and_grad(name):
   x = 80 * jax.random.normal(jax.random.key(1), (4, 3))

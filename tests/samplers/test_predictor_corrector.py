@@ -53,6 +53,7 @@ def test_corrections_leave_as_much_noise_too_much_as_theory_says(x64):
   np.testing.assert_allclose((x - 0.3).var() / sigma**2, 1 + SNR**2, rtol=0.015)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [1, 2, 3, 5, 10, 100])
 def test_the_spread_is_the_datas_in_every_dimension(dims):
   sigmas, num = grids.karras(100, 0.01, 20.0), 8000 // dims

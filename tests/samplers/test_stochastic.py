@@ -231,6 +231,7 @@ SAME = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SAME)
 def test_relatives_agree(name, x64):
   one, other = (diffjax.sample(Mixture(), s, jnp.asarray(X, float), KARRAS, key=KEYS) for s in SAME[name])
@@ -247,6 +248,7 @@ BRIEF = ["dpm2_ancestral", "dpmpp_2s_ancestral", "dpmpp_sde", "dpmpp_3m_sde", "s
 BRIEF += ["consistency", "tcd", "predictor_corrector"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BRIEF)
 def test_float32_from_a_nearly_infinite_sigma(name):
   """Pictures and their gradient are finite, and a picture does not depend on its batch mates."""

@@ -36,6 +36,7 @@ def test_a_picture_depends_on_its_own_key():
     np.testing.assert_array_equal(change(KEYS, IMAGES)[3:7], change(KEYS[3:7], jnp.asarray(IMAGES)[3:7]))
 
 
+@pytest.mark.slow
 def test_non_leaking_without_further_changes_only_mirrors():
   made, labels = augmentation.non_leaking(KEYS, IMAGES, 0.0)
   np.testing.assert_array_equal(labels[:, 1:], 0)
@@ -44,6 +45,7 @@ def test_non_leaking_without_further_changes_only_mirrors():
   assert 16 < labels[:, 0].sum() < 48
 
 
+@pytest.mark.slow
 def test_each_change_is_as_frequent_as_asked():
   labels = np.asarray(
     augmentation.non_leaking(randomness.sample_keys(jax.random.key(2), 4000), IMAGES[:1].repeat(4000, 0), 0.12)[1]

@@ -33,6 +33,7 @@ class Linear:
     return images.mean((1, 2, 3))[:, None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_towers_channels_need_not_be_the_pictures(channels):
   """Gray becomes three equal channels, and three become their mean."""
@@ -88,6 +89,7 @@ def with_views(features, count=3, **fields):
   return guidance.clip(features, TARGETS, views=guidance.small_views(8, count, **fields))
 
 
+@pytest.mark.slow
 def test_views_add_up_to_their_mean_and_its_gradient(features):
   energy = with_views(features)
 
@@ -163,6 +165,7 @@ def test_a_linear_clip_draws_from_the_exact_posterior(sampler, x64):
   assert float(drawn.std()) == pytest.approx(0.5, rel=0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", from_config.SAMPLERS)
 def test_every_sampler_moves_to_the_mean_of_the_posterior(name):
   """As above: guided drawings have a mean higher by 0.25 scale / pixels, to 3 % in 20 steps."""

@@ -10,6 +10,8 @@ import pytest
 from diffjax import guidance, randomness
 from diffjax.guidance.energies.views import luma, resampling, rotate, turn_hue
 
+pytestmark = pytest.mark.slow
+
 IMAGES = jax.random.uniform(jax.random.key(0), (64, 12, 12, 3), minval=-1.0)
 KEYS = randomness.sample_keys(jax.random.key(1), 64)
 STILL = dict(flip=0.0, gray=0.0, translate=0.0, jitter=0.0, hue=0.0, noise=0.0, degrees=0.0, size=12)

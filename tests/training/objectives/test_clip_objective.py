@@ -36,6 +36,7 @@ def test_equals_the_loss_written_out(tiny_clip):
   np.testing.assert_allclose(losses.mean(), contrastive.clip_loss(logits, pairs), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_sigmoid_is_siglips_loss(tiny_clip):
   config = tiny_clip()
   config.captions.templates, config.model.loss = ("{word}",), "sigmoid"

@@ -126,6 +126,7 @@ def test_same_index_same_noise_whatever_the_batch_mates():
   np.testing.assert_array_equal(numbers[1:], alone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["simple", "snr", "min_snr", "edm", "p2", "sigmoid"])
 def test_every_loss_gives_finite_gradients(tiny, loss):
   config = tiny()
@@ -175,6 +176,7 @@ def test_bfloat16_computes_but_parameters_and_loss_stay_float32(tiny):
   assert not np.array_equal(values["float32"][1], values["bfloat16"][1])
 
 
+@pytest.mark.slow
 def test_the_network_is_told_of_the_augmentation_it_sees():
   seen, _ = show(augment=1.0)
   assert seen["cond"]["augment"].shape == (256, 9)
