@@ -87,7 +87,7 @@ def room_for_programs():
   """Forgets compiled programs before they are too many: each maps memory, and Linux grants a process 65,530 maps."""
   yield
   maps = pathlib.Path("/proc/self/maps")
-  if maps.exists() and maps.read_bytes().count(b"\n") > 20_000:
+  if maps.exists() and maps.read_bytes().count(b"\n") > 40_000:
     jax.clear_caches()
 
 

@@ -86,6 +86,7 @@ def test_dps(zeta):
   )
 
 
+@pytest.mark.slow
 def test_lgd():
   """Song et al. 2023: the score of exp(-energy) averaged over N(x0, r^2), r^2 = sigma^2 / (1 + sigma^2)."""
   guided = guidance.lgd(Mixture(), energy, 0.7, num_samples=3)
@@ -155,6 +156,7 @@ def test_training_free_with_recurrence():
   assert_equal(ours(sampler, guidance.training_free(Mixture(), energy, rho=0.3, mu=0.1)), x_next)
 
 
+@pytest.mark.slow
 def test_scales_may_be_schedules():
   at = lambda guided: guided(jnp.asarray(START), jnp.asarray(SIGMA), key=KEYS)
   rho, mu = (jax.tree_util.Partial(lambda share, sigma: share * sigma, share) for share in (0.3, 0.1))

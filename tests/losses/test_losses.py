@@ -66,6 +66,7 @@ def test_weights_are_finite_at_both_ends():
     assert np.all(np.isfinite(weight(ends))) and np.all(weight(ends) >= 0)
 
 
+@pytest.mark.slow
 def test_x64_does_not_widen_float32(x64):
   sigma = SIGMA.astype(jnp.float32)
   for weight in (losses.SNR(), losses.MinSNR(), losses.Preconditioned(), losses.P2(), losses.Sigmoid()):

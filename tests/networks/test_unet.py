@@ -33,7 +33,7 @@ def apply(net, params, x, c_noise, cond=None, key=None):
   "name, size, count",
   [
     ("ddpm_cifar10", 32, 35_746_307),
-    ("ddpmpp_cifar10", 32, 55_733_891),
+    pytest.param("ddpmpp_cifar10", 32, 55_733_891, marks=pytest.mark.slow),
     pytest.param("adm_imagenet64", 64, 295_904_454, marks=pytest.mark.slow),
     ("adm_imagenet256", 256, 553_838_086),
     pytest.param("adm_imagenet256_unconditional", 256, 552_814_086, marks=pytest.mark.slow),

@@ -36,7 +36,7 @@ def test_same_seed_same_pictures(run):
   assert len(np.unique(first, axis=0)) == 6
 
 
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m_sde"])
+@pytest.mark.parametrize("sampler", [pytest.param("euler", marks=pytest.mark.slow), "dpmpp_2m_sde"])
 def test_batches_do_not_change_pictures(run, sampler):
   whole = run.draw(10, sampler=sampler, eta=1.0)
   for size in (4, 10, 256):
@@ -78,6 +78,7 @@ def test_adaptive_tells_its_network_calls(run):
   assert run.calls is None
 
 
+@pytest.mark.slow
 def test_trajectory_goes_from_noise_to_the_pictures(run):
   images, path = run.draw(5, steps=4, trajectory=True, batch_size=2)
   assert path.shape == (5, 5, 8, 8, 1) and path.dtype == np.uint8

@@ -34,6 +34,7 @@ def moved():
   return params, grads, first_update(muon(optax.constant_schedule(RATE), 0.9, 0.99, 0.0), params, {"params": grads})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [("block", "conv_0"), ("block", "emb")])
 def test_a_hidden_kernel_moves_by_the_orthogonal_factor_of_its_gradient(moved, path):
   update, grad = (np.asarray(tree[path[0]][path[1]]["kernel"]) for tree in (moved[2], moved[1]))

@@ -181,6 +181,7 @@ def test_every_sampler_moves_to_the_mean_of_the_posterior(name):
   assert float((draw(6.0) - draw(0.0)).mean()) == pytest.approx(0.25 * 6.0 / 4, rel=0.03)
 
 
+@pytest.mark.slow
 def test_classifier_free_guidance_goes_underneath(features):
   """The prompt's gradient goes through whatever denoiser there is: here one guided by a condition."""
   denoiser = lambda x, sigma, cond=None, *, key=None: x * (0.5 + 0.1 * cond["label"][:, None, None, None])
