@@ -23,6 +23,7 @@ from diffjax.cluster import devices, processes
 from diffjax.cluster.command_line import run as run_script
 from diffjax.cluster.signals import StopRequest
 from diffjax.cluster.watchdog import Watchdog
+from diffjax.runs import phases
 from diffjax.runs.checkpoints import Checkpoints
 from diffjax.runs.report import NoReport, Report
 from diffjax.system import compilation, memory, paths
@@ -56,6 +57,7 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   devices.check_batch_size(config.train.batch_size, config.train.accumulate)
   layout = from_config.layout(config)
   multi_step = layout.compile(functools.partial(several_steps, from_config.train_step(config)))
+  phases.reach("data")
   opened = []
   processes.from_first(lambda: opened.append(runs.load_data(config, "train")))  # prepared once, not by all at once
   source = opened.pop() if opened else runs.load_data(config, "train")
@@ -69,6 +71,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
   spec = config.train
 
   # Resume or start
+  phases.reach("start")
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
   best = Checkpoints(workdir / runs.BEST, best=True)
   found = newest.restore_newest(layout.target, config.to_dict())
@@ -111,6 +114,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
 
   def evaluate(step, state, data_state):
     """Evaluates the averaged model on held-out data, and saves it if it is the best."""
+    phases.reach("evaluation")
     losses = []
     for batch in held_out:
       if step < spec.steps and processes.any_process(stop_request):
@@ -122,6 +126,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     best.save_if_best(step, state, config.to_dict(), data_state, loss)
 
   def preview(step, state):
+    phases.reach("preview")
     runs.preview(config, state.averaged, step, workdir / "samples" / f"step_{step:07d}.png")
     report.draw_curve()
 
@@ -138,6 +143,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     pending = None
     for num, traced_num, stacked, data_state in devices.prefetch(feed()):
       stopping = processes.any_process(stop_request)
+      phases.reach("step", step, num, state, stacked)
       state, metrics = multi_step(state, resident, stacked, traced_num, key)
       step += num
       if pending:

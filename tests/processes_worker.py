@@ -25,13 +25,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 import tiny_clip_config
 import tiny_config
 
-from diffjax import runs
+from diffjax import from_config, runs
 from diffjax.cluster import devices, layouts, processes, signals
 from diffjax.cluster.command_line import reporting
-from diffjax.runs import Run, checkpoints
+from diffjax.runs import Run, checkpoints, phases
 from train import train
 
-signals.StopRequest.__init__.__defaults__ = (600,)  # seconds, for on a busy machine all of them take long to agree
+signals.PATIENCE = 600  # seconds, for on a busy machine all of them take long to agree
 
 
 def main(asked):
@@ -39,10 +39,10 @@ def main(asked):
   config.data.data_dir = asked["data_dir"]
   config.update_from_flattened_dict(asked.get("config", {}))
   seen = {}
-  watch(layouts.LAYOUTS[config.parallel], seen, asked.get("stop_after"))
   stopped = False
   try:
-    state = train(config, asked["workdir"])
+    with phases.hooked(watching(from_config.layout(config), seen, asked.get("stop_after"))):
+      state = train(config, asked["workdir"])
     seen |= {f"state{i}": leaf for i, leaf in enumerate(jax.tree.leaves(devices.whole(state)))}
   except SystemExit as stop:
     stopped = stop.code == 128 + signal.SIGTERM
@@ -88,29 +88,26 @@ def read_damaged(workdir, state, nth):
   return seen
 
 
-def watch(layout, seen, stop_after):
-  """Notes the state of the first call, the ids of the examples of every call, and the bytes that a device holds."""
-  compile_step, calls = layout.compile, []
+def watching(layout, seen, stop_after):
+  """A hook that notes the state of the first call, the ids of every call's examples, and the bytes on a device."""
+  calls = []
 
-  def compile_watched(self, step):
-    compiled = compile_step(self, step)
+  def hook(phase, *details):
+    if phase != "step":
+      return
+    _, num, state, batches = details
+    if not calls:
+      first = jax.tree.leaves(devices.whole(layout.snapshot(state)))
+      seen.update({f"start{i}": leaf for i, leaf in enumerate(first)} | {"bytes": bytes_held(state)})
+    ids = batches["id" if "id" in batches else "index"]
+    seen[f"ids{len(calls)}"], seen[f"index{len(calls)}"] = (
+      own_columns(layout, a)[:num] for a in (ids, batches["index"])
+    )
+    calls.append(num)
+    if len(calls) == stop_after:
+      os.kill(os.getpid(), signal.SIGTERM)
 
-    def watched(state, resident, batches, num, key):
-      if not calls:
-        seen.update({f"start{i}": leaf for i, leaf in enumerate(jax.tree.leaves(devices.whole(self.snapshot(state))))})
-        seen["bytes"] = bytes_held(state)
-      count = int(np.asarray(self.fetch(num)))
-      seen[f"ids{len(calls)}"], seen[f"index{len(calls)}"] = (
-        own_columns(self, batches[name if name in batches else "index"])[:count] for name in ("id", "index")
-      )
-      calls.append(count)
-      if len(calls) == stop_after:
-        os.kill(os.getpid(), signal.SIGTERM)
-      return compiled(state, resident, batches, num, key)
-
-    return watched
-
-  layout.compile = compile_watched
+  return hook
 
 
 def own_columns(layout, a):

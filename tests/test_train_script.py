@@ -1,6 +1,7 @@
 """train.py: stopped and resumed runs are the run that never stopped, and mistakes cost nothing."""
 
-import functools
+import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -15,9 +16,8 @@ import pytest
 
 import train as train_script
 from diffjax import DiffjaxWarning, data, from_config, runs
-from diffjax.cluster import devices
-from diffjax.cluster.signals import StopRequest
-from diffjax.runs import folder
+from diffjax.cluster import signals
+from diffjax.runs import folder, phases
 from diffjax.runs.checkpoints import Checkpoints
 from train import train
 
@@ -36,23 +36,18 @@ def last_checkpoint(workdir, config):
   return state, contents
 
 
-def stop_after(monkeypatch, calls, signum=signal.SIGTERM):
-  """Sends this process a signal once that many calls of the train step have been made, however slow the machine."""
-  made, pmap = [], devices.pmap
-  monkeypatch.setattr("train.StopRequest", functools.partial(StopRequest, patience=600.0))
+@contextlib.contextmanager
+def stopped_after(calls, signum=signal.SIGTERM):
+  """Sends this process a signal before that call of the train step, however slow the machine."""
+  made = itertools.count(1)
 
-  def counting(fun, donate_argnums=()):
-    mapped = pmap(fun, donate_argnums)
+  def hook(phase, *details):
+    if phase == "step" and next(made) == calls:
+      os.kill(os.getpid(), signum)
 
-    def counted(*args):
-      made.append(1)
-      if len(made) == calls:
-        os.kill(os.getpid(), signum)
-      return mapped(*args)
-
-    return counted if donate_argnums else mapped
-
-  monkeypatch.setattr(devices, "pmap", counting)
+  with pytest.MonkeyPatch.context() as patch, phases.hooked(hook):
+    patch.setattr(signals, "PATIENCE", 600.0)
+    yield
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +103,9 @@ def test_equals_single_steps_by_hand(whole):
 @pytest.mark.parametrize(
   ("signum", "after"), [(signal.SIGINT, 1), pytest.param(signal.SIGTERM, 3, marks=pytest.mark.slow)]
 )
-def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, monkeypatch, capsys, signum, after):
+def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, capsys, signum, after):
   config, _, state = whole
-  with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
-    stop_after(patch, after, signum)
+  with stopped_after(after, signum), pytest.raises(SystemExit) as stop:
     train(config, tmp_path)
   assert stop.value.code == 128 + signum
   step = {1: 2, 3: 4}[after]  # calls end at multiples of 2, 3 and 4
@@ -124,10 +118,9 @@ def test_stopped_and_resumed_is_bit_identical(whole, tmp_path, monkeypatch, caps
 
 
 @pytest.mark.slow
-def test_damaged_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp_path, monkeypatch):
+def test_damaged_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp_path):
   config, _, state = whole
-  with monkeypatch.context() as patch, pytest.raises(SystemExit):
-    stop_after(patch, 4)
+  with stopped_after(4), pytest.raises(SystemExit):
     train(config, tmp_path)
   checkpoint = max((tmp_path / "checkpoints").iterdir(), key=lambda path: int(path.name))
   (checkpoint / "run" / "metadata").write_text("{")
@@ -145,12 +138,11 @@ def test_complete_run_stays_as_it_is(whole, capsys):
 
 
 @pytest.mark.slow
-def test_streaming_and_memory_feed_the_same_batches(whole, tmp_path, monkeypatch):
+def test_streaming_and_memory_feed_the_same_batches(whole, tmp_path):
   config, _, state = whole
   config = config.copy_and_resolve_references()
   config.data.in_memory = False
-  with monkeypatch.context() as patch, pytest.raises(SystemExit):
-    stop_after(patch, 2)
+  with stopped_after(2), pytest.raises(SystemExit):
     train(config, tmp_path)
   streamed = train(config, tmp_path)
   # two programs, so they differ by rounding, which Adam amplifies; another batch would move a parameter by 1e-3
@@ -184,7 +176,7 @@ def test_other_shapes_are_refused_with_leaf_and_key(whole, tmp_path, key, value,
   config[key.split(".")[0]][key.split(".")[1]] = value
   workdir = shutil.copytree(whole[1], tmp_path / "run")
   (workdir / "config.json").write_text(config.to_json())
-  for restore in (train, lambda config, workdir: folder.restore(workdir, config)):
+  for restore in (train, lambda config, workdir: folder.restore_averaged(workdir, config)):
     with pytest.raises(ValueError, match=says) as caught:
       restore(config, workdir)
     assert key in str(caught.value)

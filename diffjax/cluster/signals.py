@@ -23,7 +23,7 @@ class StopRequest:
   the loop has not called `acknowledge` within `patience`, it makes the calls registered by `on_timeout` and exits.
 
   Args:
-    patience: seconds.
+    patience: seconds, by default PATIENCE.
     interrupt: raise `Stopped` in the main thread, whatever it is doing; for programs without a loop that checks this.
 
   Attributes:
@@ -32,8 +32,9 @@ class StopRequest:
 
   signum: int | None = None
 
-  def __init__(self, patience: float = PATIENCE, *, interrupt: bool = False):
-    self._patience, self._interrupt, self._acknowledged = patience, interrupt, False
+  def __init__(self, patience: float | None = None, *, interrupt: bool = False):
+    self._patience = PATIENCE if patience is None else patience
+    self._interrupt, self._acknowledged = interrupt, False
     self._rescue, self._lock = (), threading.Lock()
 
   def __enter__(self):

@@ -20,11 +20,11 @@ class Watchdog:
 
   Args:
     step: steps already done.
-    timeout: seconds.
+    timeout: seconds, by default `processes.STUCK_AFTER`.
   """
 
-  def __init__(self, step: int, timeout: float = processes.STUCK_AFTER):
-    self._timeout, self._closed = timeout, threading.Event()
+  def __init__(self, step: int, timeout: float | None = None):
+    self._timeout, self._closed = timeout or processes.STUCK_AFTER, threading.Event()
     self.beat(step, slow=True)
 
   def __enter__(self):

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ import numpy as np
 from diffjax.cluster import processes
 from diffjax.cluster.watchdog import SLOW
 from diffjax.from_config.configuration import tree_differences
+from diffjax.runs import phases
 from diffjax.system import paths
 from diffjax.system.files import parse_json, shown
 from diffjax.typing import PyTree
@@ -55,7 +57,7 @@ class Checkpoints:
     self._ocp, self._read_only, self._error = ocp, read_only, None
     self.folder = paths.as_path(folder) if paths.is_remote(folder) else pathlib.Path(folder).absolute()
     if best and not read_only:
-      processes.from_first(self._set_aside_damaged)  # the manager reads the losses when it is created
+      self._set_aside_damaged()  # the manager reads the losses when it is created
     options = ocp.CheckpointManagerOptions(
       max_to_keep=keep,
       best_fn=(lambda metrics: metrics["loss"]) if best else None,
@@ -144,7 +146,9 @@ class Checkpoints:
       )
     return 2 if free >= 2 * (size + around) else 1
 
-  def restore(self, step: int, target: PyTree, config: Any = None) -> tuple[PyTree, dict]:
+  def restore(
+    self, step: int, target: PyTree, config: Any = None, fields: Sequence[str] | None = None
+  ) -> tuple[PyTree, dict]:
     """Returns (state, JSON contents) at one step; leaves are never padded, cut or cast.
 
     Args:
@@ -152,6 +156,7 @@ class Checkpoints:
       target: the expected pytree, of anything with shape and dtype, e.g. `jax.eval_shape` of the state. Leaves with a
         sharding are restored as jax.Arrays with it, all others as NumPy arrays.
       config: the configuration that `target` comes from, as in `save`; used only in the error.
+      fields: of a dataclass, the fields to read; the others stay as they are in `target`. By default all.
 
     Raises:
       ValueError: if the checkpoint's leaves differ from `target`; names the first, and how the configs differ.
@@ -159,21 +164,29 @@ class Checkpoints:
       OSError: if it cannot be read although all checksums match.
     """
     path = self.folder / str(step)
-    index, count = processes.process().values()
-    own_damage = lambda: (_damage(path, slice(index, None, count)) or "")[:600]  # each checks a part of the files
-    if damage := next(filter(None, processes.from_all(own_damage)), None):
+    if damage := _find_damage(path):
       raise DamagedCheckpoint(f"checkpoint {path} is damaged: {damage}.")
     args = self._ocp.args
     contents = _checked(self._read(path, run=args.JsonRestore()).run, path)
     _compare(contents, _describe(target), config, path)
-    shared = lambda a: getattr(a, "sharding", None) is not None
-    buffers = jax.tree.map(lambda a: a if shared(a) else np.empty(a.shape, a.dtype), target)
-    state = self._read(path, state=args.StandardRestore(_full_fields(buffers))).state
-    if dataclasses.is_dataclass(buffers) and not isinstance(buffers, type):
-      state = dataclasses.replace(buffers, **state)
-    return jax.tree.map(lambda a, leaf: a if shared(leaf) else np.asarray(a), state, target), contents
+    return self._read_state(path, target, fields), contents
 
-  def restore_newest(self, target: PyTree, config: Any = None) -> tuple[PyTree, dict] | None:
+  def _read_state(self, path, target, fields):
+    shared = lambda a: getattr(a, "sharding", None) is not None
+    buffer = lambda a: a if shared(a) else np.empty(a.shape, a.dtype)
+    read = lambda tree, like: jax.tree.map(lambda a, leaf: a if shared(leaf) else np.asarray(a), tree, like)
+    full = _full_fields(target)
+    if full is target:
+      return read(self._read(path, state=self._ocp.args.StandardRestore(jax.tree.map(buffer, target))).state, target)
+    wanted = full.keys() if fields is None else full.keys() & set(fields)
+    left_out = lambda a: self._ocp.PLACEHOLDER
+    asked = {name: jax.tree.map(buffer if name in wanted else left_out, value) for name, value in full.items()}
+    state = self._read(path, state=self._ocp.args.StandardRestore(asked)).state
+    return dataclasses.replace(target, **{name: read(state[name], full[name]) for name in wanted})
+
+  def restore_newest(
+    self, target: PyTree, config: Any = None, fields: Sequence[str] | None = None
+  ) -> tuple[PyTree, dict] | None:
     """Restores the newest intact checkpoint, or returns None if there is none; warns when it skips damaged ones.
 
     Raises:
@@ -183,12 +196,12 @@ class Checkpoints:
     steps = processes.from_first(lambda: self.steps()[-MOST:])
     for step in reversed(steps):
       try:
-        return self.restore(step, target, config)
+        return self.restore(step, target, config, fields)
       except DamagedCheckpoint as error:
         damage = error
       if self._was_deleted(step):  # the run training here has replaced it by a newer one meanwhile
         self._manager.reload()
-        return self.restore_newest(target, config)
+        return self.restore_newest(target, config, fields)
       if step != steps[0]:
         if processes.is_first():
           warnings.warn(f"{damage} Falling back to the one before it.", DiffjaxWarning, stacklevel=2)
@@ -282,17 +295,19 @@ class Checkpoints:
 
   def _write_checksums(self):
     """Called when all files are written, before the folder gets its final name."""
+    phases.reach("save")
     for path in self.folder.iterdir():
       if path.name.split(".")[0].isdigit() and not (path / CHECKSUMS).exists():
         (path / CHECKSUMS).write_text(json.dumps({name: _checksum(path / name) for name in _files(path)}))
 
   def _set_aside_damaged(self):
-    for path in self.folder.glob("*"):
-      if path.name.isdigit() and (damage := _damage(path)):
-        warnings.warn(
-          f"checkpoint {path} is damaged: {damage}. Falling back to the next best.", DiffjaxWarning, stacklevel=3
-        )
-        self._rename(path)
+    for name in processes.from_first(lambda: [path.name for path in self.folder.glob("*") if path.name.isdigit()]):
+      path = self.folder / name
+      if damage := _find_damage(path):
+        if processes.is_first():
+          warning = f"checkpoint {path} is damaged: {damage}. Falling back to the next best."
+          warnings.warn(warning, DiffjaxWarning, stacklevel=3)
+        processes.from_first(functools.partial(self._rename, path))
 
   def _set_aside(self, step):
     if not self._read_only:
@@ -317,6 +332,13 @@ def _files(path: pathlib.Path) -> list[str]:
 def _checksum(path: pathlib.Path) -> str:
   with path.open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _find_damage(path: pathlib.Path) -> str | None:
+  """What is wrong with a checkpoint's files, or None; each process checks a part of them."""
+  index, count = processes.process().values()
+  own = lambda: (_damage(path, slice(index, None, count)) or "")[:600]
+  return next(filter(None, processes.from_all(own)), None)
 
 
 def _damage(path: pathlib.Path, part: slice = slice(None)) -> str | None:

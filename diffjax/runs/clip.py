@@ -14,7 +14,7 @@ from diffjax.cluster import devices
 from diffjax.codecs import to_float
 from diffjax.data import Tokenizer, load_tokenizer
 from diffjax.networks import CLIP, ImageFeatures, unit
-from diffjax.runs.folder import CHECKPOINTS, read_config, restore
+from diffjax.runs.folder import CHECKPOINTS, read_config, restore_averaged
 from diffjax.system import compilation, paths
 from diffjax.typing import Array, PyTree
 
@@ -109,8 +109,8 @@ def load_clip(folder: str | pathlib.Path) -> ClipRun:
   config = read_config(folder)
   if from_config.kind_of(config) != "clip":
     raise ValueError(f"{folder} is the run of a diffusion model; give a CLIP run as --clip.")
-  state = restore(folder, config)
-  return ClipRun(from_config.clip.module(config), state.averaged, from_config.clip.tokenizer(config), config)
+  params = devices.whole(restore_averaged(folder, config)[0])  # every process encodes texts by itself
+  return ClipRun(from_config.clip.module(config), params, from_config.clip.tokenizer(config), config)
 
 
 def _published(folder):

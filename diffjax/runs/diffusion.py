@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjax import data, from_config
 from diffjax.pipelines import Pipeline
-from diffjax.runs.folder import load_data, read_config, restore
+from diffjax.runs.folder import load_data, read_config, restore_averaged
 from diffjax.typing import PyTree
 
 
@@ -68,5 +68,4 @@ def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
   config = read_config(workdir)
   if from_config.kind_of(config) != "diffusion":
     raise ValueError(f"{workdir} is the run of a CLIP, which cannot sample; give a diffusion model's as --workdir.")
-  state = restore(workdir, config, best=best)
-  return Run(config, state.averaged, int(state.step))
+  return Run(config, *restore_averaged(workdir, config, best=best))

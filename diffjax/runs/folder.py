@@ -7,14 +7,13 @@ import time
 import warnings
 from collections.abc import Iterator
 
-import jax
-
 from diffjax import data, from_config
 from diffjax.cluster import processes
 from diffjax.from_config import configuration
 from diffjax.runs.checkpoints import Checkpoints
 from diffjax.system import files, paths, writing
 from diffjax.training.step import TrainState
+from diffjax.typing import PyTree
 from diffjax.warning import DiffjaxWarning
 
 CONFIG, CHECKPOINTS, BEST, LOCK = "config.json", "checkpoints", "best", "lock"
@@ -68,29 +67,35 @@ def check_folder(workdir: str | pathlib.Path) -> None:
     raise ValueError(f"{workdir} is a file; give the folder of a run as --workdir.")
 
 
-def restore(workdir: str | pathlib.Path, config, *, best: bool = False) -> TrainState:
-  """Restores a run's state, at its newest intact checkpoint or that with the lowest held-out loss.
+def restore_averaged(workdir: str | pathlib.Path, config, *, best: bool = False) -> tuple[PyTree, int]:
+  """Restores the parameters to sample with, at a run's newest intact checkpoint or that with the lowest held-out loss.
+
+  Nothing else of the state is read.
+
+  Returns:
+    (params, step): NumPy arrays, or with parallel="fsdp" jax.Arrays sharded among the devices.
 
   Raises:
     FileNotFoundError: if there is no checkpoint yet.
     ValueError: if all are damaged, or the config defines no valid model.
   """
-  target = _shapes(workdir, config)
+  target = _target(workdir, config)
+  fields = ("step", "ema" if target.ema else "params")
   folder = paths.as_path(workdir) / (BEST if best else CHECKPOINTS)
   found = None
   if folder.is_dir():
     with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-      found = checkpoints.restore_newest(target, config.to_dict())
+      found = checkpoints.restore_newest(target, config.to_dict(), fields)
   if found is None:
     raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train until the first is saved.")
-  return found[0]
+  return found[0].averaged, int(found[0].step)
 
 
-def _shapes(workdir, config) -> TrainState:
-  """Shapes of the state that a config trains; the config, read from untrusted JSON, may be wrong."""
+def _target(workdir, config) -> TrainState:
+  """Shapes and shardings of the state that a config trains; the config, read from untrusted JSON, may be wrong."""
   try:
     from_config.check(config)
-    return jax.eval_shape(lambda: from_config.initial_state(config))
+    return from_config.layout(config).target
   except Exception as error:
     reason = files.shown(str(error) or type(error).__name__, 500)
     raise ValueError(f"{pathlib.Path(workdir) / CONFIG} defines no valid model: {reason}") from error

@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import optax
 import pytest
 
 from diffjax import DiffjaxWarning
 from diffjax.runs import checkpoints
 from diffjax.runs.checkpoints import Checkpoints, DamagedCheckpoint
+from diffjax.training.step import init_state
 
 STATE = {
   "params": {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4), "half": np.arange(3).astype(ml_dtypes.bfloat16)},
@@ -58,6 +60,17 @@ def test_round_trip_is_exact(written):
     assert isinstance(restored, np.ndarray) and restored.dtype == saved.dtype
     np.testing.assert_array_equal(saved, restored)
   assert (contents["config"], contents["data"]) == ({"width": 8}, {"next": 3})
+
+
+def test_only_the_fields_asked_for_are_read(tmp_path):
+  state = jax.tree.map(np.asarray, init_state({"kernel": jnp.arange(6.0)}, optax.adam(1.0), num_ema=1))
+  target = jax.eval_shape(lambda: state)
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(3, state, {}, {}, 0.5)
+  found, _ = checkpoints.restore_newest(target, fields=("step", "ema"))
+  checkpoints.close()
+  np.testing.assert_array_equal(found.averaged["kernel"], np.arange(6.0))
+  assert found.step == 0 and (found.params, found.opt_state) == (target.params, target.opt_state)
 
 
 def test_latest_are_kept(tmp_path):

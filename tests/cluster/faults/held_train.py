@@ -14,9 +14,8 @@ import sys
 import threading
 import time
 
-from diffjax import from_config, runs
-from diffjax.cluster import devices, processes, signals, watchdog
-from diffjax.runs import checkpoints
+from diffjax.cluster import processes, signals
+from diffjax.runs import phases
 
 FAILURES = {"fail": OSError("the disk is on fire"), "bug": TypeError("this is a bug")}
 TRAIN = pathlib.Path(__file__).parents[3] / "train.py"
@@ -38,17 +37,8 @@ def hold(seconds):
   os.read(reading, 1)
 
 
-def holding(function, seconds, at=1):
-  """`function`, held up before its call number `at`."""
-  calls = []
-
-  def held(*args, **kwargs):
-    calls.append(1)
-    if len(calls) == at:
-      hold(seconds)
-    return function(*args, **kwargs)
-
-  return held
+AT = {"compile": ("step", 1), "step": ("step", 5), "sampling": ("preview", 1)}
+"""The hook of a phase that is not named like it, and the number of the call that is held."""
 
 
 def main():
@@ -56,29 +46,20 @@ def main():
   del sys.argv[1 : 4 + len(stuck_after)]
   phase, _, index = phase.partition("@")
   phase = phase if not index or f"--process_id={index}" in sys.argv else None
-  seconds, patience = seconds if seconds in FAILURES else float(seconds), float(patience)
-  signals.StopRequest.__init__.__defaults__ = (patience,)
+  seconds = seconds if seconds in FAILURES else float(seconds)
+  signals.PATIENCE = float(patience)
   if stuck_after:
     processes.STUCK_AFTER = int(stuck_after[0])
-    watchdog.Watchdog.__init__.__defaults__ = (processes.STUCK_AFTER,)
-  pmap, objective = devices.pmap, from_config.held_out_objective
-  match phase:
-    case "data":
-      runs.load_data = holding(runs.load_data, seconds)
-    case "start":
-      from_config.initial_state = holding(from_config.initial_state, seconds)
-    case "compile":
-      devices.pmap = lambda fun, donate_argnums=(): holding(pmap(fun, donate_argnums), seconds)
-    case "step":
-      devices.pmap = lambda fun, donate_argnums=(): holding(pmap(fun, donate_argnums), seconds, at=5)
-    case "evaluation":
-      from_config.held_out_objective = lambda *args: holding(objective(*args), seconds)
-    case "sampling":
-      runs.preview = holding(runs.preview, seconds)
-    case "save":
-      checkpoints._checksum = holding(checkpoints._checksum, seconds)
+  at, number = AT.get(phase, (phase, 1))
+  calls = itertools.count(1)
+
+  def hook(reached, *details):
+    if reached == at and next(calls) == number:
+      hold(seconds)
+
   sys.argv[0] = str(TRAIN)
-  runpy.run_path(str(TRAIN), run_name="__main__")
+  with phases.hooked(hook):
+    runpy.run_path(str(TRAIN), run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -8,34 +8,28 @@ import pathlib
 import runpy
 import sys
 
-import jax
-
 from diffjax.cluster import devices
+from diffjax.runs import phases
 
 TRAIN = pathlib.Path(__file__).parents[3] / "train.py"
 
 
 def main():
-  pmap, path = devices.pmap, pathlib.Path(sys.argv.pop(1))
+  path = pathlib.Path(sys.argv.pop(1))
   with path.open("a") as file:
-    file.write("\n")  # a process that was killed may have left half a line
+    file.write("\n")  # a killed process may have left half a line
 
-  def recording(fun, donate_argnums=()):
-    mapped = pmap(fun, donate_argnums)
+  def record(phase, *details):
+    if phase != "step":
+      return
+    first, num, _, batches = details
+    ids = devices.unshard(batches["id"], axis=1)[:num]
+    with path.open("a") as file:
+      file.writelines(json.dumps([first + i, row.tolist()]) + "\n" for i, row in enumerate(ids))
 
-    def recorded(state, data, batches, num, key):
-      first, count = int(devices.unreplicate(state.step)), int(devices.unreplicate(num))
-      ids = devices.unshard(batches["id"], axis=1)
-      state, metrics = jax.block_until_ready(mapped(state, data, batches, num, key))
-      with path.open("a") as file:
-        file.writelines(json.dumps([first + i, ids[i].tolist()]) + "\n" for i in range(count))
-      return state, metrics
-
-    return recorded if donate_argnums else mapped
-
-  devices.pmap = recording
   sys.argv[0] = str(TRAIN)
-  runpy.run_path(str(TRAIN), run_name="__main__")
+  with phases.hooked(record):
+    runpy.run_path(str(TRAIN), run_name="__main__")
 
 
 if __name__ == "__main__":
