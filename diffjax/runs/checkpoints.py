@@ -173,16 +173,17 @@ class Checkpoints:
 
   def _read_state(self, path, target, fields):
     shared = lambda a: getattr(a, "sharding", None) is not None
-    buffer = lambda a: a if shared(a) else np.empty(a.shape, a.dtype)
-    read = lambda tree, like: jax.tree.map(lambda a, leaf: a if shared(leaf) else np.asarray(a), tree, like)
-    full = _full_fields(target)
-    if full is target:
-      return read(self._read(path, state=self._ocp.args.StandardRestore(jax.tree.map(buffer, target))).state, target)
-    wanted = full.keys() if fields is None else full.keys() & set(fields)
-    left_out = lambda a: self._ocp.PLACEHOLDER
-    asked = {name: jax.tree.map(buffer if name in wanted else left_out, value) for name, value in full.items()}
-    state = self._read(path, state=self._ocp.args.StandardRestore(asked)).state
-    return dataclasses.replace(target, **{name: read(state[name], full[name]) for name in wanted})
+    asked = _full_fields(target)
+    if fields is not None:
+      asked = {name: asked[name] for name in fields}
+    buffers = jax.tree.map(lambda a: a if shared(a) else np.empty(a.shape, a.dtype), asked)
+    restore_args = self._ocp.checkpoint_utils.construct_restore_args(buffers)
+    items = self._ocp.args.PyTreeRestore(buffers, restore_args, partial_restore=True)
+    state = self._read(path, state=items).state
+    state = jax.tree.map(lambda a, leaf: a if shared(leaf) else np.asarray(a), state, asked)
+    if not dataclasses.is_dataclass(target) or isinstance(target, type):
+      return state
+    return dataclasses.replace(target, **state)
 
   def restore_newest(
     self, target: PyTree, config: Any = None, fields: Sequence[str] | None = None

@@ -67,6 +67,7 @@ def test_only_the_fields_asked_for_are_read(tmp_path):
   target = jax.eval_shape(lambda: state)
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(3, state, {}, {}, 0.5)
+  checkpoints.wait()
   found, _ = checkpoints.restore_newest(target, fields=("step", "ema"))
   checkpoints.close()
   np.testing.assert_array_equal(found.averaged["kernel"], np.arange(6.0))

@@ -239,7 +239,7 @@ def test_any_value_anywhere(trials, tiny, tmp_path):
         pass
     (tmp_path / "config.json").write_text(text)
     try:
-      run_folder._shapes(tmp_path, runs.read_config(tmp_path))
+      run_folder._target(tmp_path, runs.read_config(tmp_path))
     except ValueError as error:
       assert str(error).isprintable() and len(str(error)) < 1000
       return "refused"
