@@ -76,7 +76,7 @@ def open_folder(
   else:
     chosen = choose(names, split)
   if not chosen:
-    raise ValueError(f"picture folder {folder} holds a single picture, so none can be held out; add pictures")
+    raise ValueError(f"picture folder {folder} has only one image, but validation needs one too; add images")
 
   def decode(i):
     image = fit(read_picture(folder / paths[i]), image_size, channels) if images is None else images[i]
@@ -157,7 +157,7 @@ def _label(paths: list[str]) -> tuple[list[str], list[np.int32]]:
     return [], []
   if loose:
     warnings.warn(
-      f"{loose} pictures lie beside the sub-folders, so sub-folders are not used as labels;"
+      f"{loose} images are not in any sub-folder, so sub-folders are not used as labels;"
       " move them into sub-folders if you want labels",
       DiffjaxWarning,
       stacklevel=4,

@@ -49,7 +49,7 @@ def test_small_folders_hold_one_out(save, num):
 def test_one_picture_trains_and_holds_nothing_out(save):
   folder = save("only.png")
   assert len(load(folder)) == 1
-  with pytest.raises(ValueError, match="single picture"):
+  with pytest.raises(ValueError, match="only one image"):
     load(folder, "test")
 
 
@@ -71,7 +71,7 @@ def test_deep_folders_are_no_labels(save):
 def test_pictures_beside_sub_folders_turn_labels_off(save):
   save("a/0.png")
   save("b/1.png")
-  with pytest.warns(DiffjaxWarning, match=r"^1 pictures lie beside"):
+  with pytest.warns(DiffjaxWarning, match=r"^1 images are not in any"):
     source = load(save("2.png"))
   assert source.num_classes == 0
 
@@ -109,7 +109,7 @@ def damage(folder):
     "cut.jpg": "truncated",
     "cut.png": "",
     "empty.png": "empty file",
-    "text.jpg": "no picture",
+    "text.jpg": "not an image",
     "bomb.png": "bomb",
   }
 
@@ -255,7 +255,7 @@ def test_folders_that_are_a_split_are_that_split(save, train, test):
 
 def test_one_picture_in_a_train_folder_alone_holds_nothing_out(save):
   folder = save("train/only.png")
-  with pytest.raises(ValueError, match="single picture"):
+  with pytest.raises(ValueError, match="only one image"):
     load(folder, "test")
 
 

@@ -86,7 +86,7 @@ def test_samples_are_read_instead_of_drawn(run, tmp_path):
     (["--workdir=here", "--steps=0"], "not a positive integer"),
     (["--workdir=here", "--num=5"], "integer >= 6"),
     (["--workdir=here", "--smapler=heun"], "sampler"),
-    (["--workdir=here", "heun"], "'heun' is no flag"),
+    (["--workdir=here", "heun"], "'heun' is not a flag"),
     (["--workdir=here", "--samples=nowhere.npz"], "no file nowhere.npz"),
     (["--workdir=here", "--samples=text.npz"], "cannot be read"),
     (["--workdir=here", "--samples=array.npy"], "cannot be read"),
