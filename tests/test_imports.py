@@ -166,8 +166,17 @@ def test_every_room_of_the_top_level_is_there():
   code = "import diffjax; print([name for name in diffjax.__all__ if getattr(diffjax, name) is None])"
   assert run(code, "-W", "error").stdout.strip() == "[]"
   assert set(diffjax.__all__) <= set(dir(diffjax))
+  assert {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()} <= set(diffjax.__all__)
+  assert "codecs" in diffjax.__all__
   with pytest.raises(AttributeError, match="has no attribute 'trianing'"):
     diffjax.trianing  # noqa: B018
+
+
+@pytest.mark.parametrize("old", diffjax.RENAMED)
+def test_old_submodule_names_warn(old):
+  new = diffjax.RENAMED[old]
+  with pytest.warns(DeprecationWarning, match=f"diffjax.{old} is now diffjax.{new}"):
+    assert getattr(diffjax, old) is sys.modules[f"diffjax.{new}"]
 
 
 def processor_seconds(code):
