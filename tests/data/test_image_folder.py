@@ -235,11 +235,21 @@ def test_photographs_are_read_with_pillow_heif(save):
   assert abs(greys(load(folder), load(folder, "test"))[1] - 90) < 4
 
 
-def test_a_picture_without_a_suffix_is_found_by_its_content(save):
+@pytest.mark.parametrize("name", ["a", "photo.2019", "a.jpg_large"])
+def test_a_picture_of_no_known_suffix_is_found_by_its_content(save, name):
   folder = save("a.png", 7)
-  (folder / "a.png").rename(folder / "a")
-  (folder / "notes").write_text("not a picture")
+  (folder / "a.png").rename(folder / name)
+  for other in ("notes", "notes.old"):
+    (folder / other).write_text("not a picture")
+  heic(folder / "film", b"isom")  # MP4, in the same kind of container
   assert greys(load(folder)) == [7]
+
+
+def test_files_of_known_other_suffixes_are_not_opened(save, monkeypatch):
+  folder = save("a.png", 7)
+  (folder / "labels.CSV").write_text("a,b")
+  monkeypatch.setattr("builtins.open", lambda path, *_: pytest.fail(f"opened {path}"))
+  assert image_folder._find(folder) == ["a.png"]
 
 
 @pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "val"), ("train", "validation")])
