@@ -205,7 +205,7 @@ def test_a_folder_may_be_called_like_a_picture(hostile):
     (path / "up").symlink_to("..")
 
   folder = hostile("album.png", make)
-  with pytest.warns(DiffjaxWarning, match="beside the sub-folders"):
+  with pytest.warns(DiffjaxWarning, match="not in any sub-folder"):
     assert len(load(folder)) + len(load(folder, "test")) == 41
 
 
