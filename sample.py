@@ -160,7 +160,8 @@ def main() -> None:
   labels = None
   if given.label is not None:
     if not (given.label and all(label.isdecimal() for label in given.label)):
-      raise ValueError(f"--label={','.join(given.label)} is no label; give a number, or several as in --label=0,1,2.")
+      label = ",".join(given.label)
+      raise ValueError(f"--label={label} is not a label; give a number, or several as in --label=0,1,2.")
     labels = [int(label) for label in given.label]
   names = (
     "num",
@@ -222,6 +223,8 @@ if __name__ == "__main__":
   flags.DEFINE_float("s_churn", None, "EDM's churn, for samplers heun and dpm2.")
   flags.DEFINE_integer("batch_size", 256, "Pictures drawn at a time.")
   flags.DEFINE_bool("best", False, "Draw from the checkpoint with the lowest held-out loss, not from the newest.")
-  flags.DEFINE_bool("filmstrip", False, "Also write the way from noise to picture: filmstrip.png and denoising.gif.")
+  flags.DEFINE_bool(
+    "filmstrip", False, "Also write the trajectory from noise to image: filmstrip.png and denoising.gif."
+  )
   flags.DEFINE_bool("list_samplers", False, "Only print every sampler with its order, network calls and paper.")
   run_script(main)

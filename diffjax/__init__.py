@@ -21,8 +21,21 @@ from diffjax.warning import DiffjaxWarning
 
 __version__ = "0.1.0"
 
-LAZY_SUBMODULES = ("evaluation", "plots", "pretrained", "training")
-"""Subpackages that are slow to import; each is imported on first use."""
+LAZY_SUBMODULES = (
+  "cluster",
+  "codecs",
+  "conditioning",
+  "data",
+  "evaluation",
+  "from_config",
+  "pipelines",
+  "plots",
+  "pretrained",
+  "runs",
+  "system",
+  "training",
+)
+"""Submodules that are slow to import or seldom needed; each is imported on first use."""
 
 RENAMED = {"published": "pretrained", "weights": "pretrained"}
 """Subpackage names of version 0.1, with today's names."""

@@ -31,7 +31,8 @@ def sample(
 
   All arithmetic is in the precision of x, at least float32, whatever the denoiser computes in. Denoisers and samplers
   are pytrees: under `jax.jit(sample)` a new guidance scale, eta, churn or key reuses the compiled program. A plain
-  function is not a pytree; to jit, pass `jax.tree_util.Partial(function)`.
+  function is not a pytree, and as an argument it fails inside JAX: pass `jax.tree_util.Partial(function)` with a
+  function that is defined once, or jit a function that closes over the denoiser.
 
   Args:
     denoiser: (x, sigma, cond, key=keys) -> x0.

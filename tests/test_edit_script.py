@@ -122,7 +122,7 @@ def test_script_draws_from_a_picture(script, workdir, files, tmp_path):
   ("given", "says"),
   [
     ({"init_image": "nowhere.png"}, "there is no file .*nowhere.png; give the path of a picture"),
-    ({"init_image": "text.png"}, r"text.png cannot be read \(no picture, or damaged\); give a picture file"),
+    ({"init_image": "text.png"}, r"text.png cannot be read \(not an image, or damaged\); give a picture file"),
     ({"init_image": "digit.png", "mask": "nowhere.png"}, "there is no file .*nowhere.png"),
     ({"init_image": "wide.png", "mask": "mask.png"}, "mask.png is 24 x 24 and .*wide.png 80 x 40 pixels; give both"),
     ({"mask": "mask.png"}, "a mask needs an init image"),

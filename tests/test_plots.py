@@ -73,7 +73,7 @@ def test_real_beside_drawn_shows_each_set_in_its_place():
   assert found[90][:middle].sum() / 56**2 == 40
   upper, lower = (np.argwhere(found[shade][middle:])[:, 0] for shade in (90, 170))
   assert upper.max() < lower.min()
-  with pytest.raises(ValueError, match="give each drawn one its own"):
+  with pytest.raises(ValueError, match="pass one nearest image per sample"):
     plots.real_beside_drawn(shades[0], shades[1], shades[2][:3])
 
 

@@ -150,7 +150,7 @@ def parse(argv: list[str], values: Any = None) -> list[str]:
     hint = f" Did you mean {near[1]!r}?" if near else ""
     sys.exit(f"error: the config has no key {key[1]!r}, which {given} names.{hint} See its keys in the config file.")
   if len(rest) > 1:
-    sys.exit(f"error: {rest[1]!r} is no flag; flags look like --name=value.")
+    sys.exit(f"error: {rest[1]!r} is not a flag; flags look like --name=value.")
   return rest
 
 

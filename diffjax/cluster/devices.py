@@ -55,6 +55,11 @@ def device_count() -> int:
   return jax.device_count()
 
 
+def platform() -> str:
+  """The devices' platform: "cpu", "gpu" or "tpu"."""
+  return jax.default_backend()
+
+
 @functools.cache
 def _sharding() -> NamedSharding:
   return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))

@@ -74,7 +74,7 @@ def open_arrays(path: str | os.PathLike, split: str, image_size: int | None, cha
   if "test_" not in parts:
     records = choose([str(i) for i in records], split)
   if not records:
-    raise ValueError(f"{path} holds a single picture, so none can be held out; add pictures")
+    raise ValueError(f"{path} has only one image, but validation needs one too; add images")
   from PIL import Image  # here, since it takes long to import
 
   from diffjax.data.pictures import fit

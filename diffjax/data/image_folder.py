@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from diffjax.data.pictures import fit, read_picture, why_unreadable
+from diffjax.data.pictures import BRANDS, fit, read_picture, why_unreadable
 from diffjax.data.source import Source
 from diffjax.data.splits import choose
 from diffjax.system.files import shown
@@ -37,6 +37,11 @@ TRAIN_FOLDERS, TEST_FOLDERS = ("train", "training"), ("test", "val", "valid", "v
 HEIF = frozenset((".heic", ".heif", ".hif"))
 """Those CAMERA_SUFFIXES that pillow-heif reads."""
 PICTURES = SUFFIXES | CAMERA_SUFFIXES
+OTHERS = frozenset(
+  ".cfg .csv .gz .html .json .jsonl .lock .log .md .mov .mp4 .npy .npz .parquet .pdf .pkl .pt .py .tar .toml .tsv .txt"
+  " .xml .yaml .yml .zip".split()
+)
+"""Suffixes of files that are left out unopened; any other file is an image if it starts like one."""
 KEEP_BYTES = 2**30
 
 
@@ -76,7 +81,7 @@ def open_folder(
   else:
     chosen = choose(names, split)
   if not chosen:
-    raise ValueError(f"picture folder {folder} holds a single picture, so none can be held out; add pictures")
+    raise ValueError(f"picture folder {folder} has only one image, but validation needs one too; add images")
 
   def decode(i):
     image = fit(read_picture(folder / paths[i]), image_size, channels) if images is None else images[i]
@@ -99,21 +104,22 @@ def _find(folder: Path) -> list[str]:
     folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
     if real not in seen:
       files = [Path(root, name) for name in files if not name.startswith(".")]
-      found += [file for file in files if file.suffix.lower() in PICTURES or _is_unnamed_picture(file)]
+      found += [file for file in files if file.suffix.lower() in PICTURES or _starts_like_a_picture(file)]
     seen.add(real)
   return sorted(file.relative_to(folder).as_posix() for file in found)
 
 
-def _is_unnamed_picture(file: Path) -> bool:
-  """Whether a file without a suffix starts with the magic bytes of an image."""
-  if file.suffix or not os.path.isfile(file):
+def _starts_like_a_picture(file: Path) -> bool:
+  """Whether a file of an unknown suffix, or none, starts with the magic bytes of an image."""
+  if file.suffix.lower() in OTHERS or not os.path.isfile(file):
     return False
   try:
     with open(file, "rb") as opened:
       start = opened.read(12)
   except OSError:
     return False
-  return start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")) or start[4:8] == b"ftyp" or start[8:] == b"WEBP"
+  heif = start[4:8] == b"ftyp" and start[8:] in BRANDS
+  return heif or start.startswith((b"\xff\xd8\xff", b"\x89PNG", b"GIF8")) or start[8:] == b"WEBP"
 
 
 def _split_folders(paths: list[str]) -> dict[str, str]:
@@ -157,7 +163,7 @@ def _label(paths: list[str]) -> tuple[list[str], list[np.int32]]:
     return [], []
   if loose:
     warnings.warn(
-      f"{loose} pictures lie beside the sub-folders, so sub-folders are not used as labels;"
+      f"{loose} images are not in any sub-folder, so sub-folders are not used as labels;"
       " move them into sub-folders if you want labels",
       DiffjaxWarning,
       stacklevel=4,

@@ -117,7 +117,7 @@ def why_unreadable(error: Exception, file: str | Path) -> str:
     with open(file, "rb") as opened:
       start = opened.read(12)
     kind = BRANDS.get(start[8:]) if start[4:8] == b"ftyp" else None
-    return MISSING[kind] if kind and not _reads(kind) else "no picture, or damaged"
+    return MISSING[kind] if kind and not _reads(kind) else "not an image, or damaged"
   return shown(str(error).strip() or type(error).__name__, 200)
 
 

@@ -122,7 +122,7 @@ def load_tokenizer(folder: str | os.PathLike, length: int | None = None) -> Toke
   # `transformers` writes 10^30 for an unknown length
   length = length or (said if isinstance(said, int) and 3 <= said <= 2**20 else 77)
   if length < 3:
-    raise ValueError(f"rows of {length} tokens hold no word between start and end: give a length of at least 3")
+    raise ValueError(f"length {length} leaves no room for text; use at least 3")
   return Tokenizer(bpe, length, pad_id)
 
 
@@ -205,9 +205,9 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, length: int = 77) 
   from tokenizers import pre_tokenizers, trainers
 
   if vocab_size < NUM_BYTES + 2:
-    raise ValueError(f"a vocabulary of {vocab_size} tokens is too small: every byte takes two, so give at least 514")
+    raise ValueError(f"a vocabulary of {vocab_size} tokens is too small: each byte needs two tokens; use at least 514")
   if length < 3:
-    raise ValueError(f"rows of {length} tokens hold no word between start and end: give a length of at least 3")
+    raise ValueError(f"length {length} leaves no room for text; use at least 3")
   alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
   blank = clip_bpe({START: 0, END: 1}, [], "an empty vocabulary")
   trainer = trainers.BpeTrainer(

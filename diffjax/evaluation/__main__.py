@@ -24,7 +24,7 @@ from diffjax.data.arrays import read_npz
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
 from diffjax.system import compilation, paths, writing
 
-DRAWING = ("num", "steps", "sampler", "eta", "seed", "guidance_scale")
+DRAWING = ("num", "steps", "sampler", "eta", "seed", "guidance_scale", "batch_size")
 MAX_BYTES = 2**30
 """Largest size of the unpacked arrays in a file of samples."""
 
@@ -147,6 +147,7 @@ def _draw(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray], dict]:
   asked = {name: options[name].value for name in DRAWING}
   labels = np.arange(options.num, dtype=np.int32) % run.num_classes if run.num_classes else None
   images = np.asarray(run.draw(labels=labels, **asked))
+  del asked["batch_size"]  # which changes no picture
   asked["sampler"] = options.sampler or run.config.sampler.name
   asked["steps"] = options.steps or run.config.sampler.steps
   return {"image": images} | ({} if labels is None else {"label": labels}), asked
@@ -172,7 +173,7 @@ def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray
     each = options.num // classes + (label < options.num % classes)
     text = templates[label % len(templates)][label]
     prompt = make_prompt(clip, text, config=options.guidance, scale=options.guidance_scale)
-    images.append(run.draw(each, prompt=prompt, seed=options.seed + label, **asked))
+    images.append(run.draw(each, prompt=prompt, seed=options.seed + label, batch_size=options.batch_size, **asked))
     labels.append(np.full(each, label, np.int32))
   settings = asked | {name: options[name].value for name in ("clip", "captions", "guidance_scale", "seed")}
   return {"image": np.concatenate(images), "label": np.concatenate(labels)}, settings
@@ -190,6 +191,7 @@ def _options() -> flags.FlagValues:
   flags.DEFINE_float("eta", None, "Fraction of fresh noise, for samplers that have it.", flag_values=options)
   flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=options)
   flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance (default: the run's).", flag_values=options)
+  flags.DEFINE_integer("batch_size", 256, "Pictures drawn at a time.", lower_bound=1, flag_values=options)
   flags.DEFINE_string("samples", None, "A samples.npz to evaluate, instead of drawing.", flag_values=options)
   flags.DEFINE_string("clip", None, "Run of a CLIP, whose captions are the prompts.", flag_values=options)
   flags.DEFINE_enum(

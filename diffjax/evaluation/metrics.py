@@ -109,7 +109,9 @@ def label_accuracy(drawn, labels, train, train_labels, limit: int = 10_000) -> f
   labels, train_labels = np.asarray(labels), np.asarray(train_labels)
   for name, pictures, its_labels in (("drawn", drawn, labels), ("train", train, train_labels)):
     if its_labels.shape != (len(pictures),):
-      raise ValueError(f"{name} has {len(pictures)} pictures but labels of shape {its_labels.shape}: give one each.")
+      raise ValueError(
+        f"{name} has {len(pictures)} pictures but labels of shape {its_labels.shape}; pass one label per image."
+      )
   if len(np.unique(train_labels)) < 2:
     raise ValueError("the training labels have a single class: give at least two.")
   picked = np.unique(np.linspace(0, len(train) - 1, min(limit, len(train))).round().astype(int))

@@ -67,7 +67,8 @@ def evaluate(
   ):
     count, *own_size = np.shape(pictures["image"])
     if count < least:
-      raise ValueError(f"there are {count} {name} pictures: give {least} or more.")
+      remedy = "draw" if name == "drawn" else "add"
+      raise ValueError(f"{count} {name} images, at least {least} needed; {remedy} more.")
     if tuple(own_size) != size:
       raise ValueError(f"{name} pictures are {own_size} but training ones {list(size)}: use one size.")
   reference = features(train["image"])

@@ -303,4 +303,6 @@ def pipeline(config, params: PyTree) -> Pipeline:
 
 def memory_settings(config) -> dict[str, Any]:
   """Settings, besides the batch size, that affect the memory of a training step."""
-  return {"train.accumulate": config.train.accumulate, "model.remat": bool(config.model.get("remat"))}
+  net = module(config)
+  remat = {"model.remat": net.remat} if hasattr(net, "remat") else {}
+  return {"train.accumulate": config.train.accumulate} | remat

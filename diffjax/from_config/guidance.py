@@ -82,7 +82,7 @@ def guided(
   penalties = [lookup(PENALTIES, "penalty", name) for name in config.penalties]
   weights = (float(scale), *map(float, config.penalties.values()))
   method = {"name": config.method, **config.options}
-  return construct(METHODS, "way of guidance", method, denoiser, guidance.energies(energy, *penalties, weights=weights))
+  return construct(METHODS, "guidance method", method, denoiser, guidance.energies(energy, *penalties, weights=weights))
 
 
 def sampler(config, guided: guidance.EnergyGuidance, sampler: Sampler) -> Sampler:

@@ -71,7 +71,7 @@ def memory_settings(config) -> dict[str, Any]:
 
 def layout(config) -> Layout:
   """The layout of the run's arrays: `parallel` in the config."""
-  return lookup(LAYOUTS, "way to run in parallel", config.parallel)(jax.eval_shape(lambda: initial_state(config)))
+  return lookup(LAYOUTS, "parallel layout", config.parallel)(jax.eval_shape(lambda: initial_state(config)))
 
 
 def initial_state(config) -> TrainState:
@@ -91,5 +91,5 @@ def check(config) -> None:
   if missing:
     raise ValueError(f"the config has no {missing[0]!r}; start from its default_config(), as configs/digits.py does.")
   check_numbers(flat(config.to_dict()))
-  lookup(LAYOUTS, "way to run in parallel", config.parallel)
+  lookup(LAYOUTS, "parallel layout", config.parallel)
   kind(config).check(config)

@@ -97,7 +97,7 @@ class GroupNorm(nn.Module):
 
 
 def materialise(x: Array) -> Array:
-  """x, stored in memory on CPU, forward and backward; XLA would recompute it, and all before it, for each use."""
+  """Materialises x on CPU; otherwise XLA recomputes it, and everything upstream, at each use."""
   return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 

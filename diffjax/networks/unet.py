@@ -252,7 +252,7 @@ class UNet(nn.Module):
     step = 2 ** (len(self.multipliers) - 1)
     if x.ndim != 4 or x.shape[1] % step or x.shape[2] % step or 0 in x.shape:
       raise ValueError(
-        f"UNet expects x [B, H, W, C], none of them 0, with H and W divisible by {step}, got {x.shape}: "
+        f"UNet expects x [B, H, W, C] with no empty axis, and H and W divisible by {step}, got {x.shape}: "
         "pad the images or use fewer levels"
       )
     B = x.shape[0]

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffjax import editing, randomness, samplers
 from diffjax.cluster import devices, processes
-from diffjax.cluster.layouts import LAYOUTS, Layout
+from diffjax.cluster.layouts import Layout
 from diffjax.codecs import to_uint8
 from diffjax.guidance.energy import warn_nonfinite
 from diffjax.samplers.adaptive import Progress
@@ -93,11 +93,8 @@ def draw_batches(
   """
   num, count = len(numbers), devices.device_count()
   batch_size = -(-batch_size // count) * count
-  settings: dict[str, Any] = {"batch_size": batch_size}
-  if count > 1:
-    settings["parallel"] = next(name for name, known in LAYOUTS.items() if known is layout)
   batches = []
-  with memory.explaining(program, settings) as program:
+  with memory.explaining(program, {"batch_size": batch_size}) as program:
     shared = layout.spread(assemble())
     for first in progress(range(0, num, batch_size)):
       rows = np.minimum(np.arange(first, first + batch_size), num - 1)[processes.local_slice(batch_size)]

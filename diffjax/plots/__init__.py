@@ -96,7 +96,9 @@ def real_beside_drawn(real: np.ndarray, drawn: np.ndarray, nearest: np.ndarray) 
   Shows up to 60 of each and 20 pairs. Raises ValueError for other shapes or dtypes.
   """
   if np.shape(drawn) != np.shape(nearest):
-    raise ValueError(f"drawn has shape {np.shape(drawn)} and nearest {np.shape(nearest)}: give each drawn one its own.")
+    raise ValueError(
+      f"drawn has shape {np.shape(drawn)} and nearest {np.shape(nearest)}; pass one nearest image per sample."
+    )
   columns, margin, gap = 10, 24, 28
   left, right = (grid(images[: 6 * columns], columns) for images in (real, drawn))
   pairs = [

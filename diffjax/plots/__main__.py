@@ -64,7 +64,7 @@ def walk(sampler, x, num_steps: int):
 
 
 def calls_of(sampler, num_steps: int) -> int:
-  """The counted network calls of a walk."""
+  """The number of network calls of one trajectory."""
   counted = []
 
   def counting(x, sigma, cond=None, *, key=None):

@@ -54,7 +54,7 @@ def _open(folder: Path, name: str, stack: contextlib.ExitStack) -> dict[str, Sto
     return {key: Stored(path, key, tuple(s.get_shape()), s.get_dtype(), file) for key, s in slices.items()}
   except (SafetensorError, ValueError) as error:
     reason = shown(str(error).removeprefix("Error while deserializing header: "), 200)
-    raise ValueError(f"{path} is not a sound safetensors file ({reason}): download it again") from None
+    raise ValueError(f"{path} is not a valid safetensors file ({reason}): download it again") from None
 
 
 def _check_header(path: Path) -> None:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import data, from_config
-from diffjax.cluster import processes
+from diffjax.cluster import devices, processes
 from diffjax.cluster.layouts import Layout
 from diffjax.runs.folder import load_data
 from diffjax.system import memory, paths
@@ -30,13 +30,13 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout
     train_step: the training step.
     layout: placement of its state on the devices.
   """
-  spec, num_processes, num_devices = config.train, processes.process()["process_count"], jax.device_count()
+  spec, num_processes, num_devices = config.train, processes.process()["process_count"], devices.device_count()
   state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), layout.target)
   source = _data(config)
   batch = examples(config, spec.batch_size // num_devices, labelled=source.num_classes > 0 if source else None)
   rows = {
     "mesh": f"{_count(num_processes, 'process', 'es')} x "
-    + _count(num_devices // num_processes, f"{jax.default_backend()} device"),
+    + _count(num_devices // num_processes, f"{devices.platform()} device"),
     "batch": f"{spec.batch_size} a step, {spec.batch_size // num_devices} a device"
     + (f" in {spec.accumulate} parts" if spec.accumulate > 1 else ""),
     **_memory(train_step, state, layout, batch, spec.steps_per_call, source if config.data.in_memory else None),

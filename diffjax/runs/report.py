@@ -13,6 +13,7 @@ import numpy as np
 from diffjax import plots
 from diffjax.cluster import processes
 from diffjax.system import paths, writing
+from diffjax.training.loop import restart_clock
 
 
 class Report:
@@ -66,6 +67,8 @@ class Report:
     if not self._compiled:
       self._compiled, self._start, self._since, self._paused = True, step, step, 0.0
       self._begin = self._time = time.perf_counter()
+      if self._bar is not None:
+        restart_clock(self._bar, step)
     for name in ("loss", "grad_norm"):
       values = metrics[name][np.isfinite(metrics[name])]
       total, count = self._sums.get(name, (0.0, 0))

@@ -3,6 +3,7 @@
 Each is a frozen pytree whose leaves are its hyper-parameters.
 """
 
+import warnings
 from functools import partial
 
 from diffjax.samplers.adaptive import Adaptive as Adaptive
@@ -69,3 +70,14 @@ METHODS: dict[str, Method] = {
   "lcm": Method(lambda: Consistency(0.0), "-", 1, "yes", "Luo et al. 2023, LCM"),
   "tcd": Method(TCD, "-", 1, "yes", "Zheng et al. 2024, TCD"),
 }
+
+RENAMED = {"DPM2": "dpm2", "DPM2Ancestral": "dpm2_ancestral", "DPMpp2SAncestral": "dpmpp_2s_ancestral"}
+"""Class names of version 0.1, with their rows of METHODS."""
+
+
+def __getattr__(name: str):
+  if name not in RENAMED:
+    raise AttributeError(f"module 'diffjax.samplers' has no attribute {name!r}")
+  now = f"diffjax.samplers.METHODS[{RENAMED[name]!r}].make"
+  warnings.warn(f"diffjax.samplers.{name} is now {now}.", DeprecationWarning, stacklevel=2)
+  return METHODS[RENAMED[name]].make

@@ -10,7 +10,10 @@ from diffjax.typing import Array, PyTree, Sampler
 
 
 def check_above_zero(sampler: Sampler, sigma_next: Array) -> None:
-  """Raises ValueError for a step to sigma_next = 0, for methods that divide by sigma_next or take its logarithm."""
+  """Raises ValueError for a step to sigma_next = 0, for methods that divide by sigma_next or take its logarithm.
+
+  Under jit a traced sigma_next is not checked, and most of these methods return NaN for a step to 0.
+  """
   if not _traced(sigma_next) and np.any(np.asarray(sigma_next) <= 0):
     name = type(sampler).__name__
     raise ValueError(f"{name} has no step to sigma_next = 0; call the denoiser there, as diffjax.sample does.")

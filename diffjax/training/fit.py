@@ -12,7 +12,7 @@ from diffjax.checks import check_integer
 from diffjax.cluster import devices, processes
 from diffjax.cluster.layouts import Replicated
 from diffjax.data import id_batches
-from diffjax.training.loop import calls, stack_batches
+from diffjax.training.loop import calls, restart_clock, stack_batches
 from diffjax.training.step import TrainState, TrainStep, init_state, several_steps
 from diffjax.typing import Array, Objective, PyTree
 
@@ -76,6 +76,6 @@ def fit(
       means = {name: float(values[:num].mean()) for name, values in layout.fetch(metrics).items()}
       if report is not None:
         report(done, means)
-      bar.update(num)
+      bar.update(num) if done > num else restart_clock(bar, done)
       bar.set_postfix_str(f"loss {means['loss']:.4f}")
   return layout.snapshot(state)

@@ -1,6 +1,7 @@
-"""Helpers for the training loop: how many steps each call runs, and how batches are stacked for it."""
+"""Helpers for the training loop: how many steps each call runs, how batches are stacked for it, its progress bar."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -24,3 +25,10 @@ def stack_batches(batches: Iterator[dict[str, np.ndarray]], num: int, slots: int
   taken = [next(batches) for _ in range(num)]
   taken += taken[-1:] * (slots - num)
   return {name: np.stack([batch[name] for batch in taken]) for name in taken[0]}
+
+
+def restart_clock(bar: Any, step: int) -> None:
+  """Sets a tqdm bar to `step` and measures its rate and time left from now, since the first call compiles."""
+  bar.initial = bar.n = bar.last_print_n = step
+  bar.unpause()
+  bar.refresh()

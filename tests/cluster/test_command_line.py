@@ -58,7 +58,7 @@ def test_flags():
   for arguments, says in (
     (["--nun=5"], "nun"),
     (["--num=x"], "--num=x: expected a whole number"),
-    (["5"], "'5' is no flag"),
+    (["5"], "'5' is not a flag"),
   ):
     with pytest.raises(SystemExit) as stop:
       command_line.parse(["program", *arguments], values)

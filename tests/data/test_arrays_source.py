@@ -53,7 +53,7 @@ def test_files_that_cannot_be_used(tmp_path):
   for name, arrays, says in (
     ("none", {}, "has no suitable array 'images'"),
     ("floats", {"images": IMAGES / 255}, "cannot be used: images are float64"),
-    ("one", {"images": IMAGES[:1]}, "single picture"),
+    ("one", {"images": IMAGES[:1]}, "only one image"),
   ):
     np.savez(tmp_path / f"{name}.npz", **arrays)
     with pytest.raises(ValueError, match=says):

@@ -79,12 +79,12 @@ READ = {
 }
 SKIPPED = {
   "empty.png": (b"", "empty file"),
-  "words.png": (b"these are words", "no picture"),
-  "page.jpg": (b"<html><body>404 Not Found</body></html>", "no picture"),
-  "pickle.png": (b"\x80\x04cos\nsystem\n(S'echo'\ntR.", "no picture"),
-  "vector.png": (EPS, "no picture"),
-  "vector.svg.png": (b"<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>", "no picture"),
-  "header_alone.png": (b"\x89PNG\r\n\x1a\n", "no picture"),
+  "words.png": (b"these are words", "not an image"),
+  "page.jpg": (b"<html><body>404 Not Found</body></html>", "not an image"),
+  "pickle.png": (b"\x80\x04cos\nsystem\n(S'echo'\ntR.", "not an image"),
+  "vector.png": (EPS, "not an image"),
+  "vector.svg.png": (b"<svg xmlns='http://www.w3.org/2000/svg' width='8' height='8'/>", "not an image"),
+  "header_alone.png": (b"\x89PNG\r\n\x1a\n", "not an image"),
   "cut.png": (encoded(NOISE, "PNG")[:2000], ""),
   "cut.jpg": (encoded(NOISE, "JPEG")[:600], "Truncated"),
   "cut.gif": (encoded(NOISE, "GIF")[:1000], "truncated"),
@@ -205,7 +205,7 @@ def test_a_folder_may_be_called_like_a_picture(hostile):
     (path / "up").symlink_to("..")
 
   folder = hostile("album.png", make)
-  with pytest.warns(DiffjaxWarning, match="beside the sub-folders"):
+  with pytest.warns(DiffjaxWarning, match="not in any sub-folder"):
     assert len(load(folder)) + len(load(folder, "test")) == 41
 
 
@@ -227,7 +227,7 @@ def test_ghostscript_never_runs(tmp_path, monkeypatch):
   monkeypatch.setenv("PATH", f"{tmp_path}/bin", prepend=os.pathsep)
   monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
   (tmp_path / "vector.png").write_bytes(EPS)
-  with pytest.raises(ValueError, match="no picture"):
+  with pytest.raises(ValueError, match="not an image"):
     load_picture(tmp_path / "vector.png", 8, 3)
   assert not (tmp_path / "ran").exists()
   with pytest.raises(OSError):

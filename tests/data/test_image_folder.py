@@ -49,7 +49,7 @@ def test_small_folders_hold_one_out(save, num):
 def test_one_picture_trains_and_holds_nothing_out(save):
   folder = save("only.png")
   assert len(load(folder)) == 1
-  with pytest.raises(ValueError, match="single picture"):
+  with pytest.raises(ValueError, match="only one image"):
     load(folder, "test")
 
 
@@ -71,7 +71,7 @@ def test_deep_folders_are_no_labels(save):
 def test_pictures_beside_sub_folders_turn_labels_off(save):
   save("a/0.png")
   save("b/1.png")
-  with pytest.warns(DiffjaxWarning, match=r"^1 pictures lie beside"):
+  with pytest.warns(DiffjaxWarning, match=r"^1 images are not in any"):
     source = load(save("2.png"))
   assert source.num_classes == 0
 
@@ -109,7 +109,7 @@ def damage(folder):
     "cut.jpg": "truncated",
     "cut.png": "",
     "empty.png": "empty file",
-    "text.jpg": "no picture",
+    "text.jpg": "not an image",
     "bomb.png": "bomb",
   }
 
@@ -235,11 +235,21 @@ def test_photographs_are_read_with_pillow_heif(save):
   assert abs(greys(load(folder), load(folder, "test"))[1] - 90) < 4
 
 
-def test_a_picture_without_a_suffix_is_found_by_its_content(save):
+@pytest.mark.parametrize("name", ["a", "photo.2019", "a.jpg_large"])
+def test_a_picture_of_no_known_suffix_is_found_by_its_content(save, name):
   folder = save("a.png", 7)
-  (folder / "a.png").rename(folder / "a")
-  (folder / "notes").write_text("not a picture")
+  (folder / "a.png").rename(folder / name)
+  for other in ("notes", "notes.old"):
+    (folder / other).write_text("not a picture")
+  heic(folder / "film", b"isom")  # MP4, in the same kind of container
   assert greys(load(folder)) == [7]
+
+
+def test_files_of_known_other_suffixes_are_not_opened(save, monkeypatch):
+  folder = save("a.png", 7)
+  (folder / "labels.CSV").write_text("a,b")
+  monkeypatch.setattr("builtins.open", lambda path, *_: pytest.fail(f"opened {path}"))
+  assert image_folder._find(folder) == ["a.png"]
 
 
 @pytest.mark.parametrize(("train", "test"), [("train", "test"), ("Training", "val"), ("train", "validation")])
@@ -255,7 +265,7 @@ def test_folders_that_are_a_split_are_that_split(save, train, test):
 
 def test_one_picture_in_a_train_folder_alone_holds_nothing_out(save):
   folder = save("train/only.png")
-  with pytest.raises(ValueError, match="single picture"):
+  with pytest.raises(ValueError, match="only one image"):
     load(folder, "test")
 
 

@@ -11,6 +11,12 @@ from diffjax import editing, grids, samplers
 A, B, WIDE = Gaussian(-0.5, 0.4), Gaussian(0.7, 0.4), Gaussian(0.0, 2.0)
 
 
+def test_the_old_name_warns():
+  with pytest.warns(DeprecationWarning, match=r"editing\.Compose is now diffjax\.editing\.Ensemble"):
+    assert editing.Compose is editing.Ensemble
+  assert not hasattr(editing, "Composed")
+
+
 def log_density(oracle, x, sigma):
   return -jnp.square(x - oracle.mean) / (2 * (oracle.std**2 + sigma**2))
 

@@ -49,10 +49,12 @@ def written(out):
 
 
 def test_conditional_run_is_asked_for_every_label_evenly(run, tmp_path, capsys):
-  main(["evaluation", "--workdir=here", "--num=30", "--guidance_scale=2", f"--out={tmp_path}"])
+  main(["evaluation", "--workdir=here", "--num=30", "--guidance_scale=2", "--batch_size=9", f"--out={tmp_path}"])
   np.testing.assert_array_equal(np.bincount(run.asked.pop("labels")), [3] * 10)
+  assert run.asked.pop("batch_size") == 9
   assert run.asked == {"num": 30, "steps": None, "sampler": None, "eta": None, "seed": 0, "guidance_scale": 2.0}
   report = written(tmp_path)
+  assert "batch_size" not in report
   assert report["drawn"]["label_accuracy"] == 1
   assert report["drawn"]["nearest_ratio"] == 0
   assert (report["sampler"], report["steps"], report["train"]["count"]) == ("dpmpp_2m", 10, 60)
@@ -85,8 +87,9 @@ def test_samples_are_read_instead_of_drawn(run, tmp_path):
     (["--workdir=elsewhere"], "elsewhere holds no run"),
     (["--workdir=here", "--steps=0"], "not a positive integer"),
     (["--workdir=here", "--num=5"], "integer >= 6"),
+    (["--workdir=here", "--batch_size=0"], "not a positive integer"),
     (["--workdir=here", "--smapler=heun"], "sampler"),
-    (["--workdir=here", "heun"], "'heun' is no flag"),
+    (["--workdir=here", "heun"], "'heun' is not a flag"),
     (["--workdir=here", "--samples=nowhere.npz"], "no file nowhere.npz"),
     (["--workdir=here", "--samples=text.npz"], "cannot be read"),
     (["--workdir=here", "--samples=array.npy"], "cannot be read"),

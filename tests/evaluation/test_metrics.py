@@ -119,7 +119,7 @@ def test_label_accuracy_counts_what_the_judge_reads():
   wrong = np.where(np.arange(60) < 15, (labels + 1) % 3, labels)
   assert evaluation.label_accuracy(clusters, wrong, clusters, labels) == 0.75
   assert evaluation.label_accuracy(clusters, labels, clusters, labels, limit=9) == 1
-  with pytest.raises(ValueError, match="give one each"):
+  with pytest.raises(ValueError, match="pass one label per image"):
     evaluation.label_accuracy(clusters, labels[:5], clusters, labels)
   with pytest.raises(ValueError, match="single class"):
     evaluation.label_accuracy(clusters, labels, clusters, np.zeros(60))

@@ -92,6 +92,17 @@ def test_the_advice_on_memory_can_be_followed(parsed):
   assert from_config.memory_settings(parsed(*(f"{key}={value}" for key, value in other.items()))) == other
 
 
+def test_a_network_without_remat_is_not_advised_to_set_it(parsed, monkeypatch):
+  class Plain:
+    def __init__(self, width, out_channels):
+      pass
+
+  config = parsed()
+  monkeypatch.setitem(from_config.NETWORKS, "plain", Plain)
+  config.model = {"name": "plain", "width": 16}
+  assert set(from_config.memory_settings(config)) == {"train.batch_size", "train.accumulate"}
+
+
 def test_a_clip_of_before_keeps_its_guidance(parsed):
   tree = json.loads(parsed(config="clip_digits").to_json())
   assert tree.pop("guidance")["distance"] == "softmax"

@@ -157,9 +157,9 @@ def test_bfloat16_keeps_float32_parameters_and_noise_levels_and_output():
     (dict(num_classes=4), X, C_NOISE, {"lable": jnp.array([0, 1, 2])}, None, "'lable', did you mean 'label'"),
     (dict(num_classes=4), X, C_NOISE, jnp.array([0, 1, 2]), None, "None or a dict"),
     (dict(num_classes=4), X, C_NOISE, {"label": jnp.array([0.0, 1, 2])}, None, "whole numbers as cond label"),
-    (dict(), X[:0], C_NOISE[:0], None, None, "none of them 0"),
-    (dict(), X[..., :0], C_NOISE, None, None, "none of them 0"),
-    (dict(), X[:, :0, :0], C_NOISE, None, None, "none of them 0"),
+    (dict(), X[:0], C_NOISE[:0], None, None, "with no empty axis"),
+    (dict(), X[..., :0], C_NOISE, None, None, "with no empty axis"),
+    (dict(), X[:, :0, :0], C_NOISE, None, None, "with no empty axis"),
     (dict(), X, None, None, None, "c_noise.*got None"),
   ],
 )

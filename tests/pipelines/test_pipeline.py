@@ -10,8 +10,11 @@ import pytest
 import diffjax
 from diffjax import grids, samplers, struct
 from diffjax.arrays import expand
+from diffjax.cluster import devices
+from diffjax.cluster.layouts import Replicated
 from diffjax.codecs import to_uint8
 from diffjax.pipelines import Pipeline
+from diffjax.pipelines.drawing import draw_batches
 
 
 @struct.dataclass
@@ -89,3 +92,12 @@ def test_a_mask_covers_every_place_that_holds_one_of_its_pixels():
   anew = np.zeros((8, 8), bool)
   anew[2:4, 2:4] = True
   assert (drawn[:, ~anew] == 200).all() and (drawn[:, anew] != 200).all()
+
+
+def test_on_several_devices_out_of_memory_advises_only_what_drawing_can_change(monkeypatch):
+  def failing(*args):
+    raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+  monkeypatch.setattr(devices, "device_count", lambda: 2)
+  with pytest.raises(MemoryError, match=r"; lower batch_size \(now 4\)\.$"):
+    draw_batches(failing, Replicated, tuple, (), np.arange(3), 3, list, again=False)

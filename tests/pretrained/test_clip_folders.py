@@ -88,7 +88,7 @@ def test_pickles_are_refused_and_never_run(name, folder, tmp_path, monkeypatch):
   monkeypatch.setenv("BOMB", str(tmp_path / "ran"))
   (folder / NAME).unlink()
   (folder / name).write_bytes(pickle.dumps(Bomb()))
-  refusal(folder, "not a sound safetensors file" if name == NAME else "pickle")
+  refusal(folder, "not a valid safetensors file" if name == NAME else "pickle")
   if name != NAME:
     refusal(folder / name, "pickle")
   assert not (tmp_path / "ran").exists()
@@ -105,7 +105,7 @@ def test_wrong_folders(where, tmp_path):
 
 def test_damaged_files(folder):
   (folder / NAME).write_bytes((folder / NAME).read_bytes()[:-1])
-  refusal(folder, str(folder / NAME), "not a sound safetensors file")
+  refusal(folder, str(folder / NAME), "not a valid safetensors file")
 
 
 def test_a_pipe_does_not_hang(folder):

@@ -63,6 +63,7 @@ def test_whether_noise_is_left():
     (LATENT | {"_class_name": "UniPCMultistepScheduler", "solver_type": "x"}, "is 'x', but can only be 'bh1', 'bh2' h"),
     ({"_class_name": "UnCLIPScheduler"}, r"UnCLIPScheduler is not read; .* schedules\.squared_cosine"),
     ({"_class_name": "DDIMInverseScheduler"}, r"not read; it maps pictures to noise: use editing\.ddim_inv"),
+    ({"_class_name": "DPMSolverMultistepInverseScheduler"}, r"no exact inverse; .* editing\.ddim_invert, or editing"),
     (
       {"_class_name": "UniPCMultistepScheduler", "predict_x0": False},
       "predict_x0 of .* is False, but can only be True",

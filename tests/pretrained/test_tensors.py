@@ -123,7 +123,7 @@ def test_malformed_files(kind, tmp_path):
   (tmp_path / NAME).write_bytes(HOSTILE[kind])
   with (
     Bounded(),
-    pytest.raises(ValueError, match=r"is not a sound safetensors file \(.+\): download it again") as error,
+    pytest.raises(ValueError, match=r"is not a valid safetensors file \(.+\): download it again") as error,
   ):
     read(tmp_path)
   assert str(tmp_path / NAME) in str(error.value) and str(error.value).isprintable() and len(str(error.value)) < 500
@@ -134,7 +134,7 @@ def test_the_largest_header_stays_small_in_memory(unit, tmp_path):
   count = (2**20 - 10) // (len(unit) + 6)
   body = b"".join(unit.replace(b"a", b"%06d" % i, 1) for i in range(count))
   (tmp_path / NAME).write_bytes(file(b"{" + body.rstrip(b",") + b"}"))
-  with Bounded(), pytest.raises(ValueError, match="not a sound safetensors file"):
+  with Bounded(), pytest.raises(ValueError, match="not a valid safetensors file"):
     read(tmp_path)
 
 

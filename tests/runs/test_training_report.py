@@ -106,11 +106,24 @@ def test_the_first_call_which_compiles_does_not_count(tmp_path, monkeypatch, cap
   assert second == "step 8/12, loss 1.0000, 16 images/s, 4 s left"
 
 
-def test_a_terminal_gets_a_bar(tmp_path, monkeypatch, capsys):
-  class Terminal(io.StringIO):
-    def isatty(self):
-      return True
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
 
+
+def test_nor_on_a_terminal(tmp_path, monkeypatch):
+  now, terminal = 0.0, Terminal()
+  monkeypatch.setattr("tqdm.std.time", lambda: now)
+  monkeypatch.setattr(sys, "stderr", terminal)
+  report = a_report(tmp_path, start=2, total=12)
+  for step, now in ((4, 100.0), (6, 102.0), (8, 104.0)):  # noqa: B007
+    report.add(step, metrics(1, 1))
+  report.close()
+  assert "4/12 [00:00<?" in terminal.getvalue() and "6/12 [00:02<00:06," in terminal.getvalue()
+  assert "8/12 [00:04<00:04," in terminal.getvalue()
+
+
+def test_a_terminal_gets_a_bar(tmp_path, monkeypatch, capsys):
   terminal = Terminal()
   monkeypatch.setattr(sys, "stderr", terminal)
   report = a_report(tmp_path)

@@ -9,7 +9,7 @@ from test_multistep import rate
 from test_stochastic import errors
 
 import diffjax
-from diffjax import from_config, grids
+from diffjax import from_config, grids, samplers
 from diffjax.samplers import METHODS
 from diffjax.samplers.methods import table
 
@@ -30,6 +30,17 @@ def count_calls(sampler):
     diffjax.sample(denoiser, sampler, jnp.ones((1, 2)), sigmas, key=jax.random.key(0), callback=count)
   jax.effects_barrier()
   return np.diff(counts).tolist()
+
+
+def test_old_class_names_warn():
+  with pytest.warns(DeprecationWarning, match=r"samplers\.DPM2 is now diffjax\.samplers\.METHODS\['dpm2'\]"):
+    churned = samplers.DPM2(s_churn=2.0, num_steps=6)
+  assert churned == samplers.Churn(samplers.DPMSolver(2), 2.0, num_steps=6)
+  with pytest.warns(DeprecationWarning):
+    assert samplers.DPM2Ancestral(0.5) == samplers.Ancestral(samplers.DPMSolver(2), 0.5)
+  with pytest.warns(DeprecationWarning):
+    assert samplers.DPMpp2SAncestral() == samplers.Ancestral(samplers.DPMppS(2))
+  assert not hasattr(samplers, "DPM4")
 
 
 @pytest.mark.parametrize("name", from_config.SAMPLERS)

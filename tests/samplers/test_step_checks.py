@@ -29,6 +29,11 @@ def test_a_step_to_zero_is_the_denoiser_or_refused(name):
     np.testing.assert_allclose(stepped(sampler, 1.0, 0.0), Gaussian()(X, jnp.asarray(1.0)), rtol=1e-5)
 
 
+def test_under_jit_a_step_to_zero_is_not_checked():
+  step = jax.jit(lambda sigma_next: stepped(samplers.DPMpp2M(), 1.0, sigma_next))
+  assert np.isnan(step(0.0)).all() and np.isfinite(step(0.1)).all()
+
+
 JUMP = {"consistency", "lcm", "tcd"}
 """To the data or near it, and from there up to any level."""
 

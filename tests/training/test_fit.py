@@ -1,11 +1,15 @@
 """`fit` is as many train steps on the data's own batches."""
 
+import io
+import sys
+
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from diffjax import data, training
+from diffjax.cluster.layouts import Replicated
 
 
 def objective(params, batch, key, *, frozen=None, axis_name=None):
@@ -30,6 +34,30 @@ def test_fit_is_so_many_steps_of_sgd():
     [means["loss"] for _, means in reports], [np.mean(losses[:3]), np.mean(losses[3:6]), losses[6]], rtol=1e-5
   )
   assert all(0 <= means["far"] <= 1 for _, means in reports) and state.frozen["scale"] == 2
+
+
+def test_the_bar_leaves_out_the_first_call_which_compiles(monkeypatch):
+  now, terminal, seconds = 0.0, io.StringIO(), iter((100, 2, 2, 2))
+  terminal.isatty = lambda: True
+
+  class Timed(Replicated):
+    def compile(self, step):
+      def timed(*args):
+        nonlocal now
+        now += next(seconds)
+        return compiled(*args)
+
+      compiled = super().compile(step)
+      return timed
+
+  monkeypatch.setattr("tqdm.std.time", lambda: now)
+  monkeypatch.setattr(sys, "stderr", terminal)
+  monkeypatch.setattr(sys.modules["diffjax.training.fit"], "Replicated", Timed)
+  training.fit(
+    objective, {"w": jnp.zeros(3)}, {"x": np.ones((10, 3), np.float32)}, steps=8, batch_size=4, steps_per_call=2,
+    frozen={"scale": jnp.float32(2.0)},
+  )  # fmt: skip
+  assert "6/8 [00:04<00:02," in terminal.getvalue() and "8/8 [00:06<00:00," in terminal.getvalue()
 
 
 def test_what_cannot_be_fitted_is_said():

@@ -87,7 +87,8 @@ TAKEN_FOR = {
 """By class, the solver_type that they substitute for those of other classes; "midpoint" in all other classes."""
 NOT_READ = {
   "DDIMInverseScheduler": "it maps pictures to noise: use editing.ddim_invert on the grid of a DDIMScheduler",
-  "DPMSolverMultistepInverseScheduler": "it maps pictures to noise: use editing.ddim_invert",
+  "DPMSolverMultistepInverseScheduler": "a multistep method has no exact inverse; to map images to noise, use"
+  " editing.ddim_invert, or editing.invert with a one-step method",
   "UnCLIPScheduler": "its squared-cosine schedule is schedules.squared_cosine, and its steps are samplers.DDPM's",
 }
 """Classes of theirs that are known but not read, and what to use instead."""
