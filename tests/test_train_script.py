@@ -7,16 +7,19 @@ import pathlib
 import shutil
 import signal
 import time
+import types
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import train as train_script
-from diffjax import DiffjaxWarning, data, from_config, runs
+from diffjax import DiffjaxWarning, data, from_config, runs, struct
 from diffjax.cluster import devices
 from diffjax.cluster.signals import StopRequest
+from diffjax.from_config import configuration, diffusion
 from diffjax.runs import folder
 from diffjax.runs.checkpoints import Checkpoints
 from train import train
@@ -134,6 +137,57 @@ def test_damaged_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp
   with pytest.warns(DiffjaxWarning, match="Falling back to the one before it"):
     assert_identical(train(config, tmp_path), state)
   assert (tmp_path / "checkpoints" / f"damaged-{checkpoint.name}").exists()
+
+
+@struct.dataclass
+class Imitation:
+  """The squared distance of a picture from the frozen teacher's, for every example."""
+
+  train: bool = struct.field(pytree_node=False, default=True)
+
+  def __call__(self, params, batch, key, *, frozen=None, axis_name=None):
+    return jnp.full(batch["index"].shape, jnp.square(params["picture"] - frozen["picture"]).mean()), {}
+
+
+@pytest.fixture
+def imitation(monkeypatch):
+  """Adds a kind of model, "imitation", whose teacher is returned."""
+  teacher = np.linspace(-1, 1, 64, dtype=np.float32)
+  changes = dict(
+    NETWORKS={"imitation": Imitation},
+    check=lambda config: None,
+    num_classes=lambda config: 0,
+    objective=lambda config: Imitation(),
+    initial_params=lambda config, key: {"picture": jnp.zeros(64)},
+    initial_frozen=lambda config: {"picture": teacher},
+  )
+  monkeypatch.setitem(from_config.KINDS, "imitation", types.SimpleNamespace(**vars(diffusion) | changes))
+  monkeypatch.setitem(configuration.DEFAULTS, "imitation", configuration.default_config)
+  monkeypatch.setitem(configuration.NEW_KEYS, "imitation", ())
+  monkeypatch.setattr(runs, "preview", lambda *args: None)
+  return teacher
+
+
+@pytest.mark.parametrize("parallel", ["pmap", "fsdp"])
+def test_a_frozen_teacher_is_read_everywhere_and_saved_nowhere(imitation, tiny, tmp_path, capsys, parallel):
+  config, teacher = tiny(), imitation.copy()
+  config.model.name, config.parallel = "imitation", parallel
+  state = train(config, tmp_path / "whole")
+  np.testing.assert_array_equal(state.frozen["picture"], teacher)
+  np.testing.assert_array_equal(imitation, teacher)
+  assert not any(name.startswith("frozen") for name in last_checkpoint(tmp_path / "whole", config)[1]["leaves"])
+  lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+  losses = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+  np.testing.assert_allclose(losses[-1], np.square(state.averaged["picture"] - teacher).mean(), rtol=1e-5)
+  assert len(losses) == 3 and losses[-1] < losses[0]
+  shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+  for step in ("6", "8"):
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / step)
+  assert_identical(train(config, tmp_path / "resumed"), state)
+  assert_identical(train(config, tmp_path / "resumed"), state)
+  assert "resuming from step 3" in capsys.readouterr().out
+  train_script.dry_run(config, tmp_path / "dry")
+  assert "frozen          256 B, 256 bytes" in capsys.readouterr().out
 
 
 def test_complete_run_stays_as_it_is(whole, capsys):

@@ -76,6 +76,11 @@ def initial_params(config, key: Array) -> PyTree:
   return clip.init(key, jnp.zeros((1, size, size, 3)), jnp.zeros((1, config.captions.length), jnp.int32))
 
 
+def initial_frozen(config) -> PyTree:
+  """What training reads but does not change: nothing."""
+  return None
+
+
 def bounds(config) -> tuple:
   """Constraints applied to the parameters after each update."""
   return (at_most("logit_scale", math.log(MAX_LOGIT_SCALE)),)

@@ -171,6 +171,11 @@ def initial_params(config, key: Array) -> PyTree:
   return module(config).init(key, jnp.zeros((1, *image_shape(config))), jnp.zeros(()), cond)
 
 
+def initial_frozen(config) -> PyTree:
+  """What training reads but does not change: nothing."""
+  return None
+
+
 def bounds(config) -> tuple:
   """Constraints applied to the parameters after each update: none."""
   return ()

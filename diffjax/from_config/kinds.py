@@ -5,8 +5,8 @@ from types import ModuleType
 from diffjax.from_config import clip, diffusion
 
 KINDS: dict[str, ModuleType] = {"diffusion": diffusion, "clip": clip}
-"""Each has NETWORKS, the names in `model.name`, and check, objective, initial_params, num_classes, bounds and
-memory_settings, of a config."""
+"""Each has NETWORKS, the names in `model.name`, and check, objective, initial_params, initial_frozen,
+num_classes, bounds and memory_settings, of a config."""
 
 
 def kind_of(config) -> str:
