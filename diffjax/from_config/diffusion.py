@@ -21,13 +21,14 @@ from diffjax import (
 )
 from diffjax.checks import check_numbers
 from diffjax.cluster.layouts import LAYOUTS
+from diffjax.codecs import Pixels
 from diffjax.from_config.construction import check_steps, construct, entry_for_steps, lookup, set_fields
 from diffjax.networks import contract
 from diffjax.pipelines import Pipeline
 from diffjax.schedules import Schedule
 from diffjax.training.augmentation import AUGMENT_DIM
 from diffjax.training.objectives.denoising import DenoisingObjective
-from diffjax.typing import Array, Conditioner, Denoiser, PyTree, Sampler
+from diffjax.typing import Array, Codec, Conditioner, Denoiser, PyTree, Sampler
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
   "linear": schedules.linear,
@@ -121,6 +122,11 @@ def prediction(config) -> denoisers.Prediction:
   return construct(PREDICTIONS, "prediction", config.prediction)
 
 
+def codec(config) -> Codec:
+  """Between pictures and the model's x0: the pixels themselves."""
+  return Pixels()
+
+
 def conditioner(config) -> Conditioner:
   """The model's conditioner: class labels, or none."""
   can = contract(module(config))
@@ -153,6 +159,7 @@ def objective(config) -> DenoisingObjective:
     **parts,
     noise_levels=construct(NOISE_LEVELS, "noise level distribution", config.noise_levels, **parts),
     weight=construct(LOSSES, "loss", config.loss, **parts),
+    codec=codec(config),
     conditioner=conditioner(config),
     time_scale=config.time_scale,
     bound_weight=config.train.bound_weight,
@@ -301,6 +308,7 @@ def pipeline(config, params: PyTree) -> Pipeline:
     denoiser=denoiser(config, params),
     image_shape=image_shape(config),
     defaults=Defaults(config),
+    codec=codec(config),
     conditioner=conditioner(config),
     layout=LAYOUTS[config.parallel],
   )

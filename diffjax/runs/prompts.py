@@ -13,7 +13,7 @@ from diffjax.conditioning import ClipPrompts, with_classes
 from diffjax.from_config.configuration import default_guidance_config
 from diffjax.runs.clip import ClipRun
 from diffjax.system import compilation
-from diffjax.typing import Array, Denoiser, Sampler
+from diffjax.typing import Array, Codec, Denoiser, Sampler
 
 BATCH = 256
 
@@ -46,10 +46,10 @@ class Prompt:
     return dataclasses.replace(self, config=config)
 
   def guide(
-    self, denoiser: Denoiser, sampler: Sampler, report: Callable[[int, float], None] | None = None
+    self, denoiser: Denoiser, sampler: Sampler, codec: Codec, report: Callable[[int, float], None] | None = None
   ) -> tuple[Denoiser, Sampler]:
-    """Both, guided towards the prompts; `report` as in `guidance.EnergyGuidance`."""
-    guided = from_config.guidance.guided(self.config, denoiser, self.energy, self.scale)
+    """Both, guided so that the decoded x0 match the prompts; `report` as in `guidance.EnergyGuidance`."""
+    guided = from_config.guidance.guided(self.config, denoiser, self.energy, codec, self.scale)
     guided = dataclasses.replace(guided, report=report)
     return guided, from_config.guidance.sampler(self.config, guided, sampler)
 
