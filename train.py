@@ -124,7 +124,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
     best.save_if_best(step, state.trained, config.to_dict(), data_state, loss)
 
   def preview(step, state):
-    runs.preview(config, state.averaged, step, workdir / "samples" / f"step_{step:07d}.png")
+    runs.preview(config, state.averaged, workdir / "samples" / f"step_{step:07d}.png")
     report.draw_curve()
 
   with (

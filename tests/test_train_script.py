@@ -19,7 +19,7 @@ import train as train_script
 from diffjax import DiffjaxWarning, data, from_config, runs, struct
 from diffjax.cluster import devices
 from diffjax.cluster.signals import StopRequest
-from diffjax.from_config import configuration, diffusion
+from diffjax.from_config import diffusion
 from diffjax.runs import folder
 from diffjax.runs.checkpoints import Checkpoints
 from train import train
@@ -151,43 +151,47 @@ class Imitation:
 
 @pytest.fixture
 def imitation(monkeypatch):
-  """Adds a kind of model, "imitation", whose teacher is returned."""
-  teacher = np.linspace(-1, 1, 64, dtype=np.float32)
+  """Adds a kind of model, "imitation"; returns (its teacher, a list of the previews it makes)."""
+  teacher, previewed = np.linspace(-1, 1, 1024, dtype=np.float32), []
   changes = dict(
     NETWORKS={"imitation": Imitation},
     check=lambda config: None,
     num_classes=lambda config: 0,
     objective=lambda config: Imitation(),
-    initial_params=lambda config, key: {"picture": jnp.zeros(64)},
+    initial_params=lambda config, key: {"picture": jnp.zeros(1024)},
     initial_frozen=lambda config: {"picture": teacher},
+    preview=lambda config, params, held_out, path: previewed.append((len(held_out()), path.name)),
   )
   monkeypatch.setitem(from_config.KINDS, "imitation", types.SimpleNamespace(**vars(diffusion) | changes))
-  monkeypatch.setitem(configuration.DEFAULTS, "imitation", configuration.default_config)
-  monkeypatch.setitem(configuration.NEW_KEYS, "imitation", ())
-  monkeypatch.setattr(runs, "preview", lambda *args: None)
-  return teacher
+  return teacher, previewed
 
 
-@pytest.mark.parametrize("parallel", ["pmap", "fsdp"])
+@pytest.mark.parametrize("parallel", ["pmap", pytest.param("fsdp", marks=pytest.mark.slow)])
 def test_a_frozen_teacher_is_read_everywhere_and_saved_nowhere(imitation, tiny, tmp_path, capsys, parallel):
-  config, teacher = tiny(), imitation.copy()
+  config, (given, previewed) = tiny(steps=6), imitation
+  teacher = given.copy()
   config.model.name, config.parallel = "imitation", parallel
   state = train(config, tmp_path / "whole")
   np.testing.assert_array_equal(state.frozen["picture"], teacher)
-  np.testing.assert_array_equal(imitation, teacher)
+  np.testing.assert_array_equal(given, teacher)
   assert not any(name.startswith("frozen") for name in last_checkpoint(tmp_path / "whole", config)[1]["leaves"])
   lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
   losses = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
   np.testing.assert_allclose(losses[-1], np.square(state.averaged["picture"] - teacher).mean(), rtol=1e-5)
-  assert len(losses) == 3 and losses[-1] < losses[0]
+  assert len(losses) == 2 and losses[-1] < losses[0]
+  assert previewed == [(360, "step_0000006.png")]
   shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
-  for step in ("6", "8"):
-    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / step)
-  assert_identical(train(config, tmp_path / "resumed"), state)
+  shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "6")
   assert_identical(train(config, tmp_path / "resumed"), state)
   assert "resuming from step 3" in capsys.readouterr().out
-  train_script.dry_run(config, tmp_path / "dry")
-  assert "frozen          256 B, 256 bytes" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_what_is_frozen(imitation, tiny, tmp_path, capsys):
+  config = tiny()
+  config.model.name = "imitation"
+  train_script.dry_run(config, tmp_path)
+  assert "frozen          4.0 KiB, 4,096 bytes" in capsys.readouterr().out
 
 
 def test_complete_run_stays_as_it_is(whole, capsys):

@@ -10,8 +10,8 @@ import numpy as np
 from diffjax import from_config, guidance
 from diffjax.codecs import to_float
 from diffjax.conditioning import ClipPrompts, with_classes
+from diffjax.from_config.clip_run import ClipRun
 from diffjax.from_config.configuration import default_guidance_config
-from diffjax.runs.clip import ClipRun
 from diffjax.system import compilation
 from diffjax.typing import Array, Codec, Denoiser, Sampler
 
