@@ -9,9 +9,9 @@ import numpy as np
 
 from diffjax import from_config, guidance
 from diffjax.codecs import to_float
-from diffjax.conditioning import ClipPrompts, with_classes
 from diffjax.from_config.clip_run import ClipRun
 from diffjax.from_config.configuration import default_guidance_config
+from diffjax.guidance.energies.clip_targets import clip_targets, with_classes
 from diffjax.system import compilation
 from diffjax.typing import Array, Codec, Denoiser, Sampler
 
@@ -110,10 +110,10 @@ def make_prompt(
   """
   if config is None:
     config = default_guidance_config() if image_prompts or clip.config is None else clip.config.guidance
-  cond = ClipPrompts(clip).cond(prompt, image_prompts)
+  asked = clip_targets(clip, prompt, image_prompts)
   if config.distance == "softmax" and clip.classes is not None:
-    cond = with_classes(clip.classes, cond)  # softmax shares are over all classes
+    asked = with_classes(clip.classes, asked)  # softmax shares are over all classes
   energy = from_config.guidance.clip_energy(
-    config, clip.image_features, cond["targets"], cond["weights"], clip.logit_scale
+    config, clip.image_features, asked["targets"], asked["weights"], clip.logit_scale
   )
-  return Prompt(energy, config, scale, cond.get("asked"))
+  return Prompt(energy, config, scale, asked.get("asked"))

@@ -11,8 +11,9 @@ from oracles import Halved
 
 from diffjax import DiffjaxWarning, from_config, guidance, runs, samplers
 from diffjax.codecs import Pixels
-from diffjax.conditioning import split_prompt, with_classes
+from diffjax.conditioning import split_prompt
 from diffjax.from_config import configuration, diffusion
+from diffjax.guidance.energies.clip_targets import with_classes
 from diffjax.networks import unit
 from diffjax.pipelines import Pipeline, pipeline
 
@@ -185,10 +186,10 @@ def test_classes_are_means_of_their_captions(clip):
 def test_what_a_picture_should_be_read_as(weights, read_as):
   """Two texts near the first two of three classes."""
   texts, classes = np.array([[0.9, 0.1, 0], [0.1, 0.9, 0]]), np.eye(3)
-  cond = with_classes(classes, {"targets": texts, "weights": np.array(weights, np.float32)})
-  np.testing.assert_array_equal(cond["asked"], np.array(read_as, bool))
-  np.testing.assert_array_equal(cond["weights"], [*weights, 0, 0, 0])
-  np.testing.assert_array_equal(cond["targets"], [*texts, *classes])
+  asked = with_classes(classes, {"targets": texts, "weights": np.array(weights, np.float32)})
+  np.testing.assert_array_equal(asked["asked"], np.array(read_as, bool))
+  np.testing.assert_array_equal(asked["weights"], [*weights, 0, 0, 0])
+  np.testing.assert_array_equal(asked["targets"], [*texts, *classes])
 
 
 @pytest.mark.slow
