@@ -55,7 +55,8 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   # Every error in the config shows here, before anything is written
   from_config.check(config)
   devices.check_batch_size(config.train.batch_size, config.train.accumulate)
-  layout = from_config.layout(config)
+  frozen = from_config.initial_frozen(config)
+  layout = from_config.layout(config, frozen)
   multi_step = layout.compile(functools.partial(several_steps, from_config.train_step(config)))
   phases.reach("data")
   opened = []
@@ -63,10 +64,10 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   source = opened.pop() if opened else runs.load_data(config, "train")
   held_out = held_out_batches(config)
   with runs.claimed(workdir, config), memory.explaining(multi_step, memory_settings(config)) as multi_step:
-    return continue_run(config, workdir, multi_step, layout, source, held_out)
+    return continue_run(config, workdir, multi_step, layout, frozen, source, held_out)
 
 
-def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, source, held_out) -> TrainState:
+def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, frozen, source, held_out) -> TrainState:
   """The rest of `train`, once the folder is claimed."""
   spec = config.train
 
@@ -74,8 +75,9 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
   phases.reach("start")
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
   best = Checkpoints(workdir / runs.BEST, best=True)
-  found = newest.restore_newest(layout.target, config.to_dict())
+  found = newest.restore_newest(layout.target.trained, config.to_dict())
   state, saved = found or (layout.initial(lambda: from_config.initial_state(config)), None)
+  state = state.replace(frozen=frozen)
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
   say = processes.announce
@@ -83,7 +85,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
   if start == spec.steps:
     say(f"the run is complete: {start} steps done")
     return state
-  processes.from_first(lambda: newest.check_room(state))  # now, not after hours
+  processes.from_first(lambda: newest.check_room(state.trained))  # now, not after hours
   if start:
     say(f"resuming from step {start}")
 
@@ -105,7 +107,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
 
   # The loop
   objective = from_config.held_out_objective(config, sum(len(batch["index"]) for batch in held_out))
-  held_out_loss = layout.evaluate(lambda params, batch: objective(params, batch, jax.random.key(0)))
+  held_out_loss = layout.evaluate(lambda params, frozen, batch: objective(params, batch, jax.random.key(0), frozen))
   key = layout.replicate(jax.random.key(spec.seed))
   state = layout.place(state)
   report = NoReport()
@@ -119,15 +121,15 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     for batch in held_out:
       if step < spec.steps and processes.any_process(stop_request):
         return  # a preempted machine leaves no time; the resumed run evaluates this step
-      losses.append(np.asarray(held_out_loss(state.averaged, batch)))
+      losses.append(np.asarray(held_out_loss(state.averaged, state.frozen, batch)))
       watchdog.beat(step, slow=True)
     loss = processes.from_first(lambda: float(np.concatenate(losses).mean()))
     report.held_out(step, loss)
-    best.save_if_best(step, state, config.to_dict(), data_state, loss)
+    best.save_if_best(step, state.trained, config.to_dict(), data_state, loss)
 
   def preview(step, state):
     phases.reach("preview")
-    runs.preview(config, state.averaged, step, workdir / "samples" / f"step_{step:07d}.png")
+    runs.preview(config, state.averaged, workdir / "samples" / f"step_{step:07d}.png")
     report.draw_curve()
 
   with (
@@ -139,7 +141,8 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
     Watchdog(start) as watchdog,
   ):
     if found and start and spec.checkpoint_every and start % spec.checkpoint_every == 0:
-      evaluate(start, found[0], found[1]["data"])  # the process that saved this may have exited before the evaluation
+      # the process that saved this may have exited before the evaluation
+      evaluate(start, layout.snapshot(state), found[1]["data"])
     pending = None
     for num, traced_num, stacked, data_state in devices.prefetch(feed()):
       stopping = processes.any_process(stop_request)
@@ -161,7 +164,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, so
       watchdog.beat(step, slow=True)
       with report.paused():
         snapshot = layout.snapshot(state)
-        keep = functools.partial(newest.save, step, snapshot, config.to_dict(), data_state, float("inf"))
+        keep = functools.partial(newest.save, step, snapshot.trained, config.to_dict(), data_state, float("inf"))
         if saving and step < spec.steps:
           keep()  # before the evaluation, for which a preempted machine leaves no time
         # with several processes, starting a checkpoint needs all of them
@@ -210,7 +213,8 @@ def dry_run(config, workdir: str | pathlib.Path) -> None:
   from_config.check(config)
   devices.check_batch_size(config.train.batch_size, config.train.accumulate)
   with memory.explaining(None, memory_settings(config)):  # the compiler may run out of memory
-    text = runs.dry_run(config, paths.as_path(workdir), from_config.train_step(config), from_config.layout(config))
+    layout = from_config.layout(config, from_config.initial_frozen(config))
+    text = runs.dry_run(config, paths.as_path(workdir), from_config.train_step(config), layout)
   processes.announce(text)
 
 

@@ -82,7 +82,8 @@ def all_reduce_bytes(num_bytes: float, count: int) -> float:
 def step_cost(config, batch_size: int, platform: str = "tpu") -> Cost:
   """The cost of a training step with `batch_size` examples on each device."""
   step = dataclasses.replace(from_config.train_step(config), accumulate=1)
-  state = jax.eval_shape(lambda: from_config.initial_state(config))
+  frozen = from_config.initial_frozen(config)
+  state = jax.eval_shape(lambda frozen: from_config.initial_state(config, frozen), frozen)
   key = jax.eval_shape(lambda: jax.random.key(0))
   flops, operands = count(jax.make_jaxpr(step)(state, examples(config, batch_size), key).jaxpr, platform)
   gradients = tree_bytes(state.params)

@@ -8,15 +8,18 @@ import pathlib
 import shutil
 import signal
 import time
+import types
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import train as train_script
-from diffjax import DiffjaxWarning, data, from_config, runs
+from diffjax import DiffjaxWarning, data, from_config, runs, struct
 from diffjax.cluster import signals
+from diffjax.from_config import diffusion
 from diffjax.runs import folder, phases
 from diffjax.runs.checkpoints import Checkpoints
 from train import train
@@ -127,6 +130,61 @@ def test_damaged_checkpoint_costs_only_the_steps_since_the_one_before(whole, tmp
   with pytest.warns(DiffjaxWarning, match="Falling back to the one before it"):
     assert_identical(train(config, tmp_path), state)
   assert (tmp_path / "checkpoints" / f"damaged-{checkpoint.name}").exists()
+
+
+@struct.dataclass
+class Imitation:
+  """The squared distance of a picture from the frozen teacher's, for every example."""
+
+  train: bool = struct.field(pytree_node=False, default=True)
+
+  def __call__(self, params, batch, key, *, frozen=None, axis_name=None):
+    return jnp.full(batch["index"].shape, jnp.square(params["picture"] - frozen["picture"]).mean()), {}
+
+
+@pytest.fixture
+def imitation(monkeypatch):
+  """Adds a kind of model, "imitation"; returns (its teacher, a list of the previews it makes)."""
+  teacher, previewed = np.linspace(-1, 1, 1024, dtype=np.float32), []
+  changes = dict(
+    NETWORKS={"imitation": Imitation},
+    check=lambda config: None,
+    num_classes=lambda config: 0,
+    objective=lambda config: Imitation(),
+    initial_params=lambda config, key: {"picture": jnp.zeros(1024)},
+    initial_frozen=lambda config: {"picture": teacher},
+    preview=lambda config, params, held_out, path: previewed.append((len(held_out()), path.name)),
+  )
+  monkeypatch.setitem(from_config.KINDS, "imitation", types.SimpleNamespace(**vars(diffusion) | changes))
+  return teacher, previewed
+
+
+@pytest.mark.parametrize("parallel", ["pmap", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_a_frozen_teacher_is_read_everywhere_and_saved_nowhere(imitation, tiny, tmp_path, capsys, parallel):
+  config, (given, previewed) = tiny(steps=6), imitation
+  teacher = given.copy()
+  config.model.name, config.parallel = "imitation", parallel
+  state = train(config, tmp_path / "whole")
+  np.testing.assert_array_equal(state.frozen["picture"], teacher)
+  np.testing.assert_array_equal(given, teacher)
+  assert not any(name.startswith("frozen") for name in last_checkpoint(tmp_path / "whole", config)[1]["leaves"])
+  lines = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+  losses = [line["held_out_loss"] for line in lines if "held_out_loss" in line]
+  np.testing.assert_allclose(losses[-1], np.square(state.averaged["picture"] - teacher).mean(), rtol=1e-5)
+  assert len(losses) == 2 and losses[-1] < losses[0]
+  assert previewed == [(360, "step_0000006.png")]
+  shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+  shutil.rmtree(tmp_path / "resumed" / "checkpoints" / "6")
+  assert_identical(train(config, tmp_path / "resumed"), state)
+  assert "resuming from step 3" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_dry_run_counts_what_is_frozen(imitation, tiny, tmp_path, capsys):
+  config = tiny()
+  config.model.name = "imitation"
+  train_script.dry_run(config, tmp_path)
+  assert "frozen          4.0 KiB, 4,096 bytes" in capsys.readouterr().out
 
 
 def test_complete_run_stays_as_it_is(whole, capsys):

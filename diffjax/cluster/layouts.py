@@ -99,16 +99,20 @@ class Sharded:
   def __init__(self, shapes: PyTree):
     self._mesh = devices.mesh()
     self._whole = NamedSharding(self._mesh, PartitionSpec())
-    self._shardings = jax.tree.map(lambda a: NamedSharding(self._mesh, spec(a.shape, self._mesh.size)), shapes)
+    self._shardings = self._split(shapes)
     self.target = jax.tree.map(
       lambda a, sharding: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding), shapes, self._shardings
     )
 
   def initial(self, make):
-    return jit(make, once=True, out_shardings=self._shardings)()  # no device ever holds the whole state
+    shardings = self._split(jax.eval_shape(make))
+    return jit(make, once=True, out_shardings=shardings)()  # no device ever holds the whole state
+
+  def _split(self, shapes):
+    return jax.tree.map(lambda a: NamedSharding(self._mesh, spec(a.shape, self._mesh.size)), shapes)
 
   def place(self, state):
-    return state
+    return self.spread(state)  # what is frozen comes from the host
 
   def replicate(self, tree):
     return devices.from_copies(tree, self._whole)
@@ -143,7 +147,7 @@ class Sharded:
     mesh = devices.mesh()
 
     def put(a):
-      if isinstance(a, jax.Array) and len(a.sharding.device_set) == mesh.size > 1:
+      if isinstance(a, jax.Array) and len(a.sharding.device_set) == mesh.size:
         return a  # already sharded, in a training state
       return devices.from_copies(a, NamedSharding(mesh, spec(np.shape(a), mesh.size)))
 

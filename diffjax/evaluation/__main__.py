@@ -62,7 +62,8 @@ def report_on_clip(options: flags.FlagValues) -> None:
 
 def _report_on_clip(clip, workdir, held_out, out):
   from diffjax.from_config import clip as configs
-  from diffjax.runs.preview import similarity
+  from diffjax.from_config.clip_run import similarity
+  from diffjax.runs import load_data
 
   parts = {"training templates": configs.training_captions, "held-out templates": configs.held_out_captions}
   report = {}
@@ -73,7 +74,7 @@ def _report_on_clip(clip, workdir, held_out, out):
     report[part]["mean"] = float(right.mean())
   with writing.replacing(out / "evaluation.json") as file:
     file.write_text(json.dumps({"pictures": len(held_out["image"]), "zero_shot": report}, indent=2) + "\n")
-  similarity(clip, out / "evaluation.png")
+  similarity(clip, load_data(clip.config, "test"), out / "evaluation.png")
   print(f"{len(held_out['image'])} held-out pictures, classified by {workdir}")
   for part, shares in report.items():
     print(f"\n{part}", *(f"{share:>9.1%}   {template}" for template, share in shares.items()), sep="\n")

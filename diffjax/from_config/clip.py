@@ -1,13 +1,16 @@
 """Builds CLIPs from configs: the towers, the captions, and the training objective."""
 
 import math
+import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax.data import Tokenizer, captions, train_tokenizer
-from diffjax.from_config import guidance
+from diffjax.data import Source, Tokenizer, captions, train_tokenizer
+from diffjax.from_config import defaults, guidance
+from diffjax.from_config.clip_run import ClipRun, similarity
 from diffjax.from_config.construction import construct, lookup, set_fields
 from diffjax.from_config.diffusion import DTYPES, NOISE_LEVELS
 from diffjax.networks import CLIP, ImageEncoder, ImageFeatures, TextEncoder
@@ -15,10 +18,27 @@ from diffjax.training.objectives.clip import ContrastiveObjective
 from diffjax.training.optimizers import at_most
 from diffjax.typing import Array, PyTree
 
-NETWORKS = {"clip": CLIP}
+NETWORKS: dict[str, Callable[..., Any]] = {"clip": CLIP}
+NOUN: str = "a CLIP"
+NEW_KEYS: tuple[str, ...] = ("guidance",)
+"""Keys missing from configs of older runs; their defaults reproduce the behaviour of those runs."""
+OF_BOTH_TOWERS = ("features", "dtype")
+"""Fields that both towers share."""
 LOSSES = ("softmax", "sigmoid")
 MAX_LOGIT_SCALE = 100.0
 """Upper bound of the learned inverse temperature (Radford et al. 2021, section 2.5)."""
+
+
+def default_config() -> Any:
+  """A CLIP's ConfigDict with every key that train.py and sample.py read; files in configs/ fill it in."""
+  config = defaults.common()
+  config.data.shift = 0
+  config.model.update(name="clip", features=64, loss="softmax", dtype="float32")
+  towers = {"image": ImageEncoder, "text": TextEncoder}
+  config.model.update({name: defaults.fields(tower, OF_BOTH_TOWERS) for name, tower in towers.items()})
+  config.captions = dict(names={}, templates=(), held_out=(), vocab_size=1024, length=32)
+  config.guidance = defaults.guidance()
+  return config
 
 
 def num_classes(config) -> int:
@@ -76,6 +96,11 @@ def initial_params(config, key: Array) -> PyTree:
   return clip.init(key, jnp.zeros((1, size, size, 3)), jnp.zeros((1, config.captions.length), jnp.int32))
 
 
+def initial_frozen(config) -> PyTree:
+  """What training reads but does not change: nothing."""
+  return None
+
+
 def bounds(config) -> tuple:
   """Constraints applied to the parameters after each update."""
   return (at_most("logit_scale", math.log(MAX_LOGIT_SCALE)),)
@@ -90,6 +115,11 @@ def check(config) -> None:
   held_out_captions(config)
   objective(config)
   guidance.check(config.guidance, ImageFeatures({}, module(config).image))
+
+
+def preview(config, params: PyTree, held_out: Callable[[], Source], path: pathlib.Path) -> None:
+  """Writes the similarity matrix of held-out pictures and captions."""
+  similarity(ClipRun(module(config), params, tokenizer(config), config), held_out(), path)
 
 
 def memory_settings(config) -> dict[str, Any]:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import (
   conditioning,
@@ -20,14 +22,18 @@ from diffjax import (
   schedules,
 )
 from diffjax.checks import check_numbers
+from diffjax.cluster import processes
 from diffjax.cluster.layouts import LAYOUTS
+from diffjax.codecs import Pixels
+from diffjax.data import Source
+from diffjax.from_config import defaults
 from diffjax.from_config.construction import check_steps, construct, entry_for_steps, lookup, set_fields
 from diffjax.networks import contract
 from diffjax.pipelines import Pipeline
 from diffjax.schedules import Schedule
 from diffjax.training.augmentation import AUGMENT_DIM
 from diffjax.training.objectives.denoising import DenoisingObjective
-from diffjax.typing import Array, Conditioner, Denoiser, PyTree, Sampler
+from diffjax.typing import Array, Codec, Conditioner, Denoiser, PyTree, Sampler
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
   "linear": schedules.linear,
@@ -82,7 +88,37 @@ NETWORKS: dict[str, Callable[..., Any]] = {
   "unet": networks.UNet,
   **{name: functools.partial(networks.UNet, **fields) for name, fields in networks.PUBLISHED.items()},
 }
+NOUN: str = "a diffusion model"
+NEW_KEYS: tuple[str, ...] = (
+  "sampler.guidance_interval",
+  "sampler.guidance_rescale",
+  "sampler.threshold",
+  "data.augment",
+)
+"""Keys missing from configs of older runs; their defaults reproduce the behaviour of those runs."""
 DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
+PREVIEWED = 64
+"""Number of pictures in a preview."""
+
+
+def default_config() -> Any:
+  """A diffusion model's ConfigDict with every key that train.py and sample.py read; files in configs/ fill it in."""
+  config = defaults.common()
+  config.model = defaults.fields(networks.UNet)
+  config.data.augment = 0.0
+  config.update(schedule={}, prediction={}, time_scale=1.0, loss={})
+  config.train.update(label_dropout=0.0, stratified=False, bound_weight=0.0)
+  config.sampler = dict(
+    name="dpmpp_2m",
+    steps=20,
+    guidance_scale=1.0,
+    guidance_interval=(0.0, 1e6),  # above every sigma; JSON has no infinity
+    guidance_rescale=0.0,
+    threshold=dict(name="none"),
+    options={},
+    grids={},
+  )
+  return config
 
 
 def module(config) -> Any:
@@ -121,6 +157,11 @@ def prediction(config) -> denoisers.Prediction:
   return construct(PREDICTIONS, "prediction", config.prediction)
 
 
+def codec(config) -> Codec:
+  """Between pictures and the model's x0: the pixels themselves."""
+  return Pixels()
+
+
 def conditioner(config) -> Conditioner:
   """The model's conditioner: class labels, or none."""
   can = contract(module(config))
@@ -153,6 +194,7 @@ def objective(config) -> DenoisingObjective:
     **parts,
     noise_levels=construct(NOISE_LEVELS, "noise level distribution", config.noise_levels, **parts),
     weight=construct(LOSSES, "loss", config.loss, **parts),
+    codec=codec(config),
     conditioner=conditioner(config),
     time_scale=config.time_scale,
     bound_weight=config.train.bound_weight,
@@ -169,6 +211,11 @@ def initial_params(config, key: Array) -> PyTree:
   """Initial parameters of the network."""
   cond = {"label": jnp.zeros((1,), jnp.int32)} if num_classes(config) else None
   return module(config).init(key, jnp.zeros((1, *image_shape(config))), jnp.zeros(()), cond)
+
+
+def initial_frozen(config) -> PyTree:
+  """What training reads but does not change: nothing."""
+  return None
 
 
 def bounds(config) -> tuple:
@@ -296,9 +343,21 @@ def pipeline(config, params: PyTree) -> Pipeline:
     denoiser=denoiser(config, params),
     image_shape=image_shape(config),
     defaults=Defaults(config),
+    codec=codec(config),
     conditioner=conditioner(config),
     layout=LAYOUTS[config.parallel],
   )
+
+
+def preview(config, params: PyTree, held_out: Callable[[], Source], path: pathlib.Path) -> None:
+  """Writes a grid of samples, of all classes if there are any."""
+  from diffjax import plots
+
+  classes = num_classes(config)
+  labels = np.arange(PREVIEWED) % classes if classes else None
+  drawn = pipeline(config, params).draw(PREVIEWED, labels=labels, batch_size=PREVIEWED)
+  if processes.is_first():
+    plots.save(plots.grid(drawn.images), path)
 
 
 def memory_settings(config) -> dict[str, Any]:

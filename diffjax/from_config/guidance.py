@@ -7,10 +7,11 @@ from jax.tree_util import Partial
 
 from diffjax import guidance, samplers, schedules
 from diffjax.checks import check_in, check_numbers
+from diffjax.codecs import Pixels
 from diffjax.from_config.construction import check_steps, construct, entry_for_steps, lookup
 from diffjax.guidance.training_free import posterior_sampling
 from diffjax.networks import ImageFeatures
-from diffjax.typing import Array, Denoiser, Sampler
+from diffjax.typing import Array, Codec, Denoiser, Sampler
 
 VIEWS: dict[str, Callable] = {
   "none": lambda: None,
@@ -56,7 +57,7 @@ def check(config, image_features: ImageFeatures) -> None:
     if entry.sampler:
       lookup(samplers.METHODS, "sampler", entry.sampler)
     energy = clip_energy(entry, image_features, np.eye(2), (1, 0), 1.0)
-    sampler(entry, guided(entry, lambda x, sigma, cond=None, *, key=None: x, energy), samplers.Euler())
+    sampler(entry, guided(entry, lambda x, sigma, cond=None, *, key=None: x, energy, Pixels()), samplers.Euler())
 
 
 def clip_energy(
@@ -74,15 +75,16 @@ def clip_energy(
 
 
 def guided(
-  config, denoiser: Denoiser, energy: guidance.ClipEnergy, scale: float | None = None
+  config, denoiser: Denoiser, energy: guidance.ClipEnergy, codec: Codec, scale: float | None = None
 ) -> guidance.EnergyGuidance:
-  """A denoiser guided down `scale` (default: the config's) times an energy, plus the config's penalties."""
+  """A denoiser guided down `scale` (default: the config's) times an energy of pictures, plus the config's penalties."""
   scale = config.scale if scale is None else scale
   check_numbers({"guidance_scale": scale})
   penalties = [lookup(PENALTIES, "penalty", name) for name in config.penalties]
   weights = (float(scale), *map(float, config.penalties.values()))
   method = {"name": config.method, **config.options}
-  return construct(METHODS, "guidance method", method, denoiser, guidance.energies(energy, *penalties, weights=weights))
+  total = guidance.DecodedEnergy(guidance.energies(energy, *penalties, weights=weights), codec)
+  return construct(METHODS, "guidance method", method, denoiser, total)
 
 
 def sampler(config, guided: guidance.EnergyGuidance, sampler: Sampler) -> Sampler:

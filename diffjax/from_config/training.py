@@ -13,7 +13,7 @@ from diffjax.from_config.construction import lookup
 from diffjax.from_config.kinds import kind
 from diffjax.training.optimizers import adam, muon
 from diffjax.training.step import TrainState, TrainStep, init_state
-from diffjax.typing import Array
+from diffjax.typing import Array, PyTree
 
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": adam, "muon": muon}
 DECAYS = ("constant", "cosine")
@@ -61,7 +61,7 @@ def held_out_objective(config, batch_size: int) -> Callable[..., Array]:
   config = config.copy_and_resolve_references()
   config.train.batch_size = batch_size
   objective = kind(config).objective(config).replace(train=False)
-  return lambda *args: objective(*args)[0]
+  return lambda params, batch, key, frozen=None: objective(params, batch, key, frozen=frozen)[0]
 
 
 def memory_settings(config) -> dict[str, Any]:
@@ -69,16 +69,25 @@ def memory_settings(config) -> dict[str, Any]:
   return {"train.batch_size": config.train.batch_size} | kind(config).memory_settings(config)
 
 
-def layout(config) -> Layout:
-  """The layout of the run's arrays: `parallel` in the config."""
-  return lookup(LAYOUTS, "parallel layout", config.parallel)(jax.eval_shape(lambda: initial_state(config)))
+def layout(config, frozen: PyTree = None) -> Layout:
+  """The layout of the run's arrays: `parallel` in the config; `frozen` as returned by `initial_frozen`."""
+  shapes = jax.eval_shape(lambda frozen: initial_state(config, frozen), frozen)
+  return lookup(LAYOUTS, "parallel layout", config.parallel)(shapes)
 
 
-def initial_state(config) -> TrainState:
+def initial_frozen(config) -> PyTree:
+  """What training reads but does not change, such as a teacher: arrays on the host, or None.
+
+  Checkpoints do not hold it: a resumed run calls this again, so the same config must always give the same arrays.
+  """
+  return kind(config).initial_frozen(config)
+
+
+def initial_state(config, frozen: PyTree = None) -> TrainState:
   """The initial state for train.seed; use `jax.eval_shape` to get its shapes only."""
   key_init = jax.random.fold_in(jax.random.key(config.train.seed), NO_STEP)
   params = kind(config).initial_params(config, key_init)
-  return init_state(params, optimizer(config), len(config.ema.decays))
+  return init_state(params, optimizer(config), len(config.ema.decays), frozen)
 
 
 def check(config) -> None:

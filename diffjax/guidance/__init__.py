@@ -9,7 +9,7 @@ from diffjax.guidance.composed import Composed
 from diffjax.guidance.energies import penalties
 from diffjax.guidance.energies.clip import ClipEnergy, clip
 from diffjax.guidance.energies.views import Cutouts, small_views
-from diffjax.guidance.energy import Energies, EnergyGuidance, energies
+from diffjax.guidance.energy import DecodedEnergy, Energies, EnergyGuidance, energies
 from diffjax.guidance.inverse import dps, pigdm
 from diffjax.guidance.perturbed_attention import PerturbedAttention
 from diffjax.guidance.thresholding import DynamicThreshold, StaticThreshold
@@ -23,6 +23,7 @@ __all__ = [
   "ClipEnergy",
   "Composed",
   "Cutouts",
+  "DecodedEnergy",
   "DynamicThreshold",
   "Energies",
   "EnergyGuidance",

@@ -21,7 +21,7 @@ from diffjax.arrays import expand
 from diffjax.checks import check_in, check_integer
 from diffjax.denoised import Denoised, Predictor, predict
 from diffjax.guidance.scales import Scale, at_level
-from diffjax.typing import Array, Cond, Denoiser
+from diffjax.typing import Array, Codec, Cond, Denoiser
 from diffjax.warning import DiffjaxWarning
 
 Energy = Callable[[Array, Array | None], Array]
@@ -186,6 +186,22 @@ def energies(*terms: Energy, weights: Sequence[float] | None = None) -> Energies
   if not terms or len(weights) != len(terms):
     raise ValueError(f"energies needs one weight for each energy, got {len(weights)} for {len(terms)}.")
   return Energies(terms, weights)
+
+
+@struct.dataclass
+class DecodedEnergy:
+  """An energy of pictures as one of x0, for a model whose x0 is not the picture: energy(codec.decode(x0), key)."""
+
+  energy: Energy
+  codec: Codec
+
+  def __call__(self, x0: Array, key: Array | None = None) -> Array:
+    """The energy of the decoded pictures, [B]."""
+    return self.energy(self.codec.decode(x0), key)
+
+  def at(self, sigma: Array) -> "DecodedEnergy":
+    """The same at a noise level."""
+    return DecodedEnergy(at(self.energy, sigma), self.codec)
 
 
 def at(energy: Energy | LevelEnergy, sigma: Array) -> Energy:

@@ -64,9 +64,9 @@ class Guide(Protocol):
     ...
 
   def guide(
-    self, denoiser: Denoiser, sampler: Sampler, report: Callable[[int, float], None] | None = None
+    self, denoiser: Denoiser, sampler: Sampler, codec: Codec, report: Callable[[int, float], None] | None = None
   ) -> tuple[Denoiser, Sampler]:
-    """Both, guided; `report` as in `guidance.EnergyGuidance`."""
+    """Both, guided by the pictures that `codec` decodes from x0; `report` as in `guidance.EnergyGuidance`."""
     ...
 
   def accepts(self, images: np.ndarray) -> np.ndarray:
@@ -173,7 +173,7 @@ class Pipeline:
 
     def assemble(report=None):
       wrapped = samplers.MeanGuided(method) if cfgpp else method
-      guided, wrapped = prompt.guide(denoiser, wrapped, report) if prompt else (denoiser, wrapped)
+      guided, wrapped = prompt.guide(denoiser, wrapped, self.codec, report) if prompt else (denoiser, wrapped)
       wrapped = wrapped if repeats in (None, 1) else samplers.Recurrent(wrapped, repeats)
       edited, levels, start = edit(guided, sigmas, known, mask, strength, shape)
       if isinstance(method, samplers.Restart):

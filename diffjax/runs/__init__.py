@@ -1,6 +1,7 @@
 """A run's folder, and the trained models in it."""
 
-from diffjax.runs.clip import ClipRun, load_clip
+from diffjax.from_config.clip_run import ClipRun
+from diffjax.runs.clip import load_clip
 from diffjax.runs.diffusion import Run, load_run
 from diffjax.runs.dry_run import dry_run
 from diffjax.runs.folder import BEST, CHECKPOINTS, CONFIG, LOCK, claim, claimed, load_data, read_config

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjax import data, from_config
 from diffjax.pipelines import Pipeline
-from diffjax.runs.folder import load_data, read_config, restore_averaged
+from diffjax.runs.folder import check_kind, load_data, read_config, restore_averaged
 from diffjax.typing import PyTree
 
 
@@ -63,9 +63,8 @@ def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
 
   Raises:
     FileNotFoundError: if the folder holds no run, or no checkpoint yet.
-    ValueError: if its config or all of its checkpoints are damaged, or if it is a CLIP's run.
+    ValueError: if its config or all of its checkpoints are damaged, or if it is the run of another kind of model.
   """
   config = read_config(workdir)
-  if from_config.kind_of(config) != "diffusion":
-    raise ValueError(f"{workdir} is the run of a CLIP, which cannot sample; give a diffusion model's as --workdir.")
+  check_kind(workdir, config, "diffusion", ", which cannot sample; give a diffusion model's as --workdir.")
   return Run(config, *restore_averaged(workdir, config, best=best))

@@ -43,7 +43,7 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout
     "FLOPs": _flops(train_step, state, batch, num_devices),
     "data": f"{len(source):,} pictures of {'x'.join(map(str, source.shape))}" if source else UNPREPARED,
     "folder": str(workdir),
-    "checkpoints": _checkpoints(workdir, tree_bytes(state), spec.keep_checkpoints),
+    "checkpoints": _checkpoints(workdir, tree_bytes(state.trained), spec.keep_checkpoints),
   }
   return "\n".join(f"{name:<15} {value}" for name, value in rows.items())
 
@@ -68,6 +68,8 @@ def _memory(train_step, state, layout, batch, steps_per_call, resident: data.Sou
   gradients = _own_bytes(own.params)
   rows: dict[str, Any] = {"parameters": gradients, "gradients": gradients}
   rows |= {"optimiser": _own_bytes(own.opt_state), "averages": _own_bytes(own.ema)}
+  if frozen := _own_bytes(own.frozen):
+    rows["frozen"] = frozen
   whole = {} if resident is None else {n: _of_length(len(resident), a) for n, a in batch.items() if n != "index"}
   if whole:
     batch = {"id": batch["index"], "index": batch["index"]}

@@ -61,6 +61,13 @@ def read_config(workdir: str | pathlib.Path):
     raise ValueError(f"{path} is not a valid run config ({error}); restore it, or train in a new workdir.") from error
 
 
+def check_kind(workdir: str | pathlib.Path, config, kind: str, advice: str) -> None:
+  """Raises ValueError, ending in the advice, if the run in a folder trains another kind of model."""
+  found = from_config.kind_of(config)
+  if found != kind:
+    raise ValueError(f"{workdir} is the run of {from_config.KINDS[found].NOUN}{advice}")
+
+
 def check_folder(workdir: str | pathlib.Path) -> None:
   """Raises ValueError if `workdir` is a file."""
   if paths.as_path(workdir).is_file():

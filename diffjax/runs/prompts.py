@@ -9,11 +9,11 @@ import numpy as np
 
 from diffjax import from_config, guidance
 from diffjax.codecs import to_float
-from diffjax.conditioning import ClipPrompts, with_classes
+from diffjax.from_config.clip_run import ClipRun
 from diffjax.from_config.configuration import default_guidance_config
-from diffjax.runs.clip import ClipRun
+from diffjax.guidance.energies.clip_targets import clip_targets, with_classes
 from diffjax.system import compilation
-from diffjax.typing import Array, Denoiser, Sampler
+from diffjax.typing import Array, Codec, Denoiser, Sampler
 
 BATCH = 256
 
@@ -46,10 +46,10 @@ class Prompt:
     return dataclasses.replace(self, config=config)
 
   def guide(
-    self, denoiser: Denoiser, sampler: Sampler, report: Callable[[int, float], None] | None = None
+    self, denoiser: Denoiser, sampler: Sampler, codec: Codec, report: Callable[[int, float], None] | None = None
   ) -> tuple[Denoiser, Sampler]:
-    """Both, guided towards the prompts; `report` as in `guidance.EnergyGuidance`."""
-    guided = from_config.guidance.guided(self.config, denoiser, self.energy, self.scale)
+    """Both, guided so that the decoded x0 match the prompts; `report` as in `guidance.EnergyGuidance`."""
+    guided = from_config.guidance.guided(self.config, denoiser, self.energy, codec, self.scale)
     guided = dataclasses.replace(guided, report=report)
     return guided, from_config.guidance.sampler(self.config, guided, sampler)
 
@@ -110,10 +110,10 @@ def make_prompt(
   """
   if config is None:
     config = default_guidance_config() if image_prompts or clip.config is None else clip.config.guidance
-  cond = ClipPrompts(clip).cond(prompt, image_prompts)
+  asked = clip_targets(clip, prompt, image_prompts)
   if config.distance == "softmax" and clip.classes is not None:
-    cond = with_classes(clip.classes, cond)  # softmax shares are over all classes
+    asked = with_classes(clip.classes, asked)  # softmax shares are over all classes
   energy = from_config.guidance.clip_energy(
-    config, clip.image_features, cond["targets"], cond["weights"], clip.logit_scale
+    config, clip.image_features, asked["targets"], asked["weights"], clip.logit_scale
   )
-  return Prompt(energy, config, scale, cond.get("asked"))
+  return Prompt(energy, config, scale, asked.get("asked"))

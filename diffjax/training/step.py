@@ -1,5 +1,6 @@
 """One optimiser step, as a pure function."""
 
+import dataclasses
 import functools
 
 import jax
@@ -16,7 +17,8 @@ from diffjax.typing import Array, Objective, PyTree
 class TrainState:
   """The complete state of a run. `skipped` counts non-finite updates, `skipped_in_row` the latest consecutive ones.
 
-  `frozen` is what steps read but do not change, such as a teacher; usually None.
+  `frozen` is what steps read but do not change, such as a teacher; usually None. It can be large and comes from
+  elsewhere, so checkpoints hold `trained`, and a resumed run adds `frozen` again.
   """
 
   step: Array
@@ -31,6 +33,11 @@ class TrainState:
   def averaged(self) -> PyTree:
     """The parameters to draw with: the first average, or the parameters themselves if there is none."""
     return self.ema[0] if self.ema else self.params
+
+  @property
+  def trained(self) -> "TrainState":
+    """The state without `frozen`: all that a checkpoint holds."""
+    return dataclasses.replace(self, frozen=None)
 
 
 def init_state(

@@ -1,11 +1,21 @@
 """Labels as conditions, and what is said of labels that do not fit."""
 
+import inspect
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import randomness
+from diffjax import conditioning, randomness
 from diffjax.conditioning import Labels, Unconditional
+
+
+def test_every_conditioner_has_the_whole_protocol():
+  found = [value for value in vars(conditioning).values() if inspect.isclass(value)]
+  assert {Labels, Unconditional} <= set(found)
+  for conditioner in found:
+    assert all(hasattr(conditioner, name) for name in ("null_cond", "training_cond"))
+    assert list(inspect.signature(conditioner.cond).parameters)[:2] == ["self", "num"]
 
 
 def test_labels_become_cond():

@@ -11,7 +11,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from diffjax import from_config, networks
-from diffjax.from_config import configuration
+from diffjax.from_config import configuration, kinds
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"
 
@@ -24,6 +24,22 @@ def test_config_survives_json(tiny):
   assert from_config.module(back) == from_config.module(config)
   shapes = [jax.eval_shape(lambda c=c: from_config.initial_state(c)) for c in (config, back)]
   assert jax.tree.leaves(shapes[0]) == jax.tree.leaves(shapes[1])
+
+
+@pytest.mark.parametrize("name", from_config.KINDS)
+def test_every_kind_of_model_provides_everything(name):
+  kind = from_config.KINDS[name]
+  for member in (*vars(kinds.Kind)["__annotations__"], *vars(kinds.Kind)):
+    assert member.startswith("_") or hasattr(kind, member), member
+  assert kind.NOUN.startswith(("a ", "an "))
+  config = kind.default_config()
+  older = json.loads(config.to_json())
+  for key in kind.NEW_KEYS:
+    section, _, last = key.rpartition(".")
+    del (older[section] if section else older)[last]
+  assert not configuration.differences(config, configuration.from_json(json.dumps(older)))
+  for network in kind.NETWORKS:
+    assert kinds.kind_of({"model": {"name": network}}) == name
 
 
 def test_differences_name_the_keys(tiny):

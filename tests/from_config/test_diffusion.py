@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import Halved
 
 from diffjax import denoisers, from_config, samplers, schedules
-from diffjax.from_config import construction
+from diffjax.from_config import construction, diffusion
 
 CONFIGS = pathlib.Path(from_config.__file__).parents[2] / "configs"
 
@@ -48,6 +49,12 @@ def test_recommended_grid_depends_on_the_number_of_steps(tiny):
     assert sigmas.shape == (steps + 1,) and float(sigmas[0]) == pytest.approx(high)
     assert low is None or float(sigmas[-2]) == pytest.approx(low)
   assert from_config.grid(config, 5, "uniform_log_snr").shape == (6,)
+
+
+def test_a_model_is_trained_and_sampled_with_the_same_codec(tiny, monkeypatch):
+  monkeypatch.setattr(diffusion, "codec", lambda config: Halved())
+  assert isinstance(from_config.objective(tiny()).codec, Halved)
+  assert isinstance(from_config.pipeline(tiny(), None).codec, Halved)
 
 
 def test_sampler_takes_only_what_was_given(tiny):

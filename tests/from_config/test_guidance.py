@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffjax import from_config, guidance, randomness, samplers
+from diffjax.codecs import Pixels
 
 PATH = pathlib.Path(__file__).parents[2] / "configs" / "guidance.py"
 X = jax.random.normal(jax.random.key(0), (3, 4, 4, 1))
@@ -37,7 +38,7 @@ def moved(name, **changes):
   """What guidance adds to where Euler's step from sigma 3 to 1 ends, in coordinates x = x0 + sigma * noise."""
   config = preset(name)
   config.update(changes)
-  guided = from_config.guidance.guided(config, jax.tree_util.Partial(denoiser), jax.tree_util.Partial(energy))
+  guided = from_config.guidance.guided(config, jax.tree_util.Partial(denoiser), jax.tree_util.Partial(energy), Pixels())
   sampler = from_config.guidance.sampler(config, guided, samplers.Euler())
   end, plain = (
     method.step(model, X, SIGMA, NEXT, method.init(X), KEYS)[0]

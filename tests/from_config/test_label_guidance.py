@@ -58,7 +58,7 @@ def test_a_run_of_before_these_keys_is_read_and_goes_on(tmp_path, tiny):
   runs.claim(tmp_path, config)
   path = tmp_path / runs.CONFIG
   old = json.loads(path.read_text())
-  for key in configuration.NEW_KEYS["diffusion"]:
+  for key in from_config.KINDS["diffusion"].NEW_KEYS:
     section, name = key.split(".")
     del old[section][name]
   path.write_text(json.dumps(old))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import Halved
 
 import diffjax
 from diffjax import grids, samplers, struct
@@ -26,17 +27,6 @@ class Gaussian:
   def __call__(self, x, sigma, cond=None, *, key=None):
     variance = jnp.square(expand(sigma, x))
     return (0.01 * x + variance * self.mean) / (0.01 + variance)
-
-
-@struct.dataclass
-class Halved:
-  """A codec to half the size and twice the range, with as many channels."""
-
-  def encode(self, images, key=None):
-    return 2 * images[:, ::2, ::2]
-
-  def decode(self, x0):
-    return jnp.repeat(jnp.repeat(x0 / 2, 2, axis=1), 2, axis=2)
 
 
 @dataclasses.dataclass

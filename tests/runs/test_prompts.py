@@ -3,13 +3,19 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.tree_util import Partial
+from oracles import Halved
 
 from diffjax import DiffjaxWarning, from_config, guidance, runs, samplers
-from diffjax.conditioning import split_prompt, with_classes
-from diffjax.from_config import configuration
-from diffjax.pipelines import pipeline
+from diffjax.codecs import Pixels
+from diffjax.conditioning import split_prompt
+from diffjax.from_config import configuration, diffusion
+from diffjax.guidance.energies.clip_targets import with_classes
+from diffjax.networks import unit
+from diffjax.pipelines import Pipeline, pipeline
 
 
 @pytest.fixture
@@ -63,6 +69,28 @@ def test_texts_and_pictures_become_one_energy(clip):
     runs.make_prompt(clip)
 
 
+def test_clip_judges_decoded_pictures(tiny):
+  """The model's x0 is of size 4, its pictures are of size 8."""
+  seen = []
+
+  def features(images):
+    seen.append(images.shape[1:])
+    return unit(images[:, :, 0, 0])
+
+  config = configuration.default_guidance_config()
+  config.update(scale=2.0, views=dict(name="none"))
+  prompt = runs.Prompt(guidance.clip(Partial(features), np.eye(8)[:2]), config)
+  denoiser = Partial(lambda x, sigma, cond=None, *, key=None: 0.5 * x)
+  guided, _ = prompt.guide(denoiser, samplers.Euler(), Halved())
+  x, keys = jax.random.normal(jax.random.key(0), (2, 4, 4, 1)), jax.random.split(jax.random.key(0), 2)
+  slope = jax.grad(lambda x: prompt.energy(Halved().decode(0.5 * x)).sum())(x)
+  np.testing.assert_allclose(
+    guided(x, jnp.float32(3.0), key=keys), 0.5 * x - 2.0 * 3.0**2 * slope, rtol=1e-4, atol=1e-5
+  )
+  Pipeline(denoiser, (8, 8, 1), diffusion.Defaults(tiny()), codec=Halved()).draw(2, steps=2, prompt=prompt)
+  assert set(seen) == {(8, 8, 1)}
+
+
 @pytest.mark.slow
 def test_pictures_get_nearer_to_the_prompt(clip, model):
   """Images guided down the distance to a text score higher; guided up it, they score lower."""
@@ -98,7 +126,7 @@ def test_a_gradient_that_is_not_finite_is_told_and_draws_all_the_same(clip, mode
 def test_the_program_of_a_prompt_can_be_kept_on_disk(clip, model):
   """Host callbacks would prevent that, and every start would compile again."""
   denoiser, _ = runs.make_prompt(clip, "a three").guide(
-    from_config.denoiser(model.config, model.params), samplers.Euler()
+    from_config.denoiser(model.config, model.params), samplers.Euler(), Pixels()
   )
   x, keys = np.zeros((2, 8, 8, 1), np.float32), jax.random.split(jax.random.key(0), 2)
   lower = jax.jit(lambda denoiser, x, keys: denoiser(x, 1.0, key=keys)).lower
@@ -158,10 +186,10 @@ def test_classes_are_means_of_their_captions(clip):
 def test_what_a_picture_should_be_read_as(weights, read_as):
   """Two texts near the first two of three classes."""
   texts, classes = np.array([[0.9, 0.1, 0], [0.1, 0.9, 0]]), np.eye(3)
-  cond = with_classes(classes, {"targets": texts, "weights": np.array(weights, np.float32)})
-  np.testing.assert_array_equal(cond["asked"], np.array(read_as, bool))
-  np.testing.assert_array_equal(cond["weights"], [*weights, 0, 0, 0])
-  np.testing.assert_array_equal(cond["targets"], [*texts, *classes])
+  asked = with_classes(classes, {"targets": texts, "weights": np.array(weights, np.float32)})
+  np.testing.assert_array_equal(asked["asked"], np.array(read_as, bool))
+  np.testing.assert_array_equal(asked["weights"], [*weights, 0, 0, 0])
+  np.testing.assert_array_equal(asked["targets"], [*texts, *classes])
 
 
 @pytest.mark.slow
@@ -277,7 +305,7 @@ def test_guidance_that_moves_the_mean_wraps_the_sampler(clip, model):
   config = configuration.default_guidance_config()
   config.update(method="dps", repeats=2)
   guided, method = runs.make_prompt(clip, "a three", config=config).guide(
-    from_config.denoiser(model.config, model.params), samplers.Euler()
+    from_config.denoiser(model.config, model.params), samplers.Euler(), Pixels()
   )
   assert guided.position == "mean"
   assert isinstance(method, samplers.Recurrent) and isinstance(method.sampler, samplers.MeanGuided)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from oracles import Halved
 
 from diffjax import denoisers, from_config, losses, noise_levels, randomness, schedules
 from diffjax.codecs import to_float, to_uint8
@@ -66,6 +67,15 @@ def test_loss_of_a_network_that_answers_zero():
 def test_noise_has_the_level_it_is_said_to_have():
   clean, _ = show()
   noisy, _ = show(sigma=0.5)
+  np.testing.assert_allclose((noisy["x"] - clean["x"]).std(), 0.5, rtol=0.05)
+
+
+def test_pictures_are_encoded_before_they_are_noised():
+  """A codec that keeps every second pixel, doubled."""
+  clean, loss = show(codec=Halved())
+  np.testing.assert_allclose(clean["x"][:, 0, :, 0], np.tile([-1.2, 2], (256, 1)), atol=1e-4)
+  np.testing.assert_allclose(loss, np.full(256, (1.44 + 4) / 2), rtol=1e-4)
+  noisy, _ = show(codec=Halved(), sigma=0.5)
   np.testing.assert_allclose((noisy["x"] - clean["x"]).std(), 0.5, rtol=0.05)
 
 
