@@ -28,7 +28,7 @@ import tiny_config
 from diffjax import from_config, runs
 from diffjax.cluster import devices, layouts, processes, signals
 from diffjax.cluster.command_line import reporting
-from diffjax.runs import Run, checkpoints, phases
+from diffjax.runs import Run, checkpoints, checksums, phases
 from train import train
 
 signals.PATIENCE = 600  # seconds, for on a busy machine all of them take long to agree
@@ -71,14 +71,14 @@ def read_damaged(workdir, state, nth):
 
   Files count in the order of checksums.json, of a copy of the checkpoint.
   """
-  folder, names, checksum = workdir.with_name("damaged"), [], checkpoints._checksum
+  folder, names, checksum = workdir.with_name("damaged"), [], checksums.checksum
   processes.from_first(lambda: str(shutil.copytree(workdir / runs.CHECKPOINTS, folder)))
-  checkpoints._checksum = lambda path: names.append(str(path)) or checksum(path)
+  checksums.checksum = lambda path: names.append(str(path)) or checksum(path)
   reader = checkpoints.Checkpoints(folder, read_only=True)
   reader.restore_newest(state)
   seen = {"checked": list(names)}
   newest = folder / str(reader.steps()[-1])
-  damaged = newest / list(json.loads((newest / checkpoints.CHECKSUMS).read_text()))[nth]
+  damaged = newest / list(json.loads((newest / checksums.FILE).read_text()))[nth]
   processes.from_first(lambda: damaged.write_bytes(b""))
   try:
     reader.restore(int(newest.name), state)

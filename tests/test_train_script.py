@@ -153,6 +153,7 @@ def imitation(monkeypatch):
     objective=lambda config: Imitation(),
     initial_params=lambda config, key: {"picture": jnp.zeros(1024)},
     initial_frozen=lambda config: {"picture": teacher},
+    memory_settings=lambda config: {},
     preview=lambda config, params, held_out, path: previewed.append((len(held_out()), path.name)),
   )
   monkeypatch.setitem(from_config.KINDS, "imitation", types.SimpleNamespace(**vars(diffusion) | changes))

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -21,13 +20,12 @@ import numpy as np
 from diffjax.cluster import processes
 from diffjax.cluster.watchdog import SLOW
 from diffjax.from_config.configuration import tree_differences
-from diffjax.runs import phases
+from diffjax.runs import checksums, phases
 from diffjax.system import paths
-from diffjax.system.files import parse_json, shown
+from diffjax.system.files import shown
 from diffjax.typing import PyTree
 from diffjax.warning import DiffjaxWarning
 
-CHECKSUMS = "checksums.json"
 MOST = 100
 """How many checkpoints to try, newest first, before all are considered damaged."""
 
@@ -164,7 +162,7 @@ class Checkpoints:
       OSError: if it cannot be read although all checksums match.
     """
     path = self.folder / str(step)
-    if damage := _find_damage(path):
+    if damage := checksums.find_damage(path):
       raise DamagedCheckpoint(f"checkpoint {path} is damaged: {damage}.")
     args = self._ocp.args
     contents = _checked(self._read(path, run=args.JsonRestore()).run, path)
@@ -298,13 +296,13 @@ class Checkpoints:
     """Called when all files are written, before the folder gets its final name."""
     phases.reach("save")
     for path in self.folder.iterdir():
-      if path.name.split(".")[0].isdigit() and not (path / CHECKSUMS).exists():
-        (path / CHECKSUMS).write_text(json.dumps({name: _checksum(path / name) for name in _files(path)}))
+      if path.name.split(".")[0].isdigit() and not (path / checksums.FILE).exists():
+        checksums.write(path)
 
   def _set_aside_damaged(self):
     for name in processes.from_first(lambda: [path.name for path in self.folder.glob("*") if path.name.isdigit()]):
       path = self.folder / name
-      if damage := _find_damage(path):
+      if damage := checksums.find_damage(path):
         if processes.is_first():
           warning = f"checkpoint {path} is damaged: {damage}. Falling back to the next best."
           warnings.warn(warning, DiffjaxWarning, stacklevel=3)
@@ -322,44 +320,6 @@ class Checkpoints:
     else:
       shutil.rmtree(aside, ignore_errors=True)
     path.rename(aside)
-
-
-def _files(path: pathlib.Path) -> list[str]:
-  """The files that get checksums: those in sub-folders, as orbax writes its own metadata next to these at the end."""
-  folders = [entry for entry in path.iterdir() if entry.is_dir()]
-  return sorted(str(file.relative_to(path)) for folder in folders for file in paths.files_below(folder))
-
-
-def _checksum(path: pathlib.Path) -> str:
-  with path.open("rb") as file:
-    return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _find_damage(path: pathlib.Path) -> str | None:
-  """What is wrong with a checkpoint's files, or None; each process checks a part of them."""
-  index, count = processes.process().values()
-  own = lambda: (_damage(path, slice(index, None, count)) or "")[:600]
-  return next(filter(None, processes.from_all(own)), None)
-
-
-def _damage(path: pathlib.Path, part: slice = slice(None)) -> str | None:
-  """What is wrong with a checkpoint's files, or None; checks only those in the slice `part`."""
-  try:
-    checksums = list(parse_json((path / CHECKSUMS).read_text()).items())[part]
-  except (AttributeError, FileNotFoundError, IsADirectoryError, ValueError):
-    return f"{CHECKSUMS} cannot be read"
-  for name, checksum in checksums:
-    file = pathlib.PurePath(name)
-    if file.is_absolute() or ".." in file.parts or not name.isprintable() or max(map(len, file.parts), default=0) > 255:
-      return f"{CHECKSUMS} names {shown(name)}, which is not a file of a checkpoint"
-    try:
-      if not (path / name).is_file():
-        return f"{name} is missing"
-      if _checksum(path / name) != checksum:
-        return f"{name} fails its checksum"
-    except FileNotFoundError:
-      return f"{name} is missing"
-  return None
 
 
 def _checked(contents: Any, path: pathlib.Path) -> dict:

@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from diffjax import DiffjaxWarning
-from diffjax.runs import checkpoints
+from diffjax.runs import checksums
 from diffjax.runs.checkpoints import Checkpoints, DamagedCheckpoint
 from diffjax.training.step import init_state
 
@@ -268,7 +268,7 @@ def test_one_that_its_run_deletes_while_it_is_read_is_no_loss(written, tmp_path,
   """As with `sample.py --best` next to a training run that finds a better checkpoint."""
   shutil.copytree(written / "1", tmp_path / "1")
   reader, begun = Checkpoints(tmp_path, read_only=True), []
-  owner = checkpoints if called == "_damage" else reader
+  owner = checksums if called == "_damage" else reader
   function = getattr(owner, called)
 
   def replaced(*args, **kwargs):

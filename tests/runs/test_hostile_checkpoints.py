@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from mutations import Bounded, damage, endure
 
-from diffjax.runs import checkpoints as checkpoints_module
-from diffjax.runs.checkpoints import CHECKSUMS, Checkpoints, DamagedCheckpoint, _checksum, _files
+from diffjax.runs import checksums
+from diffjax.runs.checkpoints import Checkpoints, DamagedCheckpoint
 
 STATE = {"kernel": np.arange(12, dtype=np.float32).reshape(3, 4), "step": np.int32(7), "ema": (np.ones(2, np.float32),)}
 TARGET = jax.eval_shape(lambda: jax.tree.map(jax.numpy.asarray, STATE))
@@ -42,7 +42,7 @@ def given(written, tmp_path, monkeypatch):
 
 def sign(step):
   """Recomputes the checksums, as an attacker would after tampering."""
-  (step / CHECKSUMS).write_text(json.dumps({name: _checksum(step / name) for name in _files(step)}))
+  checksums.write(step)
 
 
 def restore(step):
@@ -91,7 +91,7 @@ def test_pickles_in_place_of_any_file_are_not_run(written, given, tmp_path):
     shutil.rmtree(given)
     shutil.copytree(written / "3", given)
     (given / name).write_bytes(bomb)
-    if name != CHECKSUMS:
+    if name != checksums.FILE:
       sign(given)
     try:
       state, _ = restore(given)
@@ -145,9 +145,9 @@ def test_checksums_name_only_files_of_the_checkpoint(names, given, monkeypatch):
   os.mkfifo(given / "pipe")
   names = {name.format(outside=outside) if "{" in name else name: sum for name, sum in names.items()}
   read = []
-  whole = _checksum
-  monkeypatch.setattr(checkpoints_module, "_checksum", lambda path: read.append(path) or whole(path))
-  (given / CHECKSUMS).write_text(json.dumps(names))
+  whole = checksums.checksum
+  monkeypatch.setattr(checksums, "checksum", lambda path: read.append(path) or whole(path))
+  (given / checksums.FILE).write_text(json.dumps(names))
   with Bounded(), pytest.raises(DamagedCheckpoint) as error:
     restore(given)
   assert str(error.value).isprintable() and len(str(error.value)) < 600
@@ -156,7 +156,7 @@ def test_checksums_name_only_files_of_the_checkpoint(names, given, monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "[]", "3", "null", "[" * 100_000, '{"a":' * 100_000, '{"a": NaN}', "\ud800"])
 def test_checksums_that_are_none(text, given):
-  (given / CHECKSUMS).write_bytes(text.encode("utf-8", "surrogatepass"))
+  (given / checksums.FILE).write_bytes(text.encode("utf-8", "surrogatepass"))
   with Bounded(), pytest.raises(DamagedCheckpoint, match=r"checksums\.json cannot be read"):
     restore(given)
 
@@ -193,7 +193,7 @@ def test_contents_that_are_none(value, given):
 @pytest.mark.parametrize("trials", [30, pytest.param(1000, marks=pytest.mark.soak)])
 def test_mutations_of_signed_checkpoints(trials, written, tmp_path):
   """Tampering with matching checksums gives an error, or a state of the right shapes."""
-  names = _files(written / "3")
+  names = checksums.files(written / "3")
 
   def attempt(rng):
     step = tmp_path / "run" / "3"

@@ -162,7 +162,7 @@ def test_one_of_four_that_halts_ends_all(start, tmp_path):
   begun[2].kill()
 
 
-@cases(("phase", "killed"), [("step", 0), ("step", 1), ("save", 0)], slow=[("step", 0), ("step", 1)])
+@cases(("phase", "killed"), [("step", 0), ("step", 1), ("save", 0)], slow=[("step", 0)])
 def test_one_that_is_killed_ends_the_others_and_they_go_on(start, tiny, tmp_path, phase, killed):
   begun = start(tmp_path, HELD, f"{phase}@{killed}", 200, 15)
   until_held(begun[killed])
