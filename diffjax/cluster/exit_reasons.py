@@ -20,7 +20,7 @@ import jax
 RESUMABLE = 75
 """Exit code (EX_TEMPFAIL) of a run that lost a process or hung; the same command resumes it."""
 GRACE = 5.0
-"""Minimum seconds for which an exiting process 0 lets the others receive its reason; after that JAX aborts them."""
+"""Seconds, at least, that an exiting process 0 waits for the others to acknowledge its reason; then JAX aborts them."""
 MAX_CHARACTERS = 1000
 """Maximum characters of an exit reason."""
 _ALIVE, _EXITED, _ACKNOWLEDGED = (f"diffjax/{name}/" for name in ("alive", "exited", "acknowledged"))

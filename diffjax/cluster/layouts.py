@@ -147,7 +147,7 @@ class Sharded:
     mesh = devices.mesh()
 
     def put(a):
-      if isinstance(a, jax.Array) and len(a.sharding.device_set) == mesh.size:
+      if isinstance(a, jax.Array) and a.sharding.device_set == set(mesh.devices.flat):
         return a  # already sharded, in a training state
       return devices.from_copies(a, NamedSharding(mesh, spec(np.shape(a), mesh.size)))
 

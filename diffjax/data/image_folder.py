@@ -38,10 +38,11 @@ HEIF = frozenset((".heic", ".heif", ".hif"))
 """Those CAMERA_SUFFIXES that pillow-heif reads."""
 PICTURES = SUFFIXES | CAMERA_SUFFIXES
 OTHERS = frozenset(
-  ".cfg .csv .gz .html .json .jsonl .lock .log .md .mov .mp4 .npy .npz .parquet .pdf .pkl .pt .py .tar .toml .tsv .txt"
-  " .xml .yaml .yml .zip".split()
+  ".bak .cfg .crdownload .csv .gz .html .json .jsonl .lock .log .md .mov .mp4 .npy .npz .old .orig .parquet .part"
+  " .pdf .pkl .pt .py .tar .thm .tmp .toml .tsv .txt .xml .yaml .yml .zip".split()
 )
-"""Suffixes of files that are left out unopened; any other file is an image if it starts like one."""
+"""Suffixes of files that are not opened, as they are no images, or copies; any other file is an image if it starts
+like one."""
 KEEP_BYTES = 2**30
 
 
@@ -111,7 +112,7 @@ def _find(folder: Path) -> list[str]:
 
 def _starts_like_a_picture(file: Path) -> bool:
   """Whether a file of an unknown suffix, or none, starts with the magic bytes of an image."""
-  if file.suffix.lower() in OTHERS or not os.path.isfile(file):
+  if file.suffix.lower() in OTHERS or file.name.endswith("~") or not os.path.isfile(file):
     return False
   try:
     with open(file, "rb") as opened:

@@ -296,7 +296,7 @@ def check(config) -> None:
     )
   in_time = not isinstance(prediction(config), denoisers.EDM | denoisers.Consistency)
   largest = made.t_max * config.time_scale
-  if in_time and largest < can.min_largest_c_noise:
+  if in_time and largest < can.largest_c_noise_at_least:
     raise ValueError(
       f"c_noise is at most {largest:.3g}, too small for the network's embedding to tell noise levels apart; set"
       " time_scale=1000."

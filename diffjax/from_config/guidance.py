@@ -69,7 +69,7 @@ def clip_energy(
 ) -> guidance.ClipEnergy:
   """The energy of a guidance config, a distance of images to unit vectors [P, D]; ValueError without `views`."""
   if "views" not in config:
-    raise ValueError("the config of guidance has no 'views'; start from default_guidance_config().")
+    raise ValueError("the guidance config has no 'views'; use default_guidance_config(), as in configs/guidance.py.")
   views = construct(VIEWS, "kind of views", config.views, size=image_features.module.image_size)
   return guidance.clip(image_features, targets, weights, distance=config.distance, views=views, logit_scale=logit_scale)
 

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from diffjax.checks import check_numbers
+from diffjax.cluster import devices
 from diffjax.cluster.layouts import LAYOUTS, Layout
 from diffjax.from_config.configuration import flat
 from diffjax.from_config.construction import lookup
@@ -80,7 +81,7 @@ def initial_frozen(config) -> PyTree:
 
   Checkpoints do not hold it: a resumed run calls this again, so the same config must always give the same arrays.
   """
-  return kind(config).initial_frozen(config)
+  return devices.whole(kind(config).initial_frozen(config))  # a device array could be donated to the first step
 
 
 def initial_state(config, frozen: PyTree = None) -> TrainState:

@@ -14,7 +14,7 @@ class Contract:
     augment_dim: length of cond["augment"] [B, augment_dim], EDM's augmentation label; 0: none.
     learned_variance: whether the output has as many additional channels, for the variance.
     cross_attention: whether the network uses cond["context"] [B, L, D].
-    min_largest_c_noise: the value c_noise must reach for the embedding to tell noise levels apart.
+    largest_c_noise_at_least: the value c_noise must reach for the embedding to tell noise levels apart.
   """
 
   num_classes: int = 0
@@ -22,7 +22,7 @@ class Contract:
   augment_dim: int = 0
   learned_variance: bool = False
   cross_attention: bool = False
-  min_largest_c_noise: float = 0.0
+  largest_c_noise_at_least: float = 0.0
 
 
 def contract(module: Any) -> Contract:

@@ -134,7 +134,7 @@ class UNet(nn.Module):
   remat: bool = False
 
   @property
-  def min_largest_c_noise(self) -> float:
+  def largest_c_noise_at_least(self) -> float:
     """The value c_noise must reach for the embedding to tell noise levels apart."""
     return 0.0 if self.embedding == "fourier" else 10.0
 

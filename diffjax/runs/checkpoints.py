@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -176,8 +176,13 @@ class Checkpoints:
       asked = {name: asked[name] for name in fields}
     buffers = jax.tree.map(lambda a: a if shared(a) else np.empty(a.shape, a.dtype), asked)
     restore_args = self._ocp.checkpoint_utils.construct_restore_args(buffers)
-    items = self._ocp.args.PyTreeRestore(buffers, restore_args, partial_restore=True)
-    state = self._read(path, state=items).state
+    part = self._ocp.args.PyTreeRestore(buffers, restore_args, partial_restore=True)
+
+    def check_all_read(read):  # orbax leaves what it does not find as it is
+      if any(a is b for a, b in zip(jax.tree.leaves(read.state), jax.tree.leaves(buffers), strict=True)):
+        raise ValueError("its state lacks a leaf")
+
+    state = self._read(path, check_all_read, state=part).state
     state = jax.tree.map(lambda a, leaf: a if shared(leaf) else np.asarray(a), state, asked)
     if not dataclasses.is_dataclass(target) or isinstance(target, type):
       return state
@@ -232,11 +237,12 @@ class Checkpoints:
     with self._writing():
       self._manager.close()
 
-  def _read(self, path, **items) -> Any:
+  def _read(self, path, check: Callable[[Any], None] = lambda read: None, **items) -> Any:
     """Reads in all processes or fails in all: they must not resume from different checkpoints."""
     read = failure = None
     try:
       read = self._reader.restore(path, args=self._ocp.args.Composite(**items))
+      check(read)
     except Exception as error:  # orbax, tensorstore and json report damage in many ways
       failure = error
     failed = processes.count_true(failure is not None)
@@ -300,7 +306,8 @@ class Checkpoints:
         checksums.write(path)
 
   def _set_aside_damaged(self):
-    for name in processes.from_first(lambda: [path.name for path in self.folder.glob("*") if path.name.isdigit()]):
+    names = lambda: [path.name for path in self.folder.glob("*") if path.name.isdigit()][:MOST]
+    for name in processes.from_first(names):
       path = self.folder / name
       if damage := checksums.find_damage(path):
         if processes.is_first():

@@ -7,8 +7,11 @@ import time
 import warnings
 from collections.abc import Iterator
 
+import jax
+
 from diffjax import data, from_config
 from diffjax.cluster import processes
+from diffjax.cluster.layouts import LAYOUTS
 from diffjax.from_config import configuration
 from diffjax.runs.checkpoints import Checkpoints
 from diffjax.system import files, paths, writing
@@ -102,10 +105,11 @@ def _target(workdir, config) -> TrainState:
   """Shapes and shardings of the state that a config trains; the config, read from untrusted JSON, may be wrong."""
   try:
     from_config.check(config)
-    return from_config.layout(config).target
+    shapes = jax.eval_shape(lambda: from_config.initial_state(config))
   except Exception as error:
     reason = files.shown(str(error) or type(error).__name__, 500)
     raise ValueError(f"{pathlib.Path(workdir) / CONFIG} defines no valid model: {reason}") from error
+  return LAYOUTS[config.parallel](shapes).target
 
 
 @contextlib.contextmanager

@@ -14,7 +14,10 @@ _hooks: list[Callable[..., None]] = []
 
 @contextlib.contextmanager
 def hooked(hook: Callable[..., None]) -> Iterator[None]:
-  """Within the block, calls `hook(phase, *details)` as a run reaches each of PHASES; what it raises ends the run."""
+  """Within the block, calls `hook(phase, *details)` as a run reaches each of PHASES; what it raises ends the run.
+
+  What it raises at "save" is reported as a checkpoint that cannot be written.
+  """
   _hooks.append(hook)
   try:
     yield
@@ -24,5 +27,5 @@ def hooked(hook: Callable[..., None]) -> Iterator[None]:
 
 def reach(phase: str, *details: Any) -> None:
   """Calls the hooks."""
-  for hook in _hooks:
+  for hook in list(_hooks):
     hook(phase, *details)

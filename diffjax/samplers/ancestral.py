@@ -6,7 +6,7 @@ from diffjax.typing import NoiseFn, Sampler
 
 @struct.dataclass
 class Ancestral:
-  """Steps any one-step sampler to sigma_down < sigma_next, then adds fresh noise. The sampler's network calls.
+  """Steps any one-step sampler to sigma_down < sigma_next, then adds fresh noise. It makes the sampler's network calls.
 
   Follows Song et al. 2020, Denoising Diffusion Implicit Models, eq. 12 and 16, whose sigma_t is eta times the
   posterior's standard deviation: in their symbols, and divided by sqrt(alpha_{t-1}) so that x = x0 + sigma * noise,

@@ -15,7 +15,7 @@ from diffjax.typing import Array, NoiseFn, Sampler
 
 @struct.dataclass
 class Churn:
-  """EDM's churn around any one-step sampler: fresh noise, then the sampler's step. The sampler's network calls.
+  """EDM's churn around any one-step sampler: fresh noise, then its step. It makes the sampler's network calls.
 
   Karras et al. 2022, algorithm 2, lines 4 to 6, with their t_i = sigma:
 

@@ -21,7 +21,7 @@ class MeanGuided:
   the unguided step plus a shift, so the noise left in x is the unguided model's. Around Euler(eta),
   `guidance.ClassifierFree` with a scale in [0, 1] becomes CFG++ (Chung et al. 2024), an energy with position "x0"
   becomes MPGD, and one with position "mean" DPS or FreeDoM. The denoiser must be guided; if the sampler calls it more
-  than once per step, the shift of the first call, at the step's start, is used. The sampler's network calls.
+  than once per step, the shift of the first call, at the step's start, is used. It makes the sampler's network calls.
 
   `scaling` defines the coordinates in which the shift is the same at the start and the end of a step: with
   `schedules.variance_preserving` these are x_t = alpha * x.

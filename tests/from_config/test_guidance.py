@@ -88,7 +88,7 @@ def test_time_travel_within_its_interval():
 def test_configs_of_another_kind_are_refused(tiny):
   with pytest.raises(ValueError, match="the config has no 'data'"):
     from_config.check(preset("disco"))
-  with pytest.raises(ValueError, match="of guidance has no 'views'"):
+  with pytest.raises(ValueError, match="guidance config has no 'views'"):
     from_config.guidance.clip_energy(tiny(), None, None, None, 1.0)
   config = tiny()
   config.parallel = "fdsp"

@@ -212,3 +212,14 @@ def test_mutations_of_signed_checkpoints(trials, written, tmp_path):
 
   outcomes = endure("mutations of signed checkpoints", trials, attempt, most_seconds=10)
   assert outcomes["refused"]
+
+
+def test_a_state_that_lacks_a_leaf_is_never_filled_up(given):
+  """As orbax would with whatever lies in the buffers."""
+  metadata = given / "state" / "_METADATA"
+  tree = json.loads(metadata.read_text())
+  tree["tree_metadata"].pop(next(iter(tree["tree_metadata"])))
+  metadata.write_text(json.dumps(tree))
+  sign(given)
+  with pytest.raises((DamagedCheckpoint, OSError), match="cannot be read"):
+    restore(given)
