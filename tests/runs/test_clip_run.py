@@ -12,6 +12,8 @@ from diffjax import data, from_config, pretrained, runs
 from diffjax.evaluation.__main__ import main as evaluation
 from train import train
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def clip_run(tiny_data, tmp_path_factory):
@@ -24,7 +26,6 @@ def clip_run(tiny_data, tmp_path_factory):
   return folder, config, train(config, folder)
 
 
-@pytest.mark.slow
 def test_resumes_bit_for_bit(clip_run, tiny_clip, tmp_path):
   config = tiny_clip(sample_every=4)
   halfway = tiny_clip(sample_every=4, steps=8)
@@ -40,7 +41,6 @@ def test_resumes_bit_for_bit(clip_run, tiny_clip, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, state.ema, clip_run[2].ema)
 
 
-@pytest.mark.slow
 def test_preview_is_the_similarity_matrix(clip_run):
   shown = sorted(path.name for path in (clip_run[0] / "samples").iterdir())
   assert shown == ["step_0000004.png", "step_0000008.png"]
@@ -79,7 +79,6 @@ def test_a_tokenizer_of_another_model_is_refused(clip_run, tmp_path):
     runs.load_clip(tmp_path)
 
 
-@pytest.mark.slow
 def test_zero_shot_takes_the_most_similar_caption(clip_run):
   clip = runs.load_clip(clip_run[0])
   images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
@@ -113,7 +112,6 @@ def test_evaluation_refuses(clip_run, flags, says):
     evaluation(["evaluation", f"--workdir={clip_run[0]}", *flags])
 
 
-@pytest.mark.slow
 def test_folders_that_hold_no_clip(tmp_path, tiny):
   with pytest.raises(FileNotFoundError, match="there is no folder"):
     runs.load_clip(tmp_path / "nowhere")

@@ -6,6 +6,7 @@ from diffjax.runs import phases
 from train import train
 
 
+@pytest.mark.slow
 def test_a_run_reaches_every_phase_in_order(tiny, tmp_path):
   reached = []
   with phases.hooked(lambda phase, *details: reached.append((phase, *details[:2]))):

@@ -19,6 +19,7 @@ def a_batch(size, seed=0):
   return {"image": jnp.asarray(images), "label": jnp.asarray(labels), "index": jnp.arange(size, dtype=jnp.int32)}
 
 
+@pytest.mark.slow
 def test_equals_the_loss_written_out(tiny_clip):
   """With one template, and neither shift nor noise, the batch's mean is `clip_loss` of its pictures and captions."""
   config = tiny_clip()
