@@ -154,7 +154,7 @@ def test_four_processes_do_as_one(alone, tiny_data, tmp_path):
   assert all(np.abs(one["drawn"].astype(int) - drawn).max() <= 1 for one in seen)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_two_processes_stream_what_one_streams(tiny_data, tmp_path):
   streamed = CONFIG | {"data.in_memory": False}
   for name, count in (("one", 1), ("two", 2)):

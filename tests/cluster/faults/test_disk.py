@@ -11,8 +11,6 @@ from outcomes import assert_same_run, newest
 
 TRAIN = dict(steps=600, checkpoint_every=50, log_every=50, steps_per_call=10, sample_every=0)
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def disk(tmp_path):
@@ -61,6 +59,7 @@ def assert_goes_on(launch, workdir, whole, config):
   assert_same_run(workdir, whole, config)
 
 
+@pytest.mark.slow
 def test_disk_that_fills_up_in_a_run(launch, tiny, disk, whole):
   process = launch(disk / "run", **TRAIN)
   until_saved(process, disk / "run", 50)
@@ -71,6 +70,7 @@ def test_disk_that_fills_up_in_a_run(launch, tiny, disk, whole):
   assert_goes_on(launch, disk / "run", whole, tiny(**TRAIN))
 
 
+@pytest.mark.soak
 def test_folder_that_is_read_only_when_a_run_goes_on(launch, tiny, disk, whole):
   process = launch(disk / "run", **TRAIN)
   until_saved(process, disk / "run", 50)
@@ -82,12 +82,14 @@ def test_folder_that_is_read_only_when_a_run_goes_on(launch, tiny, disk, whole):
   assert_goes_on(launch, disk / "run", whole, tiny(**TRAIN))
 
 
+@pytest.mark.slow
 def test_no_room_shows_before_the_first_step(launch, disk):
   (disk / "filler").write_bytes(bytes(15 * 2**20))
   err = assert_one_sentence(launch(disk / "run", **TRAIN))
   assert "the disk is full: a checkpoint in" in err and not (disk / "run" / "metrics.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_files_that_can_grow_no_more_in_a_run(launch, tiny, tmp_path, whole):
   """As with a quota, in the middle of a file; needs no permission to mount."""
   process = launch(tmp_path / "run", **TRAIN)

@@ -71,10 +71,8 @@ def soak(launch, config, tmp_path, train, kills, during_saves, seed):
       return counts, run, time.monotonic() - begin
 
 
-@pytest.mark.parametrize(
-  ("steps", "kills", "during_saves"),
-  [pytest.param(600, 3, 1, marks=pytest.mark.slow), pytest.param(2000, 50, 20, marks=pytest.mark.soak)],
-)
+@pytest.mark.soak
+@pytest.mark.parametrize(("steps", "kills", "during_saves"), [(600, 3, 1), (2000, 50, 20)])
 def test_killed_runs_are_those_never_killed(launch, tiny, tmp_path, capsys, steps, kills, during_saves, seed=0):
   train = TRAIN | {"steps": steps}
   counts, runs, seconds = soak(launch, tiny(**train), tmp_path, train, kills, during_saves, seed)

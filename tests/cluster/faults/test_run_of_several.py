@@ -82,7 +82,7 @@ def test_any_one_that_is_asked_stops_all_and_all_is_saved(start, tiny, tmp_path,
   assert_goes_on(start, tmp_path, tiny(**TRAIN), int(saved[1]) if saved else 0)
 
 
-@cases(("phase", "held", "asked"), held_and_asked(PHASES[:-1]), slow=[("step", 1, 0)])
+@cases(("phase", "held", "asked"), held_and_asked(PHASES[:-1]), slow=[])
 def test_a_long_phase_is_left_by_all(start, tiny, tmp_path, phase, held, asked):
   begun = start(tmp_path, HELD, f"{phase}@{held}", 200, 2)
   until_held(begun[held])
