@@ -1,22 +1,29 @@
 """Networks: functions of arrays and parameters, independent of diffusion."""
 
+from diffjax.networks.autoencoder import AutoencoderKL, Gaussian
 from diffjax.networks.clip import CLIP, Encoded, ImageEncoder, TextEncoder, unit
 from diffjax.networks.contract import Contract, contract
 from diffjax.networks.image_features import ImageFeatures
 from diffjax.networks.preprocess import preprocess
 from diffjax.networks.published import PUBLISHED
 from diffjax.networks.published_clip import PUBLISHED_CLIP
+from diffjax.networks.text_unet import TextUNet
+from diffjax.networks.tiny_autoencoder import TinyAutoencoder
 from diffjax.networks.unet import UNet
 
 __all__ = [
   "CLIP",
   "PUBLISHED",
   "PUBLISHED_CLIP",
+  "AutoencoderKL",
   "Contract",
   "Encoded",
+  "Gaussian",
   "ImageEncoder",
   "ImageFeatures",
   "TextEncoder",
+  "TextUNet",
+  "TinyAutoencoder",
   "UNet",
   "contract",
   "preprocess",

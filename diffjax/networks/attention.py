@@ -2,6 +2,7 @@
 
 import functools
 
+import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,26 +12,64 @@ from diffjax.networks.layers import Dense, GroupNorm
 from diffjax.typing import Array
 
 
+MAX_LOGITS = 2**24
+"""At most this many attention logits, 64 MiB, are held at once; queries beyond are computed in chunks."""
+
+
 def attend(q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
   """softmax(q k^T / sqrt(d)) v for q [B, L, heads, d] and k, v [B, S, heads, d]: [B, L, heads, d].
 
-  With causal, each position attends to itself and those before it (Vaswani et al. 2017, eq. 1 and section 3.2.3). Uses
-  `jax.nn.dot_product_attention`, except on CPU, where an explicit softmax is faster.
+  With causal, each position attends to itself and those before it (Vaswani et al. 2017, eq. 1 and section 3.2.3). On
+  an NVIDIA GPU this is cuDNN's kernel, for head sizes and dtypes that it supports. Elsewhere at most MAX_LOGITS logits
+  are in memory at once (Rabe & Staats 2021), also in the gradient.
   """
-  explicit = functools.partial(explicit_attention, causal=causal)
-  fused = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
-  return lax.platform_dependent(q, k, v, cpu=explicit, default=fused)
+  if _fits_cudnn(q, k):
+    return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation="cudnn")
+  B, L, heads, _ = q.shape
+  chunks = -(-B * heads * L * k.shape[1] // MAX_LOGITS)
+  if chunks == 1:
+    explicit = functools.partial(explicit_attention, causal=causal)
+    fused = functools.partial(jax.nn.dot_product_attention, is_causal=causal)
+    return lax.platform_dependent(q, k, v, cpu=explicit, default=fused)
+  length = -(-L // chunks)
+  padded = jnp.pad(q, ((0, 0), (0, chunks * length - L), (0, 0), (0, 0)))
+  parts = einops.rearrange(padded, "B (n l) h d -> n B l h d", n=chunks)
+  chunk = jax.checkpoint(lambda args: explicit_attention(args[0], k, v, causal=causal, first=args[1]))
+  parts = lax.map(chunk, (parts, length * jnp.arange(chunks)))
+  return einops.rearrange(parts, "n B l h d -> B (n l) h d")[:, :L]
 
 
-def explicit_attention(q: Array, k: Array, v: Array, *, causal: bool = False) -> Array:
-  """The same as `attend`, heads first, with its softmax in float32."""
+def explicit_attention(q: Array, k: Array, v: Array, *, causal: bool = False, first: Array | int = 0) -> Array:
+  """The same as `attend`, heads first, with its softmax in float32; `first` is the position of the first query."""
   q, k, v = (a.swapaxes(1, 2) for a in (q * (q.shape[-1] ** -0.5), k, v))
   logits = lax.dot_general(q, k, (((3,), (3,)), ((0, 1), (0, 1))), preferred_element_type=jnp.float32)
   if causal:
-    seen = jnp.tri(q.shape[2], k.shape[2], dtype=bool)
+    seen = jnp.arange(k.shape[2])[None] <= first + jnp.arange(q.shape[2])[:, None]
     logits = jnp.where(seen[None, None], logits, -jnp.inf)
   weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
   return (weights @ v).swapaxes(1, 2)
+
+
+def _fits_cudnn(q, k):
+  """Whether cuDNN has a kernel: 16 bits, and heads of a multiple of 8 up to 128 entries."""
+  heads_fit = q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
+  return jax.default_backend() == "gpu" and heads_fit and {q.dtype, k.dtype} <= {jnp.bfloat16, jnp.float16}
+
+
+class MultiHeadAttention(nn.Module):
+  """Positions of x [B, L, C] attend to context [B, S, D], by default x itself: [B, L, C] (Vaswani et al. 2017, 3.2.2)."""
+
+  num_heads: int
+  qkv_bias: bool = False
+  dtype: jnp.dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, context: Array | None = None) -> Array:
+    context = x if context is None else context
+    split = lambda a: einops.rearrange(a, "B L (h d) -> B L h d", h=self.num_heads)
+    project = lambda name, a: split(Dense(x.shape[-1], use_bias=self.qkv_bias, dtype=self.dtype, name=name)(a))
+    y = attend(project("q", x), project("k", context), project("v", context))
+    return Dense(x.shape[-1], dtype=self.dtype, name="proj")(einops.rearrange(y, "B L h d -> B L (h d)"))
 
 
 class SelfAttention(nn.Module):

@@ -38,20 +38,27 @@ class Dense(nn.Module):
 
 
 class Conv(nn.Module):
-  """x [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features] by a 3x3 convolution; computed in dtype."""
+  """x [B, H, W, I] -> [B, ceil(H / stride), ceil(W / stride), features] by a 3x3 convolution; computed in dtype.
+
+  A strided convolution pads only at the end, so that each output sits on the first of its two pixels (DDPM), or, if
+  centred, on both sides (Stable Diffusion).
+  """
 
   features: int
   stride: int = 1
   zero_init: bool = False
+  use_bias: bool = True
+  centred: bool = False
   dtype: jnp.dtype = jnp.float32
 
   @nn.compact
   def __call__(self, x: Array) -> Array:
     kernel = self.param("kernel", _init(self.zero_init), (3, 3, x.shape[-1], self.features), jnp.float32)
-    bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-    # DDPM's strided convolution pads only at the end, so that each output sits on the first of its two pixels.
-    padding = ((1, 1), (1, 1)) if self.stride == 1 else ((0, 1), (0, 1))
+    padding = ((1, 1), (1, 1)) if self.stride == 1 or self.centred else ((0, 1), (0, 1))
     y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, padding)
+    if not self.use_bias:
+      return y
+    bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
     return add_bias(y, bias.astype(self.dtype))
 
 
@@ -77,12 +84,13 @@ add_bias.defjvp(_add_bias_jvp, symbolic_zeros=True)
 class GroupNorm(nn.Module):
   """Group normalisation of x [B, H, W, C], then optionally y * (1 + scale) + shift with scale, shift [B, C].
 
-  At most num_groups groups of at least four channels each. Statistics are in float32 whatever the dtype of x; the
+  At most num_groups groups of at least `least` channels each. Statistics are in float32 whatever the dtype of x; the
   output has x's dtype (Wu & He 2018; scale and shift: Dhariwal & Nichol 2021, section 3.1).
   """
 
   num_groups: int = 32
   eps: float = 1e-6
+  least: int = 4
 
   @nn.compact
   def __call__(self, x: Array, scale: Array | None = None, shift: Array | float = 0.0) -> Array:
@@ -93,7 +101,7 @@ class GroupNorm(nn.Module):
     if scale is not None:
       gain, offset = gain * (1 + scale), offset * (1 + scale) + shift
     gain, offset = (jnp.broadcast_to(a, (x.shape[0], C)) for a in (gain, offset))
-    return normalise(materialise(x), gain, offset, group_count(C, self.num_groups), self.eps)
+    return normalise(materialise(x), gain, offset, group_count(C, self.num_groups, self.least), self.eps)
 
 
 def materialise(x: Array) -> Array:
@@ -140,9 +148,9 @@ def _over_groups(a: Array, groups: int) -> Array:
   return jnp.broadcast_to(grouped.mean(2, keepdims=True), grouped.shape).reshape(a.shape)
 
 
-def group_count(channels: int, num_groups: int) -> int:
-  """The largest divisor of channels that is at most num_groups and leaves at least four channels per group."""
-  return next(n for n in range(max(1, min(num_groups, channels // 4)), 0, -1) if channels % n == 0)
+def group_count(channels: int, num_groups: int, least: int = 4) -> int:
+  """The largest divisor of channels that is at most num_groups and leaves at least `least` channels per group."""
+  return next(n for n in range(max(1, min(num_groups, channels // least)), 0, -1) if channels % n == 0)
 
 
 def group_statistics(x: Array, groups: int) -> tuple[Array, Array]:

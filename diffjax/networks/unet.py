@@ -4,30 +4,19 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from diffjax.networks.attention import CrossAttention, SelfAttention
 from diffjax.networks.layers import Conv, Dense, FourierEmbedding, GroupNorm, dropout, sinusoidal_embedding
+from diffjax.networks.residual import downsample, upsample
 from diffjax.randomness import alone
 from diffjax.typing import Array, Cond
 
 EMBEDDINGS = ("sinusoidal", "sinusoidal_adm", "fourier")
 CONDITIONS = ("label", "augment", "context", "perturb")
 RESAMPLINGS = ("convolution", "residual", "residual_projected")
-
-
-def upsample(x: Array) -> Array:
-  """Doubles H and W of x [B, H, W, C] by repeating pixels."""
-  B, H, W, C = x.shape
-  return jnp.broadcast_to(x[:, :, None, :, None], (B, H, 2, W, 2, C)).reshape(B, 2 * H, 2 * W, C)
-
-
-def downsample(x: Array) -> Array:
-  """Halves H and W of x [B, H, W, C] by the mean of 2x2 pixels."""
-  return einops.reduce(x, "B (H h) (W w) C -> B H W C", "mean", h=2, w=2)
 
 
 class Block(nn.Module):

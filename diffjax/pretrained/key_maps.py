@@ -1,12 +1,7 @@
-"""Key maps: from the path of one of our parameters to its stored names and layout.
-
-A map has two tables. `arrays` gives the name and layout of single parameters. `modules` gives, for a module's path, the
-prefixes of its tensors' names, to which "weight" or "bias" is appended; tensors of several prefixes are stored
-separately and concatenated here along the last axis. "{i}" stands for a layer's number.
-"""
+"""Key maps: from the path of one of our parameters to its stored names and layout."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -22,26 +17,19 @@ LAYOUTS = {  # ours -> stored, stored -> ours
   "same": (lambda a: a, lambda a: a),
   "linear": (lambda a: a.T, lambda a: a.T),
   "convolution": (lambda a: a.transpose(3, 2, 0, 1), lambda a: a.transpose(2, 3, 1, 0)),
+  "pointwise": (lambda a: a.T[:, :, None, None], lambda a: a[:, :, 0, 0].T),
   "one": (lambda a: a.reshape(1), lambda a: a.reshape(())),
 }
 LEAVES = {"kernel": ("weight", "linear"), "scale": ("weight", "same"), "bias": ("bias", "same")}
 
 
 class KeyMap(NamedTuple):
-  modules: Mapping[str, tuple[str, ...]]
-  arrays: Mapping[str, tuple[str, str]]
+  """`find` gives, for a parameter's path, the names under which it is stored, and its layout, a key of LAYOUTS.
 
-  def find(self, path: str) -> tuple[tuple[str, ...], str]:
-    """The names under which a parameter is stored, and its layout, a key of LAYOUTS."""
-    number = re.search(r"layer_(\d+)_", path)
-    general = re.sub(r"layer_\d+_", "layer_{i}_", path)
-    if general in self.arrays:
-      name, layout = self.arrays[general]
-      return (name,), layout
-    module, leaf = general.rsplit("/", 1)
-    suffix, layout = LEAVES[leaf]
-    index = number[1] if number else ""
-    return tuple(prefix.replace("{i}", index) + suffix for prefix in self.modules[module]), layout
+  A parameter with several names is stored in parts, which are concatenated here along the last axis.
+  """
+
+  find: Callable[[str], tuple[tuple[str, ...], str]]
 
   def to_stored(self, path: str, array: np.ndarray) -> dict[str, np.ndarray]:
     """One of our parameters as stored tensors, by name."""
@@ -57,10 +45,53 @@ class KeyMap(NamedTuple):
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
-def load(key_map: KeyMap, expected: PyTree, stored: Mapping[str, Stored], prefix: str, dtype: jnp.dtype) -> PyTree:
-  """Parameters with the tree of shapes `expected`, from stored tensors, as dtype; all are checked before any is read.
+def from_tables(modules: Mapping[str, tuple[str, ...]], arrays: Mapping[str, tuple[str, str]]) -> KeyMap:
+  """A key map from two tables, in whose keys "{i}" stands for a layer's number.
 
-  prefix is prepended to the paths of `expected` for the key map.
+  Args:
+    modules: for a module's path, the prefixes of its tensors' names, to which "weight" or "bias" is appended.
+    arrays: for the path of a single parameter, its name and layout.
+  """
+
+  def find(path):
+    number = re.search(r"layer_(\d+)_", path)
+    general = re.sub(r"layer_\d+_", "layer_{i}_", path)
+    if general in arrays:
+      name, layout = arrays[general]
+      return (name,), layout
+    module, leaf = general.rsplit("/", 1)
+    suffix, layout = LEAVES[leaf]
+    index = number[1] if number else ""
+    return tuple(prefix.replace("{i}", index) + suffix for prefix in modules[module]), layout
+
+  return KeyMap(find)
+
+
+def from_rules(rules: Sequence[tuple[str, str | Callable]], layout_of: Callable[[str], str]) -> KeyMap:
+  """A key map that rewrites a module's path by regular expressions, in order, and appends ".weight" or ".bias".
+
+  Args:
+    rules: patterns and replacements, as in `re.sub`.
+    layout_of: the layout of the kernel of a module, by its path.
+  """
+
+  def find(path):
+    module, leaf = path.rsplit("/", 1) if "/" in path else (path, "scale")
+    name = module
+    for pattern, replacement in rules:
+      name = re.sub(pattern, replacement, name)
+    suffix, layout = LEAVES[leaf]
+    return (f"{name}.{suffix}",), layout_of(module) if leaf == "kernel" else layout
+
+  return KeyMap(find)
+
+
+def load(
+  key_map: KeyMap, expected: PyTree, stored: Mapping[str, Stored], prefix: str, dtype: jnp.dtype | None
+) -> PyTree:
+  """Parameters with the tree of shapes `expected`, from stored tensors; all are checked before any is read.
+
+  prefix is prepended to the paths of `expected` for the key map. They are stored in dtype; None: as in the file.
 
   Raises:
     ValueError: missing, surplus, wrongly shaped and non-floating-point tensors, all in one error; or weights that are
@@ -70,9 +101,19 @@ def load(key_map: KeyMap, expected: PyTree, stored: Mapping[str, Stored], prefix
   wanted = {}
   for path, leaf in flat.items():
     wanted |= jax.eval_shape(lambda a, path=path: key_map.to_stored(prefix + path, a), leaf)
+  stored = {name: _reshaped(tensor, wanted.get(name)) for name, tensor in stored.items()}
   _check(wanted, stored)
-  arrays = {path: _finite(path, key_map.to_ours(prefix + path, stored), stored) for path in flat}
-  return traverse_util.unflatten_dict({path: jnp.asarray(a, dtype) for path, a in arrays.items()}, sep="/")
+  read = lambda path: _finite(path, key_map.to_ours(prefix + path, stored), stored)
+  # one by one, so that no more than one tensor is in memory twice
+  return traverse_util.unflatten_dict({path: jnp.asarray(read(path), dtype) for path in flat}, sep="/")
+
+
+def _reshaped(tensor, wanted):
+  """The tensor, but a 1x1 convolution stored as a matrix, or the reverse, in the wanted shape."""
+  if wanted is None or {len(tensor.shape), len(wanted.shape)} != {2, 4}:
+    return tensor
+  same = max(tensor.shape, wanted.shape, key=len) == (*min(tensor.shape, wanted.shape, key=len), 1, 1)
+  return tensor._replace(shape=wanted.shape) if same else tensor
 
 
 def _finite(path, array, stored):

@@ -22,7 +22,7 @@ class Stored(NamedTuple):
   file: Any
 
   def read(self) -> np.ndarray:
-    return self.file.get_tensor(self.name)
+    return self.file.get_tensor(self.name).reshape(self.shape)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from diffjax.pretrained.key_maps import KeyMap
+from diffjax.pretrained.key_maps import from_tables
 
 IGNORED = (".position_ids", "position_ids", "attn_mask")
 """Suffixes of constants that older files store with the parameters."""
@@ -36,7 +36,7 @@ _HUGGING_FACE_ARRAYS = {
   "image/patch_kernel": ("vision_model.embeddings.patch_embedding.weight", "convolution"),
 }
 
-HUGGING_FACE = KeyMap(
+HUGGING_FACE = from_tables(
   modules={
     **_HUGGING_FACE,
     "text/projection": ("text_projection.",),
@@ -50,7 +50,7 @@ HUGGING_FACE = KeyMap(
   },
 )
 
-SIGLIP = KeyMap(
+SIGLIP = from_tables(
   modules={
     **_HUGGING_FACE,
     "text/projection": ("text_model.head.",),
@@ -78,7 +78,7 @@ _OPEN_CLIP_LAYER = {
   "mlp/dense_0": "mlp.c_fc.",
   "mlp/dense_1": "mlp.c_proj.",
 }
-OPEN_CLIP = KeyMap(
+OPEN_CLIP = from_tables(
   modules={
     **_layers("text", "transformer.resblocks", _OPEN_CLIP_LAYER),
     **_layers("image", "visual.transformer.resblocks", _OPEN_CLIP_LAYER),
