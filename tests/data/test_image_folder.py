@@ -133,9 +133,7 @@ def test_too_many_damaged_files_stop(save, monkeypatch):
   for i in range(44):
     folder = save(f"{i}.png", i)
   damage(folder)
-  with pytest.raises(
-    ValueError, match=r"^5 of 49 image files .* more than the 10% allowed.*empty\.png \(empty file\)"
-  ):
+  with pytest.raises(ValueError, match=r"^5 of 49 image files .* more than the 10% allowed.*empty\.png \(empty file\)"):
     load(folder)
 
 
