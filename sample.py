@@ -85,7 +85,7 @@ def draw(
   options |= {"guidance_scale": guidance_scale} if asked is None else {"prompt": asked}
   count = num if best_of is None else best_of
   if best_of is not None and (asked is None or best_of < num):
-    raise ValueError(f"--best_of={best_of} selects {num} pictures by a prompt; give a prompt, and --best_of >= --num.")
+    raise ValueError(f"--best_of={best_of} selects {num} images by a prompt; give a prompt, and --best_of >= --num.")
   arrays = {} if labels is None else {"labels": np.array([labels[i % len(labels)] for i in range(count)])}
   drawn = run.draw(count, labels=arrays.get("labels"), trajectory=filmstrip, progress=_progress, **options)
   images, path = drawn if filmstrip else (drawn, None)
@@ -97,7 +97,7 @@ def draw(
     path = None if path is None else path[:, kept]
   processes.from_first(lambda: write(out, images, arrays, path, asked))
   calls = "" if run.calls is None else f", each with {run.calls.min()} to {run.calls.max()} network calls"
-  processes.announce(f"{num} pictures from step {run.step} in {out}{calls}")
+  processes.announce(f"{num} images from step {run.step} in {out}{calls}")
   return images
 
 
@@ -155,7 +155,7 @@ def main() -> None:
     print(table(METHODS))
     return
   if not given.workdir:
-    raise ValueError("--workdir is missing: give the folder of a run, as in --workdir=runs/digits.")
+    raise ValueError("--workdir is missing; give the folder of a run, as in --workdir=runs/digits.")
   compilation.use_persistent_cache()
   labels = None
   if given.label is not None:
@@ -195,7 +195,7 @@ if __name__ == "__main__":
 
   flags.DEFINE_string("workdir", None, "The run's folder.")
   flags.DEFINE_string("out", "out", "Folder to write to.")
-  flags.DEFINE_integer("num", 64, "Number of pictures.")
+  flags.DEFINE_integer("num", 64, "Number of images.")
   flags.DEFINE_integer("steps", None, "Noise levels above zero; default: the run's.")
   flags.DEFINE_string("sampler", None, "Name of a sampler; default: that of the prompt's guidance, or the run's.")
   flags.DEFINE_string("grid", None, "Name of a grid; default: the one the run recommends for the number of steps.")
@@ -206,7 +206,7 @@ if __name__ == "__main__":
   )
   flags.DEFINE_string("clip", None, "Folder of the CLIP that reads the prompt: its run, or published weights.")
   flags.DEFINE_string("prompt", None, "What to draw; several prompts with weights: 'a three|a four::-0.5'.")
-  flags.DEFINE_string("image_prompt", None, "Pictures to resemble; several with weights: 'three.png|four.png::-0.5'.")
+  flags.DEFINE_string("image_prompt", None, "Images to resemble; several with weights: 'three.png|four.png::-0.5'.")
   config_flags.DEFINE_config_file("guidance", None, "How CLIP guides, such as configs/guidance.py:disco.")
   flags.DEFINE_integer("best_of", None, "Draw this many and keep the --num that CLIP rates highest.")
   flags.DEFINE_bool("cfgpp", False, "CFG++: keep the unguided model's noise; with a guidance_scale of 0 to 1.")
@@ -216,12 +216,12 @@ if __name__ == "__main__":
     "Time travel: take each step this many times, adding fresh noise in between; default: that of the prompt's"
     " guidance, or 1.",
   )
-  flags.DEFINE_string("init_image", None, "Picture file to start from instead of noise.")
-  flags.DEFINE_string("mask", None, "Picture file: white where to redraw the init image, black where to keep it.")
+  flags.DEFINE_string("init_image", None, "Image file to start from instead of noise.")
+  flags.DEFINE_string("mask", None, "Image file: white where to redraw the init image, black where to keep it.")
   flags.DEFINE_float("strength", None, "Fraction of the steps to take from the init image, in (0, 1].")
   flags.DEFINE_float("eta", None, "Fraction of fresh noise in each step, for samplers that have it.")
   flags.DEFINE_float("s_churn", None, "EDM's churn, for samplers heun and dpm2.")
-  flags.DEFINE_integer("batch_size", 256, "Pictures drawn at a time.")
+  flags.DEFINE_integer("batch_size", 256, "Images drawn at a time.")
   flags.DEFINE_bool("best", False, "Draw from the checkpoint with the lowest held-out loss, not from the newest.")
   flags.DEFINE_bool(
     "filmstrip", False, "Also write the trajectory from noise to image: filmstrip.png and denoising.gif."

@@ -81,7 +81,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
   say = processes.announce
-  say(f"{num_params:,} parameters, {len(source):,} pictures, {devices.device_count()} device(s); writing to {workdir}")
+  say(f"{num_params:,} parameters, {len(source):,} images, {devices.device_count()} device(s); writing to {workdir}")
   if start == spec.steps:
     say(f"the run is complete: {start} steps done")
     return state
@@ -197,9 +197,9 @@ def take(report: Report | NoReport, step: int, num: int, fetch, max_skipped: int
     checkpoints.wait()
     last = f"that of step {checkpoints.steps()[-1]}" if checkpoints.steps() else "none"
     raise FloatingPointError(
-      f"loss or gradient was not finite in {metrics['skipped_in_row'].max()} updates in a row up to step {step}; the"
-      f" last good checkpoint is {last}; check the data, or start in a new workdir with"
-      " a lower train.learning_rate or with train.clip_norm."
+      f"loss or gradient was not finite in {metrics['skipped_in_row'].max()} updates in a row up to step {step}, and"
+      f" the last good checkpoint is {last}; check the data, or start in a new workdir with a lower train.learning_rate"
+      " or with train.clip_norm."
     )
 
 
@@ -233,7 +233,9 @@ def main() -> None:
   from ml_collections import config_flags
 
   if not flags.FLAGS.workdir or flags.FLAGS.config is None:
-    raise ValueError("both --config and --workdir are needed: --config=configs/digits.py --workdir=runs/digits.")
+    raise ValueError(
+      "--config or --workdir is missing; give both, as in --config=configs/digits.py --workdir=runs/digits."
+    )
   path = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"]))
   if not path.is_file():
     raise FileNotFoundError(f"there is no config file {path}; see the folder configs/.")

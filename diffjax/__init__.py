@@ -60,11 +60,12 @@ __all__ = [
 
 def __getattr__(name: str):
   if name in RENAMED:
-    warnings.warn(f"diffjax.{name} is now diffjax.{RENAMED[name]}.", DeprecationWarning, stacklevel=2)
+    message = f"diffjax.{name} is now diffjax.{RENAMED[name]}; use that name."
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
     name = RENAMED[name]
   if name in LAZY_SUBMODULES:
     return importlib.import_module(f"diffjax.{name}")
-  raise AttributeError(f"module 'diffjax' has no attribute {name!r}")
+  raise AttributeError(f"module 'diffjax' has no attribute {name!r}; see dir(diffjax).")
 
 
 def __dir__() -> list[str]:

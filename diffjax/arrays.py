@@ -14,7 +14,9 @@ def expand(level: ArrayLike, x: Array) -> Array:
   """
   level = jnp.asarray(level)
   if any(a != b and 1 not in (a, b) for a, b in zip(level.shape, x.shape)):
-    raise ValueError(f"expected one number, or one for each of x's {x.shape[0]} samples, got shape {level.shape}.")
+    raise ValueError(
+      f"expected one number, or one for each of x's {x.shape[0]} samples, got shape {level.shape}; pass either."
+    )
   return level if level.ndim == 0 else level.reshape(level.shape + (1,) * (x.ndim - level.ndim))
 
 
@@ -25,7 +27,7 @@ def within(sigma: Array, interval: tuple[float, float]) -> Array:
     ValueError: if interval is not a pair.
   """
   if not isinstance(interval, tuple | list) or len(interval) != 2:
-    raise ValueError(f"interval is {interval}, but must be (lowest, highest) sigma; (0, inf) covers all levels.")
+    raise ValueError(f"interval is {interval}, but must be (lowest, highest) sigma; pass (0, inf) for all levels.")
   low, high = interval
   return (low <= sigma) & (sigma <= high)
 

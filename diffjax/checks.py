@@ -37,27 +37,28 @@ def check_numbers(values: Mapping[str, Any]) -> None:
   for key, value in values.items():
     interval = RANGE_OF.get(key) or RANGE_OF.get(key.rpartition(".")[2])
     if isinstance(value, list | tuple) and len(value) > MAX_LIST_LENGTH:
-      raise ValueError(f"{key} has {len(value)} values, but at most {MAX_LIST_LENGTH} are allowed.")
+      raise ValueError(f"{key} has {len(value)} values, but at most {MAX_LIST_LENGTH} are allowed; shorten it.")
     for number in value if isinstance(value, list | tuple) else (value,):
       if isinstance(number, numbers.Real):
         right = _lies_in(number, interval or "(-inf, inf)")
       else:
         right = interval is None or isinstance(number, jax.Array)
       if not right:
-        raise ValueError(f"{key} is {value!r:.200}, but must be {f'in {interval}' if interval else 'finite'}.")
+        expected = f"in {interval}" if interval else "finite"
+        raise ValueError(f"{key} is {value!r:.200}, but must be {expected}; correct it.")
 
 
 def check_in(interval: str, **values: Any) -> None:
   """Raises ValueError unless every value that is a Python number lies in the interval, such as "[0, 1)"."""
   for name, value in values.items():
     if isinstance(value, numbers.Real) and not _lies_in(value, interval):
-      raise ValueError(f"{name} is {value!r}, but must be in {interval}.")
+      raise ValueError(f"{name} is {value!r}, but must be in {interval}; correct it.")
 
 
 def check_sampler(sampler: Any) -> None:
   """Raises ValueError unless `sampler` is an object with `init` and `step`, not a class."""
   if isinstance(sampler, type):
-    raise ValueError(f"sampler is the class {sampler.__name__}; pass an instance: {sampler.__name__}().")
+    raise ValueError(f"sampler is the class {sampler.__name__}; pass an instance, {sampler.__name__}().")
   if not (hasattr(sampler, "init") and hasattr(sampler, "step")):
     raise ValueError(f"sampler is {sampler!r:.100}; pass an object such as diffjax.samplers.Euler().")
 
@@ -83,7 +84,7 @@ def check_integer(least: int, **values: Any) -> None:
   """Raises ValueError unless each value is a whole number of at least `least`."""
   for name, value in values.items():
     if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
-      raise ValueError(f"{name} is {value!r}, but must be a whole number of at least {least}.")
+      raise ValueError(f"{name} is {value!r}, but must be a whole number of at least {least}; correct it.")
 
 
 def _lies_in(number: Any, interval: str) -> bool:

@@ -56,7 +56,9 @@ def stop_at(sigmas: Array, final_sigma: float) -> Array:
     return sigmas
   values = np.asarray(sigmas)
   if not 0 < final_sigma < values[0]:
-    raise ValueError(f"final_sigma is {final_sigma}, but must lie between 0 and the grid's first level, {values[0]:g}.")
+    raise ValueError(
+      f"final_sigma is {final_sigma}, but must lie between 0 and the grid's first level, {values[0]:g}; correct it."
+    )
   return jnp.append(jnp.asarray(values[values > final_sigma]), final_sigma)
 
 
@@ -108,7 +110,7 @@ def beta_quantiles(num_steps: int, schedule: Schedule = DDPM, alpha: float = 0.6
 
   check_num_steps(num_steps)
   if not (alpha > 0 and beta > 0):
-    raise ValueError(f"alpha and beta are {alpha} and {beta}, but must both be above 0.")
+    raise ValueError(f"alpha and beta are {alpha} and {beta}, but must both be above 0; correct them.")
   fractions = betaincinv(alpha, beta, np.linspace(1, 0, num_steps))
   return end_in_zero(schedule.sigma(schedule.t_min + fractions * (schedule.t_max - schedule.t_min)))
 
@@ -124,7 +126,7 @@ def align_your_steps(num_steps: int, model: str = "sd15") -> Array:
   """
   check_num_steps(num_steps)
   if model not in ALIGN_YOUR_STEPS:
-    raise ValueError(f"model is {model!r}, but must be one of {', '.join(ALIGN_YOUR_STEPS)}.")
+    raise ValueError(f"align_your_steps has no model {model!r}; choose one of {', '.join(ALIGN_YOUR_STEPS)}.")
   table = ALIGN_YOUR_STEPS[model]
   places = np.linspace(0, 1, num_steps + 1)[:-1]
   return end_in_zero(np.exp(np.interp(places, np.linspace(0, 1, len(table)), np.log(table))))
@@ -141,7 +143,7 @@ def uniform_time(num_steps: int, schedule: Schedule = DDPM, spacing: str = "trai
   """
   check_num_steps(num_steps)
   if spacing not in SPACINGS:
-    raise ValueError(f"spacing is {spacing!r}, but must be one of {', '.join(SPACINGS)}.")
+    raise ValueError(f"uniform_time has no spacing {spacing!r}; choose one of {', '.join(SPACINGS)}.")
   if schedule.num_steps is not None:
     times = _discrete_times(num_steps, schedule.num_steps, spacing, offset)
   else:

@@ -112,7 +112,9 @@ def _with_trace(predict, x, directions):
 
 def _check_ascending(sigmas, dtype):
   if jnp.ndim(sigmas) != 1 or jnp.shape(sigmas)[0] < 2:
-    raise ValueError(f"sigmas must be a list of at least two levels, got shape {jnp.shape(sigmas)}.")
+    raise ValueError(
+      f"sigmas must be a list of at least two levels, got shape {jnp.shape(sigmas)}; use grid[-2::-1] of a grid."
+    )
   if isinstance(sigmas, Tracer):
     return
   values = np.asarray(jnp.asarray(sigmas, dtype))  # levels that differ in a wider dtype may round to one

@@ -34,7 +34,7 @@ def sample_keys(key: Array, num: int) -> Array:
   """
   dtype = getattr(key, "dtype", None)
   if dtype is None or not (jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32):
-    raise ValueError(f"key is {key!r}, but must be a key such as jax.random.key(0), or one key per sample.")
+    raise ValueError(f"key is {key!r}, but must be a key, or one per sample; pass jax.random.key(0), for example.")
   key = jnp.asarray(key)
   if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
     key = jax.random.wrap_key_data(key)

@@ -66,7 +66,9 @@ def sample(
   """
   if not hasattr(x, "dtype") or x.ndim == 0:
     given = getattr(x, "shape", type(x).__name__)
-    raise ValueError(f"x must be an array [B, ...], such as sigmas[0] * jax.random.normal(key, shape), got {given}.")
+    raise ValueError(
+      f"x must be an array [B, ...], got {given}; pass sigmas[0] * jax.random.normal(key, shape), for example."
+    )
   check_sampler(sampler)
   check_call("denoiser", denoiser, "x, sigma, cond, key=keys")
   keys = randomness.sample_keys(key, x.shape[0])
@@ -81,7 +83,7 @@ def sample(
     denoised = predict(denoiser, x, sigma, cond, key=key, **more)
     shape = getattr(denoised.x0, "shape", type(denoised.x0).__name__)
     if shape != x.shape:
-      raise ValueError(f"the denoiser returned x0 {shape} for x {x.shape}; it must return an array of x's shape.")
+      raise ValueError(f"the denoiser returned x0 {shape} for x {x.shape}; return an array of x's shape.")
     return dataclasses.replace(denoised, x0=denoised.x0.astype(dtype))
 
   conditioned = Predicting(predicted)

@@ -221,10 +221,10 @@ def main(argv: list[str]) -> None:
   with command_line.reporting():
     command_line.parse(argv, options)
     if options.config is None:
-      raise ValueError("--config is missing: give a file, as in --config=configs/digits.py.")
+      raise ValueError("--config is missing; give a file, as in --config=configs/digits.py.")
     from_config.check(options.config)
     if not all(num.isdecimal() for num in options.count):
-      raise ValueError(f"--count={','.join(options.count)} is not a number; give one, or several: --count=1,8,64.")
+      raise ValueError(f"--count={','.join(options.count)} is not a number; give one, or several as in --count=1,8,64.")
     print(table(options.config, options.device, [int(num) for num in options.count]))
     print("\nPer device and step: TFLOP, GB to and from memory, GB sent to other devices; * marks the bottleneck.")
 

@@ -29,7 +29,7 @@ MIN_LOG_SNR = -2 * math.log(MAX_SIGMA)
 def check_num_steps(num_steps: int) -> None:
   """Raises ValueError unless num_steps is a whole number from 1 to 2^20."""
   if not isinstance(num_steps, numbers.Integral) or not 1 <= num_steps <= 2**20:
-    raise ValueError(f"num_steps is {num_steps!r:.80}, but must be a whole number from 1 to 1048576.")
+    raise ValueError(f"num_steps is {num_steps!r:.80}, but must be a whole number from 1 to 1048576; correct it.")
 
 
 def variance_preserving(sigma: Array) -> Array:
@@ -178,7 +178,7 @@ def squared_cosine(num_steps: int = 1000, s: float = 0.008, max_beta: float = 0.
   """The cosine schedule in T steps, betas capped (Nichol & Dhariwal 2021, eq. 17)."""
   check_num_steps(num_steps)
   if not s >= 0:
-    raise ValueError(f"s is {s}, but must not be negative; 0.008 is usual.")
+    raise ValueError(f"s is {s}, but must not be negative; use 0.008, for example.")
   signal = np.cos((np.arange(num_steps + 1) / num_steps + s) / (1 + s) * np.pi / 2) ** 2
   return from_betas(np.minimum(1 - signal[1:] / signal[:-1], max_beta))
 
@@ -200,9 +200,11 @@ def zero_terminal_snr(schedule: Discrete) -> Discrete:
     ValueError: if the schedule is not discrete, not variance-preserving, or has only one step.
   """
   if not isinstance(schedule, Discrete) or schedule.num_steps < 2:
-    raise ValueError(f"zero_terminal_snr needs a discrete schedule of several steps, such as linear(), got {schedule}.")
+    raise ValueError(
+      f"zero_terminal_snr needs a discrete schedule of several steps, got {schedule}; use one such as linear()."
+    )
   if schedule.scaling is not variance_preserving:
-    raise ValueError("zero_terminal_snr needs a variance-preserving schedule, such as linear(); this one is not.")
+    raise ValueError("zero_terminal_snr needs a variance-preserving schedule, unlike this; use one such as linear().")
   alpha = np.sqrt(1 / (1 + np.exp(-np.asarray(schedule.log_snrs, np.float64))))
   alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
   return from_alphas_cumprod(alpha**2)

@@ -114,15 +114,15 @@ def test_script_draws_from_a_picture(script, workdir, files, tmp_path):
   pictures = [f"--init_image={files / 'digit.png'}", f"--mask={files / 'mask.png'}", "--num=2"]
   process = script("sample.py", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", *pictures)
   out, err = process.communicate(timeout=120)
-  assert (process.returncode, err) == (0, "") and out.startswith("2 pictures from step 4")
+  assert (process.returncode, err) == (0, "") and out.startswith("2 images from step 4")
   assert np.load(tmp_path / "out" / "samples.npz")["images"].shape == (2, 8, 8, 1)
 
 
 @pytest.mark.parametrize(
   ("given", "says"),
   [
-    ({"init_image": "nowhere.png"}, "there is no file .*nowhere.png; give the path of a picture"),
-    ({"init_image": "text.png"}, r"text.png cannot be read \(not an image, or damaged\); give a picture file"),
+    ({"init_image": "nowhere.png"}, "there is no file .*nowhere.png; give the path of an image"),
+    ({"init_image": "text.png"}, r"text.png cannot be read \(not an image, or damaged\); give an image file"),
     ({"init_image": "digit.png", "mask": "nowhere.png"}, "there is no file .*nowhere.png"),
     ({"init_image": "wide.png", "mask": "mask.png"}, "mask.png is 24 x 24 and .*wide.png 80 x 40 pixels; give both"),
     ({"mask": "mask.png"}, "a mask needs an init image"),
@@ -137,7 +137,7 @@ def test_files_that_do_not_do(workdir, files, tmp_path, given, says):
 @pytest.mark.parametrize(
   ("arguments", "says"),
   [
-    (["--init_image=nowhere.png"], "there is no file nowhere.png; give the path of a picture."),
+    (["--init_image=nowhere.png"], "there is no file nowhere.png; give the path of an image."),
     (["--strength=2"], "strength needs an init image"),
   ],
 )

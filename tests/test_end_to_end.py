@@ -49,6 +49,6 @@ def test_published_configs_start(script, tiny_data, tmp_path, name):
   arguments += [f"--config.train.{key}={value}" for key, value in few.items()]
   assert "step 4/4" in ended_well(script("train.py", *arguments))
   label = ["--label=3,4"] if "conditional" in name else []
-  assert "9 pictures from step 4" in ended_well(
+  assert "9 images from step 4" in ended_well(
     script("sample.py", f"--workdir={run}", "--num=9", "--steps=5", f"--out={tmp_path / 'out'}", *label)
   )

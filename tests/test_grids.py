@@ -140,7 +140,7 @@ def test_steps_below_one_are_refused(name, num_steps):
 @pytest.mark.parametrize(
   ("make", "message"),
   [
-    (lambda: grids.align_your_steps(10, "sd3"), "'sd3', but must be one of sd15, sdxl, svd"),
+    (lambda: grids.align_your_steps(10, "sd3"), "no model 'sd3'; choose one of sd15, sdxl, svd"),
     (lambda: grids.beta_quantiles(10, alpha=0.0), "alpha and beta are 0.0 and 0.6"),
     (lambda: grids.uniform_time(5, DISCRETE, "middle"), "leading, trailing, linspace"),
     (lambda: grids.uniform_time(1001, DISCRETE), "has 1000 steps"),

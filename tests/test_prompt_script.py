@@ -61,7 +61,7 @@ def test_picture_as_a_prompt_and_another_way_of_guidance(folders, tmp_path):
     (dict(prompt=""), "empty part"),
     (dict(prompt="a three::x"), "is not a number"),
     (dict(image_prompt="nowhere.png"), "there is no file nowhere.png"),
-    (dict(prompt="a three", best_of=2), "selects 3 pictures by a prompt"),
+    (dict(prompt="a three", best_of=2), "selects 3 images by a prompt"),
     (dict(prompt="a three", guidance_scale=float("inf")), "guidance_scale is inf"),
     (dict(prompt="a three", cfgpp=True), "cfgpp needs guidance by a label"),
   ],
@@ -73,7 +73,7 @@ def test_prompts_refused(folders, tmp_path, asked, says):
 
 
 def test_a_long_prompt_is_cut_with_a_warning(folders, tmp_path):
-  with pytest.warns(DiffjaxWarning, match="are used: cut off"):
+  with pytest.warns(DiffjaxWarning, match="is cut off; shorten it"):
     draw(folders["model"], tmp_path, num=2, clip=folders["clip"], prompt="a handwritten three " * 20)
 
 

@@ -40,7 +40,7 @@ def test_files_hold_what_is_returned(workdir, tmp_path, capsys):
   assert images.shape == (7, 8, 8, 1) and images.dtype == np.uint8
   assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.png", "samples.npz"]
   assert Image.open(tmp_path / "grid.png").width > 56
-  assert capsys.readouterr() == (f"7 pictures from step 6 in {tmp_path}\n", "")
+  assert capsys.readouterr() == (f"7 images from step 6 in {tmp_path}\n", "")
 
 
 @pytest.mark.slow
@@ -71,7 +71,7 @@ def test_damaged_newest_checkpoint(workdir, tmp_path, capsys):
   whole = metadata.read_bytes()
   metadata.write_bytes(whole[:100])
   try:
-    with pytest.warns(DiffjaxWarning, match="Falling back to the one before it"):
+    with pytest.warns(DiffjaxWarning, match="so the one before it is used"):
       draw(workdir, tmp_path, num=2)
   finally:
     metadata.write_bytes(whole)
@@ -117,18 +117,18 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)
   ("arguments", "says"),
   [
     ([], "--workdir is missing"),
-    slow(["--smapler=heun"], "Did you mean: sampler"),
-    (["--sampler=dpmp_2m"], "Did you mean 'dpmpp_2m'"),
+    slow(["--smapler=heun"], "did you mean sampler?"),
+    (["--sampler=dpmp_2m"], "did you mean 'dpmpp_2m'"),
     slow(["--label=three"], "--label=three is not a label"),
     slow(["--label="], "--label= is not a label"),
     slow(["--label=²"], "--label=² is not a label"),
-    slow(["--label=99999999999"], "each must lie in 0..9"),
+    slow(["--label=99999999999"], "choose each from 0..9"),
     slow(["--seed=9223372036854775808"], "seed is 9223372036854775808"),
     slow(["--steps=0"], "num_steps is 0"),
     slow(["--prompt=a three"], "a prompt needs a CLIP"),
     slow(["--clip=runs/clip"], "act on a prompt"),
     slow(["--prompt=a three", "--clip=nowhere"], "there is no folder nowhere"),
-    slow(["--best_of=8"], "selects 64 pictures by a prompt"),
+    slow(["--best_of=8"], "selects 64 images by a prompt"),
     slow(["--guidance=configs/guidance.py:disc"], "has no 'disc'"),
   ],
 )

@@ -290,12 +290,12 @@ def test_levels_that_merge_in_the_precision_of_the_walk_are_refused():
     (dict(x=[1.0, 2.0]), r"x must be an array \[B, ...\].*got list"),
     (dict(x=1.0), r"x must be an array \[B, ...\].*got float"),
     (dict(x=jnp.ones(())), r"x must be an array \[B, ...\].*got \(\)"),
-    (dict(sampler=samplers.Heun), r"sampler is the class Heun; pass an instance: Heun\(\)"),
+    (dict(sampler=samplers.Heun), r"sampler is the class Heun; pass an instance, Heun\(\)"),
     (dict(sampler="euler"), r"sampler is 'euler'; pass an object such as diffjax\.samplers\.Euler\(\)"),
     (dict(denoiser=lambda x, sigma, cond, key: x[:, :1]), r"returned x0 \(2, 1\) for x \(2, 3\)"),
     (dict(denoiser=lambda x, sigma, cond, key: (x, x)), r"returned x0 tuple for x \(2, 3\)"),
-    (dict(key=None), "key is None, but must be a key such as"),
-    (dict(key=0), "key is 0, but must be a key such as"),
+    (dict(key=None), "key is None, but must be a key, or one per sample"),
+    (dict(key=0), "key is 0, but must be a key, or one per sample"),
   ],
 )
 def test_wrong_arguments_are_refused(arguments, says):

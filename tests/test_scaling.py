@@ -143,7 +143,7 @@ def test_table(tiny):
   ("arguments", "says"),
   [
     ([], "--config is missing"),
-    ([f"--config={CONFIG}", "--device=v5f"], "there is no device 'v5f'. Did you mean 'v5"),
+    ([f"--config={CONFIG}", "--device=v5f"], "there is no device 'v5f' (did you mean 'v5"),
     ([f"--config={CONFIG}", "--count=7"], "7 devices cannot share a batch of 64"),
     ([f"--config={CONFIG}", "--count=many"], "--count=many is not a number"),
   ],

@@ -24,14 +24,15 @@ _USER_ERRORS = (ValueError, ImportError, FloatingPointError, MemoryError, OSErro
 """Errors that say what is wrong and how to fix it when our own code raises them."""
 _DISCONNECTED = re.compile("gloo|nccl|connection|heartbeat|coordination|UNAVAILABLE|DEADLINE_EXCEEDED", re.IGNORECASE)
 """Matches errors of collectives whose other end has disconnected."""
-_RESUME_HINT = "the same command resumes from the last checkpoint"
+_RESUME = "run the same command to resume from the last checkpoint."
 _PACKAGE = pathlib.Path(__file__).parents[1]
 _EXPECTED = {
   r"invalid literal for int\(\).*": "expected a whole number",
   "could not convert string to float.*": "expected a number",
   r"\('Non-boolean argument.*": "expected true or false",
+  r"\. Did you mean: (.*) \?$": r" (did you mean \1?)",
 }
-"""Python's messages about text it cannot convert, and their replacements."""
+"""What Python says of text it cannot convert, and absl of unknown flags, and the replacements."""
 
 
 def run(main: Callable[[], None]) -> None:
@@ -111,8 +112,8 @@ def _end_all(error, ours):
     exit_reasons.exit_all(1, f"has failed: {sentence}", say=say)
   exit_reasons.wait_for_reason()
   if isinstance(error, jax.errors.JaxRuntimeError) and _DISCONNECTED.search(str(error)):
-    sentence = f"lost connection to another process of the run; {_RESUME_HINT} ({sentence})"
-    exit_reasons.exit_all(exit_reasons.RESUMABLE, f"lost connection to another; {_RESUME_HINT}", say=say)
+    sentence = f"lost connection to another process of the run ({sentence}); {_RESUME}"
+    exit_reasons.exit_all(exit_reasons.RESUMABLE, f"lost connection to another; {_RESUME}", say=say)
   exit_reasons.exit_all(1, f"has failed: {sentence}", say=lambda: traceback.print_exception(error))
 
 
@@ -139,19 +140,24 @@ def parse(argv: list[str], values: Any = None) -> list[str]:
     reason = _sentence(error)
     for python, expected in _EXPECTED.items():
       reason = re.sub(python, expected, reason)
-    sys.exit(f"error: {reason}")
+    sys.exit(f"error: {_with_remedy(reason)}")
   except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     # config_flags reads the file and applies the overrides while it parses
     reason = _sentence(error)  # for a missing key: the key in quotes, and maybe the nearest one
     key, near = re.match(r"'([^']*)'", reason), re.search(r'Did you mean "([^"]*)"', reason)
     if not key:
-      sys.exit(f"error: in the config flags: {reason}")
+      sys.exit(f"error: in the config flags: {_with_remedy(reason)}")
     given = next((arg.split("=")[0] for arg in argv if re.match(rf"--.*\.{re.escape(key[1])}(\.|=|$)", arg)), key[1])
-    hint = f" Did you mean {near[1]!r}?" if near else ""
-    sys.exit(f"error: the config has no key {key[1]!r}, which {given} names.{hint} See its keys in the config file.")
+    hint = f" (did you mean {near[1]!r}?)" if near else ""
+    sys.exit(f"error: the config has no key {key[1]!r}, which {given} names{hint}; see its keys in the config file.")
   if len(rest) > 1:
-    sys.exit(f"error: {rest[1]!r} is not a flag; flags look like --name=value.")
+    sys.exit(f"error: {rest[1]!r} is not a flag; write flags as --name=value.")
   return rest
+
+
+def _with_remedy(reason: str) -> str:
+  """The reason itself if it is a sentence of ours, which has a remedy."""
+  return reason if reason.endswith(".") else f"{reason}; correct it."
 
 
 def _raised_by_us(error: BaseException) -> bool:

@@ -173,11 +173,11 @@ def _watch_process_0(run, stuck_after, over):
 
 
 def _silence(who, seconds):
-  return f"has not heard from process {who} for {seconds:.0f} s, at step {_step}; the same command resumes"
+  return f"has not heard from process {who} for {seconds:.0f} s, at step {_step}; run the same command to resume."
 
 
 def _report(run, reason):
-  sentence = f"error: process {run.process_id} of {run.num_processes} {reason}. Stacks of all threads:"
+  sentence = f"error: process {run.process_id} of {run.num_processes} {reason} Stacks of all threads:"
   print(sentence, file=sys.stderr, flush=True)
   faulthandler.dump_traceback(all_threads=True)
 

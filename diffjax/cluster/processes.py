@@ -76,7 +76,9 @@ def _check_processes(given: dict[str, Any]) -> None:
   if num_processes < 1:
     raise ValueError(f"--num_processes={num_processes}, expected at least 1; count all processes, {example}.")
   if not 0 <= process_id < num_processes:
-    raise ValueError(f"--process_id={process_id} must lie in 0..{num_processes - 1} with {num_processes} processes.")
+    raise ValueError(
+      f"--process_id={process_id} must lie in 0..{num_processes - 1} with {num_processes} processes; count from 0."
+    )
 
 
 def process() -> dict[str, int]:

@@ -50,14 +50,15 @@ class Watchdog:
   def _watch(self):
     while not self._closed.wait(min(1.0, self._timeout / 4)):
       if time.monotonic() - self._time > self._limit:
-        exit_reasons.exit_all(exit_reasons.RESUMABLE, f"has been stuck since step {self._step}", say=self._report)
+        reason = f"has been stuck since step {self._step}; run the same command to resume."
+        exit_reasons.exit_all(exit_reasons.RESUMABLE, reason, say=self._report)
 
   def _report(self):
     index, count = processes.process().values()
     print(
       f"error: process {index} of {count} is stuck: since step {self._step}, {self._limit:.0f} s ago, no step has"
-      " finished; another process may have hung or exited. The same command resumes from the last checkpoint."
-      " Stacks of all threads:",
+      " finished, perhaps because another process hung or exited; run the same command to resume from the last"
+      " checkpoint. Stacks of all threads:",
       file=sys.stderr,
       flush=True,
     )

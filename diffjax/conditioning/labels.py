@@ -34,10 +34,10 @@ class Labels:
       return None
     labels = np.asarray(labels)
     if labels.shape != (num,):
-      raise ValueError(f"labels have shape {labels.shape}; pass one label for each of the {num} pictures.")
+      raise ValueError(f"labels have shape {labels.shape}; pass one label for each of the {num} images.")
     if labels.min() < 0 or labels.max() >= self.num_classes:
       raise ValueError(
-        f"labels {labels.min()}..{labels.max()} are out of range; each must lie in 0..{self.num_classes - 1}."
+        f"labels {labels.min()}..{labels.max()} are out of range; choose each from 0..{self.num_classes - 1}."
       )
     return {"label": labels.astype(np.int32)}
 

@@ -30,17 +30,17 @@ def from_arrays(images: np.ndarray, labels: np.ndarray | None = None, *, num_cla
   images = images[..., None] if images.ndim == 3 else images
   if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3) or not images.size:
     raise ValueError(
-      f"images are {images.dtype}{list(images.shape)}; expected uint8 [N, H, W, C] or [N, H, W] with C 1 or 3, 0..255"
+      f"images are {images.dtype}{list(images.shape)}; give uint8 [N, H, W, C] or [N, H, W] with C 1 or 3, 0..255."
     )
   if labels is None:
     return _source(images, None, 0, range(len(images)))
   labels = np.asarray(labels)
   if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
-    raise ValueError(f"labels are {labels.dtype}{list(labels.shape)}; expected whole numbers [{len(images)}]")
+    raise ValueError(f"labels are {labels.dtype}{list(labels.shape)}; give whole numbers [{len(images)}].")
   num_classes = int(labels.max()) + 1 if num_classes is None else num_classes
   if labels.min() < 0 or labels.max() >= num_classes or num_classes > MAX_CLASSES:
     raise ValueError(
-      f"labels are {labels.min()}..{labels.max()}; expected them in 0..{min(num_classes, MAX_CLASSES) - 1}"
+      f"labels are {labels.min()}..{labels.max()}; choose each from 0..{min(num_classes, MAX_CLASSES) - 1}."
     )
   return _source(images, labels, num_classes, range(len(images)))
 
@@ -67,14 +67,14 @@ def open_arrays(path: str | os.PathLike, split: str, image_size: int | None, cha
     head = "test_" if split == "test" and "test_" in parts else ""
     source = from_arrays(arrays[f"{head}images"], arrays.get(f"{head}labels"), num_classes=num_classes or None)
   except (KeyError, TypeError) as error:
-    raise ValueError(f"{path} has no suitable array {error}; give an .npz with an array `images`") from None
+    raise ValueError(f"{path} has no suitable array {error}; give an .npz with an array `images`.") from None
   except ValueError as error:
     raise ValueError(f"{path} cannot be used: {error}") from None
   records: Sequence[int] = range(len(source))
   if "test_" not in parts:
     records = choose([str(i) for i in records], split)
   if not records:
-    raise ValueError(f"{path} has only one image, but validation needs one too; add images")
+    raise ValueError(f"{path} has only one image, but validation needs one too; add images.")
   from PIL import Image  # here, since it takes long to import
 
   from diffjax.data.pictures import fit
@@ -101,7 +101,7 @@ def read_npz(
     ValueError: no such file, a damaged one, or arrays of more than `most` bytes; the message ends in `remedy`.
   """
   if not Path(path).is_file():
-    raise ValueError(f"there is no file {path}: {remedy}")
+    raise ValueError(f"there is no file {path}; {remedy}.")
   try:
     with zipfile.ZipFile(path) as archive:
       sizes = [entry.file_size for entry in archive.infolist() if entry.filename.removesuffix(".npy") in names]
@@ -112,7 +112,8 @@ def read_npz(
     if not all(isinstance(array, np.ndarray) for array in arrays.values()):
       raise ValueError("its entries are not arrays")
   except Exception as error:  # zipfile, zlib and NumPy report damage in many ways
-    raise ValueError(f"{path} cannot be read as .npz ({shown(str(error) or type(error).__name__)}): {remedy}") from None
+    reason = shown(str(error) or type(error).__name__)
+    raise ValueError(f"{path} cannot be read as .npz ({reason}); {remedy}.") from None
   return arrays
 
 

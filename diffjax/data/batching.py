@@ -79,16 +79,18 @@ class _BatchIds:
 
   def __post_init__(self):
     if self.n < 1:
-      raise ValueError("the data source is empty; expected at least one example")
+      raise ValueError("the data source is empty; add at least one example.")
     if not 0 <= self.process_index < self.process_count:
-      raise ValueError(f"process index {self.process_index} is outside [0, process_count = {self.process_count})")
+      raise ValueError(
+        f"process index {self.process_index} is outside [0, process_count = {self.process_count}); correct it."
+      )
     if self.batch_size < 1 or self.batch_size % self.process_count:
       raise ValueError(
         f"batch size {self.batch_size} cannot be shared by {self.process_count} processes;"
-        f" expected a positive multiple of {self.process_count}"
+        f" use a positive multiple of {self.process_count}."
       )
     if not 0 <= self.seed < 2**32:
-      raise ValueError(f"seed is {self.seed}; expected an integer in [0, 2**32)")
+      raise ValueError(f"seed is {self.seed}; use an integer in [0, 2**32).")
 
   def __len__(self) -> int:
     return sys.maxsize

@@ -18,7 +18,9 @@ def captions(templates: Sequence[str], names: Mapping[str, Sequence[str]]) -> li
   """
   counts = {field: len(values) for field, values in names.items()}
   if not templates or not counts or len(set(counts.values())) > 1 or 0 in counts.values():
-    raise ValueError(f"captions need templates, and one name per class in each field; got {list(templates)}, {counts}.")
+    raise ValueError(
+      f"captions need templates, and one name per class in each field, got {list(templates)}, {counts}; add them."
+    )
   classes = [dict(zip(names, values)) for values in zip(*names.values())]
   return [[_filled(template, fields) for fields in classes] for template in templates]
 

@@ -64,7 +64,7 @@ def open_digits(data_dir: str | os.PathLike | None = None, prepare: bool = True)
     if (builder := _read(root)) is not None:
       return builder
     if not prepare:
-      raise FileNotFoundError(f"the digits are not prepared under {root}")
+      raise FileNotFoundError(f"the digits are not prepared under {root}; open them with prepare=True.")
     try:
       _prepare(root)
     except Exception as e:  # another process may have won the race, so look again
@@ -73,7 +73,7 @@ def open_digits(data_dir: str | os.PathLike | None = None, prepare: bool = True)
     return builder
   raise OSError(
     f"the digits cannot be prepared under {root} ({error});"
-    " give a writable folder with enough space as data_dir or in the environment variable TFDS_DATA_DIR"
+    " give a writable folder with enough space as data_dir or in the environment variable TFDS_DATA_DIR."
   ) from error
 
 

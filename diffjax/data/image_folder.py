@@ -64,10 +64,10 @@ def open_folder(
   folder = Path(folder).expanduser()
   if not folder.is_dir():
     there = "is a file" if folder.exists() else "does not exist"
-    raise ValueError(f"picture folder {folder} {there}; expected a folder that holds picture files")
+    raise ValueError(f"image folder {folder} {there}; give a folder that holds image files.")
   paths = _find(folder)
   if not paths:
-    raise ValueError(f"picture folder {folder} holds no pictures; expected files such as .jpg, .png or .webp in it")
+    raise ValueError(f"image folder {folder} holds no images; add files such as .jpg, .png or .webp to it.")
   heads = _split_folders(paths)
   classes, labels = _label([path.partition("/")[2] for path in paths] if heads else paths)
   stamps = tuple(_stamp(folder, path) for path in paths)
@@ -78,11 +78,11 @@ def open_folder(
   if "test" in heads:
     chosen = [i for i, name in enumerate(names) if name.startswith(f"{heads[split]}/")]
     if not chosen:
-      raise ValueError(f"{folder / heads[split]} holds no readable picture; add some, or move the folder away")
+      raise ValueError(f"{folder / heads[split]} holds no readable image; add some, or move the folder away.")
   else:
     chosen = choose(names, split)
   if not chosen:
-    raise ValueError(f"picture folder {folder} has only one image, but validation needs one too; add images")
+    raise ValueError(f"image folder {folder} has only one image, but validation needs one too; add images.")
 
   def decode(i):
     image = fit(read_picture(folder / paths[i]), image_size, channels) if images is None else images[i]
@@ -136,7 +136,7 @@ def _split_folders(paths: list[str]) -> dict[str, str]:
     return {}
   if len(test) > 1:
     warnings.warn(
-      f"{test[0]}/ is held out, and {', '.join(test[1:])} ignored; rename it to change that",
+      f"{test[0]}/ is held out, and {', '.join(test[1:])} ignored; rename it to change that.",
       DiffjaxWarning,
       stacklevel=4,
     )
@@ -165,7 +165,7 @@ def _label(paths: list[str]) -> tuple[list[str], list[np.int32]]:
   if loose:
     warnings.warn(
       f"{loose} images are not in any sub-folder, so sub-folders are not used as labels;"
-      " move them into sub-folders if you want labels",
+      " move them into sub-folders if you want labels.",
       DiffjaxWarning,
       stacklevel=4,
     )
@@ -196,7 +196,7 @@ def _decode_all(
       image = fit(read_picture(folder / path), image_size, channels)
     except Exception as error:  # decoders report damage in many ways: OSError, SyntaxError, struct.error, ...
       if Path(path).suffix.lower() in CAMERA_SUFFIXES - HEIF:
-        return f"{Path(path).suffix} is not supported; convert it to .jpg or .png"
+        return f"{Path(path).suffix} is not supported: convert it to .jpg or .png"
       return why_unreadable(error, folder / path)
     if images is not None:
       images[i] = image
@@ -213,8 +213,8 @@ def _report(folder: Path, reasons: dict[str, str | None], max_unreadable: float)
   bad = [f"{shown(path, 300)} ({reason})" for path, reason in reasons.items() if reason is not None]
   if not bad:
     return
-  named = "; ".join(bad[:10]) + (f"; and {len(bad) - 10} more" if len(bad) > 10 else "")
-  count = f"{len(bad)} of {len(reasons)} picture files under {folder} cannot be read"
+  named = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+  count = f"{len(bad)} of {len(reasons)} image files under {folder} cannot be read"
   if len(bad) > max_unreadable * len(reasons):
-    raise ValueError(f"{count}, more than the {max_unreadable:.0%} allowed; repair or remove them: {named}")
-  warnings.warn(f"{count} and are skipped: {named}", DiffjaxWarning, stacklevel=4)
+    raise ValueError(f"{count}, more than the {max_unreadable:.0%} allowed; repair or remove {named}.")
+  warnings.warn(f"{count} and are skipped; repair or remove {named}.", DiffjaxWarning, stacklevel=4)

@@ -38,26 +38,26 @@ def load(
     OSError: the set can be neither read nor prepared under `data_dir`.
   """
   if split not in ("train", "test"):
-    raise ValueError(f"split is {split!r}; expected 'train' or 'test'")
+    raise ValueError(f"split is {split!r}; use 'train' or 'test'.")
   if image_size is not None and image_size < 1:
-    raise ValueError(f"image_size is {image_size}; expected a positive number of pixels, or None for the stored size")
+    raise ValueError(f"image_size is {image_size}; use a positive number of pixels, or None for the stored size.")
   if channels not in (None, 1, 3):
-    raise ValueError(f"channels is {channels}; expected 1 (grey), 3 (colour), or None for the stored number")
+    raise ValueError(f"channels is {channels}; use 1 (grey), 3 (colour), or None for the stored number.")
   if name == "image_folder":
     from diffjax.data.image_folder import open_folder
 
     if not folder or image_size is None:
-      raise ValueError("data set 'image_folder' needs a folder of pictures, data.folder, and a size, data.image_size")
+      raise ValueError("data set 'image_folder' needs a folder and an image size; set data.folder and data.image_size.")
     return open_folder(folder, split, image_size, channels or 3)
   if name == "arrays":
     from diffjax.data.arrays import open_arrays
 
     if not folder:
-      raise ValueError("data set 'arrays' needs an .npz file, data.folder")
+      raise ValueError("data set 'arrays' needs an .npz file; give its path as data.folder.")
     return open_arrays(folder, split, image_size, channels)
   if folder:
     raise ValueError(
-      f"folder is only for data sets 'image_folder' and 'arrays', not {name!r}; omit it, or change the name"
+      f"folder is only for data sets 'image_folder' and 'arrays', not {name!r}; omit it, or change the name."
     )
   from diffjax.data.tfds_source import open_tfds
 

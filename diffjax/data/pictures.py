@@ -127,9 +127,9 @@ def _reads(kind: str) -> bool:
 
 def _open(file):
   if not os.path.isfile(file):  # Path.is_file raises for some links and names
-    raise ValueError(f"there is no file {file}; give the path of a picture.")
+    raise ValueError(f"there is no file {file}; give the path of an image.")
   try:
     return read_picture(file)
   except Exception as error:  # decoders report damage in many ways: OSError, SyntaxError, struct.error, ...
     reason = why_unreadable(error, file)
-    raise ValueError(f"{file} cannot be read ({reason}); give a picture file such as .png or .jpg.") from error
+    raise ValueError(f"{file} cannot be read ({reason}); give an image file such as .png or .jpg.") from error

@@ -46,7 +46,7 @@ def in_memory(source: Source) -> dict[str, np.ndarray]:
     ValueError: the source is empty.
   """
   if len(source) == 0:
-    raise ValueError(f"data source {source.name!r} is empty; there is nothing to hold in memory")
+    raise ValueError(f"data source {source.name!r} is empty, so there is nothing to hold in memory; add examples.")
   stacked = {key: np.empty((len(source), *np.shape(value)), value.dtype) for key, value in source[0].items()}
   for i, example in enumerate(source):
     for key, value in example.items():

@@ -33,12 +33,12 @@ def open_tfds(
   stored = getattr(image, "shape", ())
   if image is None or len(stored) != 3 or stored[2] not in (1, 3, 4) or image.np_dtype != np.uint8:
     held = ", ".join(features.keys())
-    raise ValueError(f"data set {name!r} holds no 8-bit images under 'image' (it holds {held}); choose an image set")
+    raise ValueError(f"data set {name!r} holds no 8-bit images under 'image' (it holds {held}); choose an image set.")
   if image_size is None and None in stored[:2]:
-    raise ValueError(f"the pictures of data set {name!r} differ in size; choose a size with image_size=")
+    raise ValueError(f"the images of data set {name!r} differ in size; choose one by image_size.")
   if not _is_prepared(builder):
     if not prepare:
-      raise FileNotFoundError(f"data set {name!r} is not prepared under {builder.data_dir}")
+      raise FileNotFoundError(f"data set {name!r} is not prepared under {builder.data_dir}; open it with prepare=True.")
     _prepare(builder, name)
   depth = channels or min(stored[2], 3)
   height, width = (stored[0], stored[1]) if image_size is None else (image_size, image_size)
@@ -59,13 +59,15 @@ def _open_builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.Da
   except Exception as error:
     known = [*tfds.list_builders(with_community_datasets=False), "digits", "image_folder", "arrays"]
     if re.split("[/:]", name)[0] in known:  # a missing configuration, version or package
-      raise ValueError(f"TensorFlow Datasets cannot open {name!r}: {_first_line(error)}") from error
+      raise ValueError(
+        f"TensorFlow Datasets cannot open {name!r} ({_first_line(error)}); correct the name, or install what it needs."
+      ) from error
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
     raise ValueError(
-      f"unknown data set {name!r}; the nearest name is {nearest!r}"
-      " (available: digits, image_folder, arrays and the image sets of TensorFlow Datasets)"
+      f"there is no data set {name!r} (did you mean {nearest!r}?); choose digits, image_folder, arrays or an image set"
+      " of TensorFlow Datasets."
     ) from error
-  raise ValueError(f"data set {name!r} would load external code; choose one of TensorFlow Datasets' own")
+  raise ValueError(f"data set {name!r} would load external code; choose one of TensorFlow Datasets' own.")
 
 
 def _info(builder: tfds.core.DatasetBuilder) -> Any:
@@ -82,7 +84,7 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
   if encodes and importlib.util.find_spec("tensorflow") is None:
     raise ImportError(
       f"data set {name!r} is not prepared under {builder.data_dir}, and preparing it needs TensorFlow;"
-      ' install it once with: pip install -e ".[tensorflow]"'
+      ' run pip install -e ".[tensorflow]" once.'
     )
   try:
     builder.download_and_prepare(file_format="array_record")
@@ -90,7 +92,7 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
     if not _is_prepared(builder):  # unless another process has prepared it meanwhile
       raise OSError(
         f"data set {name!r} could not be downloaded and prepared under {builder.data_dir} ({_first_line(error)});"
-        " check the network and the disk, or copy a folder prepared elsewhere (array_record format) there"
+        " check the network and the disk, or copy a folder prepared elsewhere (array_record format) there."
       ) from error
     builder.info.read_from_directory(builder.data_dir)
 
@@ -98,7 +100,7 @@ def _prepare(builder: tfds.core.DatasetBuilder, name: str) -> None:
 def _stored_split(builder: tfds.core.DatasetBuilder, name: str, split: str, labelled: bool) -> str:
   splits = builder.info.splits
   if "train" not in splits:
-    raise ValueError(f"data set {name!r} has no 'train' split, only {sorted(splits)}; choose another set")
+    raise ValueError(f"data set {name!r} has no 'train' split, only {sorted(splits)}; choose another set.")
   # some sets keep the labels of "test" secret, which TFDS stores as -1
   serves = lambda s: s in splits and not (labelled and _open_records(builder, name, s)[0]["label"] < 0)
   held_out = next(filter(serves, ("test", "validation")), None)
@@ -119,19 +121,19 @@ def _open_records(builder: tfds.core.DatasetBuilder, name: str, split: str) -> A
   except NotImplementedError as error:
     raise ValueError(
       f"data set {name!r} is prepared under {builder.data_dir} as {_info(builder).file_format.value}, which has no"
-      " random access; delete that folder or give another data_dir to prepare it again as array_record"
+      " random access; delete that folder or give another data_dir to prepare it again as array_record."
     ) from error
   except Exception as error:
     raise OSError(
       f"data set {name!r} under {builder.data_dir} cannot be read ({_first_line(error)});"
-      " delete that folder to prepare it again"
+      " delete that folder to prepare it again."
     ) from error
 
 
 def _decode(record: dict[str, Any], name: str, size: int | None, channels: int, labelled: bool) -> dict[str, Any]:
   image = record["image"]
   if image is None:
-    raise OSError(f"a record of data set {name!r} is damaged; delete its prepared folder to prepare it again")
+    raise OSError(f"a record of data set {name!r} is damaged; delete its prepared folder to prepare it again.")
   if isinstance(image, bytes):
     image = fit(read_picture(io.BytesIO(image)), size, channels)
   elif image.shape[2] != channels or (size is not None and image.shape[:2] != (size, size)):

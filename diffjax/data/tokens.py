@@ -55,7 +55,9 @@ class Tokenizer(NamedTuple):
     start and end. TypeError for anything but a list of strings.
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-      raise TypeError(f"a tokenizer expects a list of strings, got {type(texts).__name__} {str(texts)[:60]!r}")
+      raise TypeError(
+        f"a tokenizer expects a list of strings, got {type(texts).__name__} {str(texts)[:60]!r}; pass such a list."
+      )
     rows = np.full((len(texts), self.length), self.pad_id, np.int32)
     for number, (row, text) in enumerate(zip(rows, texts)):
       ids = self._ids(text, number)
@@ -67,7 +69,7 @@ class Tokenizer(NamedTuple):
     rows = self(texts)
     for number, text in enumerate(texts):
       if rows[number, 1] == self.end_id:
-        raise ValueError(f"prompt {number} is empty ({text!r}): say what the picture should show")
+        raise ValueError(f"prompt {number} is empty ({text!r}); say what the image should show.")
     return rows
 
   def _ids(self, text, number):
@@ -77,7 +79,8 @@ class Tokenizer(NamedTuple):
     kept = self.length - 1
     cut = text[encoding.offsets[kept][0] :]
     warnings.warn(
-      f"text {number} has {len(encoding.ids)} tokens, but only {self.length} are used: cut off {cut[:80]!r}",
+      f"text {number} has {len(encoding.ids)} tokens, but only {self.length} are used, and {cut[:80]!r} is cut off;"
+      " shorten it.",
       DiffjaxWarning,
       stacklevel=3,
     )
@@ -109,20 +112,22 @@ def load_tokenizer(folder: str | os.PathLike, length: int | None = None) -> Toke
   bpe.no_truncation()
   bpe.no_padding()
   if bpe.token_to_id(START) is None or bpe.token_to_id(END) is None:
-    raise ValueError(f"the tokenizer in {folder} has no {START} and {END}: expected CLIP's")
+    raise ValueError(f"the tokenizer in {folder} has no {START} and {END}; use CLIP's.")
   if bpe.encode("").ids != [bpe.token_to_id(START), bpe.token_to_id(END)]:
-    raise ValueError(f"the tokenizer in {folder} does not put {START} and {END} around a text: expected CLIP's")
+    raise ValueError(f"the tokenizer in {folder} does not put {START} and {END} around a text; use CLIP's.")
   config = _read_if_there(folder, "tokenizer_config.json")
   pad = config.get("pad_token") or _read_if_there(folder, "special_tokens_map.json").get("pad_token") or END
   pad = pad.get("content") if isinstance(pad, dict) else pad
   pad_id = bpe.token_to_id(pad) if isinstance(pad, str) else None
   if pad_id is None:
-    raise ValueError(f"the tokenizer in {folder} pads with {shown(pad)!r}, which is not in its vocabulary")
+    raise ValueError(
+      f"the tokenizer in {folder} pads with {shown(pad)!r}, which is not in its vocabulary; correct its pad_token."
+    )
   said = config.get("model_max_length", 77)
   # `transformers` writes 10^30 for an unknown length
   length = length or (said if isinstance(said, int) and 3 <= said <= 2**20 else 77)
   if length < 3:
-    raise ValueError(f"length {length} leaves no room for text; use at least 3")
+    raise ValueError(f"length {length} leaves no room for text; use at least 3.")
   return Tokenizer(bpe, length, pad_id)
 
 
@@ -138,9 +143,9 @@ def _read_bpe(folder):
     pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     bpe = clip_bpe(words, pairs, str(vocab))
   else:
-    raise ValueError(f"{folder} holds no tokenizer: expected tokenizer.json, or vocab.json and merges.txt")
+    raise ValueError(f"{folder} holds no tokenizer; add tokenizer.json, or vocab.json and merges.txt.")
   if max(bpe.get_vocab().values()) > MAX_ID:
-    raise ValueError(f"the tokenizer in {folder} has ids above {MAX_ID}: expected CLIP's")
+    raise ValueError(f"the tokenizer in {folder} has ids above {MAX_ID}; use CLIP's.")
   return bpe
 
 
@@ -150,11 +155,11 @@ def _whole_bpe(path, whole):
   for kind, several in (("normalizer", "normalizers"), ("pre_tokenizer", "pretokenizers")):
     for part in _parts(whole.get(kind), several):
       if {key: part[key] for key in ("type", "pattern", "content") if key in part} not in PARTS:
-        raise ValueError(f"{path} has a {kind} {shown(part, 200)}: expected CLIP's")
+        raise ValueError(f"{path} has a {kind} {shown(part, 200)}; use CLIP's.")
   try:
     return Rust.from_str(json.dumps(whole))
   except Exception as error:  # the library raises nothing narrower
-    raise ValueError(f"{path} is not a valid tokenizer file: {shown(str(error), 200)}") from None
+    raise ValueError(f"{path} is not a valid tokenizer file ({shown(str(error), 200)}); download it again.") from None
 
 
 def _parts(part, several):
@@ -175,9 +180,11 @@ def clip_bpe(vocab: dict[str, int], merges: list[Any], source: str) -> Any:
   try:
     bpe = Tokenizer(models.BPE(vocab=vocab, merges=merges, end_of_word_suffix=SUFFIX, unk_token=END))
   except Exception as error:  # the library raises nothing narrower
-    raise ValueError(f"{source} and its merges are not a byte-pair vocabulary: {shown(str(error), 200)}") from None
+    raise ValueError(
+      f"{source} and its merges are not a byte-pair vocabulary ({shown(str(error), 200)}); download them again."
+    ) from None
   if START not in vocab or END not in vocab:
-    raise ValueError(f"{source} has no {START} and {END}: expected CLIP's vocabulary")
+    raise ValueError(f"{source} has no {START} and {END}; use CLIP's vocabulary.")
   bpe.normalizer = normalizers.Sequence(
     [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
   )
@@ -205,9 +212,9 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, length: int = 77) 
   from tokenizers import pre_tokenizers, trainers
 
   if vocab_size < NUM_BYTES + 2:
-    raise ValueError(f"a vocabulary of {vocab_size} tokens is too small: each byte needs two tokens; use at least 514")
+    raise ValueError(f"a vocabulary of {vocab_size} tokens is too small, as each byte needs two; use at least 514.")
   if length < 3:
-    raise ValueError(f"length {length} leaves no room for text; use at least 3")
+    raise ValueError(f"length {length} leaves no room for text; use at least 3.")
   alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
   blank = clip_bpe({START: 0, END: 1}, [], "an empty vocabulary")
   trainer = trainers.BpeTrainer(

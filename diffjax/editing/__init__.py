@@ -13,6 +13,7 @@ __all__ = ["Ensemble", "Inpaint", "RePaint", "ddim_invert", "hole", "img2img", "
 
 def __getattr__(name: str):
   if name == "Compose":
-    warnings.warn("diffjax.editing.Compose is now diffjax.editing.Ensemble.", DeprecationWarning, stacklevel=2)
+    message = "diffjax.editing.Compose is now diffjax.editing.Ensemble; use that name."
+    warnings.warn(message, DeprecationWarning, stacklevel=2)
     return Ensemble
-  raise AttributeError(f"module 'diffjax.editing' has no attribute {name!r}")
+  raise AttributeError(f"module 'diffjax.editing' has no attribute {name!r}; see dir(diffjax.editing).")

@@ -68,7 +68,9 @@ class RePaint:
 
   def __post_init__(self):
     if self.jump < 1 or self.resamples < 1:
-      raise ValueError(f"jump is {self.jump} and resamples is {self.resamples}, but both must be at least 1.")
+      raise ValueError(
+        f"jump is {self.jump} and resamples is {self.resamples}, but both must be at least 1; correct them."
+      )
 
   def init(self, x):
     return self.sampler.init(x)

@@ -71,7 +71,7 @@ def invert(
   """
   x0, sigmas = _prepare(x0, sigmas)
   if iterations < 1:
-    raise ValueError(f"iterations is {iterations}, but must be at least 1.")
+    raise ValueError(f"iterations is {iterations}, but must be at least 1; raise it.")
   check_call("denoiser", denoiser, "x, sigma, cond, key=keys")
   draws_noise = _check_invertible(sampler, sigmas)
   keys = randomness.sample_keys(jax.random.key(0), x0.shape[0])  # a deterministic step does not use them

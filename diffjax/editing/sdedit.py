@@ -12,7 +12,7 @@ def shorten(sigmas: Array, strength: float) -> Array:
     ValueError: if strength is not in (0, 1].
   """
   if not 0 < strength <= 1:
-    raise ValueError(f"strength is {strength}, but must be above 0 and at most 1.")
+    raise ValueError(f"strength is {strength}, but must be above 0 and at most 1; correct it.")
   num_steps = len(sigmas) - 1
   return sigmas[num_steps - max(1, int(strength * num_steps + 0.5)) :]
 

@@ -46,14 +46,14 @@ def report_on_clip(options: flags.FlagValues) -> None:
   _check_workdir(options)
   given = [name for name in (*DRAWING, "samples", "clip") if options[name].present]
   if given:
-    raise ValueError(f"--zero_shot draws nothing, so --{given[0]} has no effect: drop one of them.")
+    raise ValueError(f"--zero_shot draws nothing, so --{given[0]} has no effect; drop one of them.")
   from diffjax.data import in_memory
   from diffjax.runs import load_clip, load_data
 
   clip = load_clip(options.workdir)
   if clip.config is None:
     raise ValueError(
-      f"{options.workdir} holds published weights; --zero_shot needs a run, whose config has data and captions."
+      f"{options.workdir} holds published weights, without the data and captions that --zero_shot needs; give a run."
     )
   out = _out(options)
   held_out = in_memory(load_data(clip.config, "test"))
@@ -75,7 +75,7 @@ def _report_on_clip(clip, workdir, held_out, out):
   with writing.replacing(out / "evaluation.json") as file:
     file.write_text(json.dumps({"pictures": len(held_out["image"]), "zero_shot": report}, indent=2) + "\n")
   similarity(clip, load_data(clip.config, "test"), out / "evaluation.png")
-  print(f"{len(held_out['image'])} held-out pictures, classified by {workdir}")
+  print(f"{len(held_out['image'])} held-out images, classified by {workdir}")
   for part, shares in report.items():
     print(f"\n{part}", *(f"{share:>9.1%}   {template}" for template, share in shares.items()), sep="\n")
   print(f"\nwrote {out}")
@@ -86,10 +86,10 @@ def report_on_run(options: flags.FlagValues) -> None:
   _check_workdir(options)
   given = [name for name in DRAWING if options[name].present]
   if options.samples and given:
-    raise ValueError(f"--samples evaluates existing pictures, so --{given[0]} has no effect: drop one of them.")
+    raise ValueError(f"--samples evaluates existing images, so --{given[0]} has no effect; drop one of them.")
   for name in ("captions", "guidance"):
     if options[name].present and not options.clip:
-      raise ValueError(f"--{name} has no effect without a CLIP: give its run as --clip, or drop the flag.")
+      raise ValueError(f"--{name} has no effect without a CLIP; give its run as --clip, or drop the flag.")
   from diffjax.runs import load_run
 
   run = load_run(options.workdir)
@@ -112,13 +112,13 @@ def _report_on_pictures(drawn, source, train, held_out, out):
   plots.save(plots.real_beside_drawn(held_out["image"], shown, train["image"][nearest]), out / "evaluation.png")
   made = ", ".join(f"{name} {value}" for name, value in source.items() if value is not None)
   print(
-    f"{made}; against {len(train['image'])} training pictures, on pixels in [-1, 1]\n\n{table(report)}\n\nwrote {out}"
+    f"{made}; against {len(train['image'])} training images, on pixels in [-1, 1]\n\n{table(report)}\n\nwrote {out}"
   )
 
 
 def _check_workdir(options):
   if not options.workdir:
-    raise ValueError("--workdir is missing: give the folder of a run, as in --workdir=runs/digits.")
+    raise ValueError("--workdir is missing; give the folder of a run, as in --workdir=runs/digits.")
 
 
 def _out(options):
@@ -132,15 +132,15 @@ def read_samples(path: str) -> dict[str, np.ndarray]:
 
   Raises ValueError if the file is not an .npz, has no valid array `images`, or would take more than 2^30 bytes.
   """
-  remedy = "give the samples.npz that sample.py wrote."
+  remedy = "give the samples.npz that sample.py wrote"
   if paths.is_remote(path):
     raise ValueError(f"{path} is in a bucket; copy it to this machine first.")
   arrays = read_npz(path, ("images", "labels"), remedy, MAX_BYTES)
   images, labels = arrays.get("images", np.zeros(0)), arrays.get("labels")
   if images.ndim != 4 or images.dtype != np.uint8:
-    raise ValueError(f"{path} holds no array `images` of uint8 [N, H, W, C]: {remedy}")
+    raise ValueError(f"{path} holds no array `images` of uint8 [N, H, W, C]; {remedy}.")
   if labels is not None and (labels.shape != images.shape[:1] or labels.dtype.kind not in "iu"):
-    raise ValueError(f"{path} holds labels {labels.dtype}{list(labels.shape)}, not one for each picture: {remedy}")
+    raise ValueError(f"{path} holds labels {labels.dtype}{list(labels.shape)}, not one for each image; {remedy}.")
   return {"image": images} | ({} if labels is None else {"label": labels})
 
 
@@ -161,13 +161,13 @@ def _draw_prompted(run, options: flags.FlagValues) -> tuple[dict[str, np.ndarray
   clip = load_clip(options.clip)
   if clip.config is None:
     raise ValueError(
-      f"{options.clip} holds published weights; here --clip needs a run, whose captions name the classes."
+      f"{options.clip} holds published weights, without captions that name the classes; give a CLIP's run as --clip."
     )
   make = {"training": configs.training_captions, "held_out": configs.held_out_captions}[options.captions]
   templates = make(clip.config)
   classes = len(templates[0])
   if options.num < classes:
-    raise ValueError(f"--num={options.num} is fewer than the {classes} classes; draw at least one picture of each.")
+    raise ValueError(f"--num={options.num} is fewer than the {classes} classes; draw at least one image of each.")
   asked = {name: options[name].value for name in ("steps", "sampler", "eta")}
   images, labels = [], []
   for label in range(classes):
@@ -186,13 +186,13 @@ def _options() -> flags.FlagValues:
 
   options = flags.FlagValues()
   flags.DEFINE_string("workdir", None, "Folder of the run.", flag_values=options)
-  flags.DEFINE_integer("num", 1000, "Pictures to draw.", lower_bound=6, flag_values=options)
+  flags.DEFINE_integer("num", 1000, "Images to draw.", lower_bound=6, flag_values=options)
   flags.DEFINE_integer("steps", None, "Noise levels above zero (default: the run's).", 1, flag_values=options)
   flags.DEFINE_string("sampler", None, "Sampler (default: the run's).", flag_values=options)
   flags.DEFINE_float("eta", None, "Fraction of fresh noise, for samplers that have it.", flag_values=options)
   flags.DEFINE_integer("seed", 0, "Seed of the noise.", flag_values=options)
   flags.DEFINE_float("guidance_scale", None, "Classifier-free guidance (default: the run's).", flag_values=options)
-  flags.DEFINE_integer("batch_size", 256, "Pictures drawn at a time.", lower_bound=1, flag_values=options)
+  flags.DEFINE_integer("batch_size", 256, "Images drawn at a time.", lower_bound=1, flag_values=options)
   flags.DEFINE_string("samples", None, "A samples.npz to evaluate, instead of drawing.", flag_values=options)
   flags.DEFINE_string("clip", None, "Run of a CLIP, whose captions are the prompts.", flag_values=options)
   flags.DEFINE_enum(

@@ -110,10 +110,10 @@ def label_accuracy(drawn, labels, train, train_labels, limit: int = 10_000) -> f
   for name, pictures, its_labels in (("drawn", drawn, labels), ("train", train, train_labels)):
     if its_labels.shape != (len(pictures),):
       raise ValueError(
-        f"{name} has {len(pictures)} pictures but labels of shape {its_labels.shape}; pass one label per image."
+        f"{name} has {len(pictures)} images but labels of shape {its_labels.shape}; pass one label per image."
       )
   if len(np.unique(train_labels)) < 2:
-    raise ValueError("the training labels have a single class: give at least two.")
+    raise ValueError("the training labels have a single class; give at least two.")
   picked = np.unique(np.linspace(0, len(train) - 1, min(limit, len(train))).round().astype(int))
   judge = SVC(C=10.0).fit(train[picked], train_labels[picked])
   return float((judge.predict(drawn) == labels).mean())
@@ -124,12 +124,12 @@ def _pair(first, second, at_least: int) -> tuple[np.ndarray, np.ndarray]:
   for features in (first, second):
     features = np.asarray(features, np.float64)
     if features.ndim < 2 or len(features) < at_least:
-      raise ValueError(f"features have shape {features.shape}: give [N, D] with N >= {at_least}.")
+      raise ValueError(f"features have shape {features.shape}; give [N, D] with N >= {at_least}.")
     if not np.isfinite(features).all():
-      raise ValueError("features contain NaN or infinity: drop those pictures or fix the feature function.")
+      raise ValueError("features contain NaN or infinity; drop those images or fix the feature function.")
     pair.append(features.reshape(len(features), -1))
   if pair[0].shape[1] != pair[1].shape[1]:
-    raise ValueError(f"features have {pair[0].shape[1]} and {pair[1].shape[1]} columns: compute both in the same way.")
+    raise ValueError(f"features have {pair[0].shape[1]} and {pair[1].shape[1]} columns; compute both in the same way.")
   return pair[0], pair[1]
 
 

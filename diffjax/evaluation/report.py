@@ -15,11 +15,11 @@ Pictures = Mapping[str, np.ndarray]
 """{"image": uint8 [N, H, W, C], "label": int [N] if labelled}."""
 
 ROWS = (
-  ("count", "pictures", "{:.0f}", ""),
+  ("count", "images", "{:.0f}", ""),
   ("frechet", "Frechet distance", "{:.3f}", "lower is closer to the training data"),
   ("precision", "precision", "{:.3f}", "drawn ones that look real"),
   ("recall", "recall", "{:.3f}", "training ones within reach of the drawn"),
-  ("class_recall", "recall within classes", "{:.3f}", "the same, class by class; lower for fewer pictures"),
+  ("class_recall", "recall within classes", "{:.3f}", "the same, class by class; lower for fewer images"),
   ("density", "density", "{:.3f}", "1: as dense as real"),
   ("coverage", "coverage", "{:.3f}", "training ones with a drawn one nearby"),
   ("nearest_ratio", "nearest distance ratio", "{:.3f}", "1: as new as held-out, 0: copied"),
@@ -35,11 +35,11 @@ def pixels(images: np.ndarray) -> np.ndarray:
   """
   images = np.asarray(images)
   if images.ndim != 4 or images.dtype != np.uint8:
-    raise ValueError(f"pictures are {images.dtype} {list(images.shape)}: give uint8 [N, H, W, C].")
+    raise ValueError(f"images are {images.dtype} {list(images.shape)}; give uint8 [N, H, W, C].")
   if np.prod(images.shape[1:]) > MAX_PIXEL_FEATURES:
     size = "x".join(map(str, images.shape[1:]))
     raise ValueError(
-      f"{size} is too large to evaluate on pixels: call diffjax.evaluation.evaluate with your own features."
+      f"{size} is too large to evaluate on pixels; call diffjax.evaluation.evaluate with your own features."
     )
   return images.reshape(len(images), -1) / 127.5 - 1
 
@@ -68,9 +68,9 @@ def evaluate(
     count, *own_size = np.shape(pictures["image"])
     if count < least:
       remedy = "draw" if name == "drawn" else "add"
-      raise ValueError(f"{count} {name} images, at least {least} needed; {remedy} more.")
+      raise ValueError(f"there are {count} {name} images, but at least {least} are needed; {remedy} more.")
     if tuple(own_size) != size:
-      raise ValueError(f"{name} pictures are {own_size} but training ones {list(size)}: use one size.")
+      raise ValueError(f"{name} images are {own_size} but training ones {list(size)}; use one size.")
   reference = features(train["image"])
   computed = {name: features(pictures["image"]) for name, pictures in judged.items()}
   report: dict[str, dict[str, float | None]] = {"train": {"count": len(reference)}}

@@ -109,9 +109,7 @@ def bounds(config) -> tuple:
 def check(config) -> None:
   """Raises ValueError for the first mistake in a CLIP's config."""
   if config.train.accumulate > 1:
-    raise ValueError(
-      "train.accumulate must be 1 for a CLIP, whose loss compares all pictures of a batch; leave it unset."
-    )
+    raise ValueError("train.accumulate must be 1 for a CLIP, whose loss compares all of a batch's images; unset it.")
   held_out_captions(config)
   objective(config)
   guidance.check(config.guidance, ImageFeatures({}, module(config).image))

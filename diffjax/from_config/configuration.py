@@ -36,7 +36,7 @@ def from_json(text: str | bytes):
       part.setdefault(name, known[name])
   misfits = list(_misfits(tree, default))
   if misfits:
-    raise ValueError("; ".join(misfits))
+    raise ValueError(", ".join(misfits))
   try:
     return ConfigDict(tree)
   except (AttributeError, KeyError, TypeError) as error:  # keys named like ConfigDict's own methods

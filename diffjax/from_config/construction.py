@@ -13,14 +13,14 @@ def lookup(table: Mapping[str, Any], kind: str, name: str) -> Any:
   if not isinstance(name, str) or name not in table:
     name = name if isinstance(name, str) else str(name)
     raise ValueError(
-      f"there is no {kind} {name!r:.80}.{_nearest(name[:80], table)} Choose one of {', '.join(sorted(table))}."
+      f"there is no {kind} {name!r:.80}{_nearest(name[:80], table)}; choose one of {', '.join(sorted(table))}."
     )
   return table[name]
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:
   near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-  return f" Did you mean {near[0]!r}?" if near else ""
+  return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any], *args, **context) -> Any:
@@ -35,8 +35,9 @@ def construct(table: Mapping[str, Callable], kind: str, spec: Mapping[str, Any],
   parameters = list(inspect.signature(make).parameters)[len(args) :]
   for key in fields:
     if key not in parameters:
-      known = ", ".join(sorted(set(parameters) - set(context))) or "no parameters"
-      raise ValueError(f"{kind} {name!r} has no parameter {key!r}.{_nearest(key, parameters)} It has {known}.")
+      known = ", ".join(sorted(set(parameters) - set(context)))
+      remedy = f"choose one of {known}" if known else "omit it, as there are none"
+      raise ValueError(f"{kind} {name!r} has no parameter {key!r}{_nearest(key, parameters)}; {remedy}.")
   check_numbers({f"{name}.{key}": value for key, value in fields.items()})
   fields = {key: value for key, value in context.items() if key in parameters} | fields
   return make(*args, **fields)
@@ -52,7 +53,7 @@ def check_steps(table: Iterable[str], key: str) -> None:
   """Raises ValueError unless all keys of a table, the one at a config's `key`, are numbers of steps."""
   for steps in table:
     if not (steps.isdecimal() and int(steps)):
-      raise ValueError(f"{key} has a key {steps!r}; expected a number of steps such as '8'.")
+      raise ValueError(f"{key} has a key {steps!r}; use a number of steps such as '8'.")
 
 
 def set_fields(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -292,7 +292,8 @@ def check(config) -> None:
     raise ValueError(f"data.augment needs a network conditioned on it; set model.augment_dim={AUGMENT_DIM}.")
   if train.bound_weight > 0 and not (can.learned_variance and isinstance(made, schedules.Discrete)):
     raise ValueError(
-      "train.bound_weight needs model.learned_variance=True and a discrete schedule such as 'linear', without a shift."
+      "train.bound_weight needs a learned variance and a discrete schedule; set model.learned_variance=True and a"
+      " schedule such as 'linear', without a shift."
     )
   in_time = not isinstance(prediction(config), denoisers.EDM | denoisers.Consistency)
   largest = made.t_max * config.time_scale
@@ -303,7 +304,9 @@ def check(config) -> None:
     )
   interval = tuple(config.sampler.guidance_interval)
   if len(interval) != 2 or not interval[0] < interval[1]:
-    raise ValueError(f"sampler.guidance_interval is {interval}, but must be two noise levels, the lower one first.")
+    raise ValueError(
+      f"sampler.guidance_interval is {interval}, but must be two noise levels, the lower one first; correct it."
+    )
   check_steps(config.sampler.grids, "sampler.grids")
   for steps, spec in config.sampler.grids.items():
     _grid(config, spec, max(int(steps), 2))  # one step would check only the first level

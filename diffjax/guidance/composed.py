@@ -39,5 +39,7 @@ class Composed(Predictor):
   def _all(self, cond):
     if not isinstance(cond, Sequence) or len(cond) != len(self.scales):
       given = f"{len(cond)} of them" if isinstance(cond, Sequence) else type(cond).__name__
-      raise ValueError(f"cond must be a sequence of {len(self.scales)} conditions, one for each scale, got {given}.")
+      raise ValueError(
+        f"cond must be a sequence of {len(self.scales)} conditions, one for each scale, got {given}; pass that many."
+      )
     return [like(self.null_cond, cond[0]), *cond]

@@ -41,7 +41,7 @@ POSITIONS = ("score", "mean", "x0")
 
 def warn_nonfinite(count: int, sigma: float) -> None:
   """Warns that `count` gradients of a batch were not finite."""
-  message = f"energy guidance: {count} gradients at sigma {sigma:.3g} were not finite and were set to zero"
+  message = f"{count} gradients at sigma {sigma:.3g} were not finite and were set to zero in energy guidance."
   warnings.warn(message, DiffjaxWarning, stacklevel=1)
 
 
@@ -92,7 +92,7 @@ class EnergyGuidance(Predictor):
 
   def __post_init__(self):
     if self.position not in POSITIONS:
-      raise ValueError(f"position is {self.position!r}, but must be one of {', '.join(POSITIONS)}.")
+      raise ValueError(f"EnergyGuidance has no position {self.position!r}; choose one of {', '.join(POSITIONS)}.")
     check_in("(-inf, inf)", scale=self.scale, inner_scale=self.inner_scale)
     check_in("[0, inf)", spread=self.spread)
     check_in("[0, inf]", clamp=self.clamp)
@@ -184,7 +184,9 @@ def energies(*terms: Energy, weights: Sequence[float] | None = None) -> Energies
   """
   weights = (1.0,) * len(terms) if weights is None else tuple(weights)
   if not terms or len(weights) != len(terms):
-    raise ValueError(f"energies needs one weight for each energy, got {len(weights)} for {len(terms)}.")
+    raise ValueError(
+      f"energies needs one weight for each energy, got {len(weights)} for {len(terms)}; pass as many, at least one."
+    )
   return Energies(terms, weights)
 
 

@@ -81,7 +81,9 @@ def hybrid(
   predicted = predict(denoiser, x, sigma, cond, key=key)
   x0_predicted, fraction = predicted.x0, predicted.variance
   if fraction is None:
-    raise ValueError(f"the network outputs {x0.shape[-1]} channels; a learned variance needs twice as many.")
+    raise ValueError(
+      f"the network outputs {x0.shape[-1]} channels, but a learned variance needs twice as many; double them."
+    )
   frozen = jax.lax.stop_gradient(x0_predicted)
   bound = variational_bound(x0, x, frozen, fraction, sigma, sigma_next, denoiser.schedule)
   return weight(sigma) * mean_flat(jnp.square(upcast(x0_predicted - x0))) + bound_weight * bound

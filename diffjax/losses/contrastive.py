@@ -52,8 +52,10 @@ def sigmoid_losses(logits: Array, pairs: Array) -> Array:
 
 def _checked(logits, pairs):
   if logits.ndim != 2 or (pairs is None and logits.shape[0] != logits.shape[1]):
-    raise ValueError(f"expected logits [B, T], square if pairs are not given, got {logits.shape}")
+    raise ValueError(f"expected logits [B, T], square if pairs are not given, got {logits.shape}; correct their shape.")
   pairs = jnp.eye(logits.shape[0], dtype=bool) if pairs is None else jnp.asarray(pairs)
   if pairs.shape != logits.shape or pairs.dtype != bool:
-    raise ValueError(f"expected pairs bool {logits.shape} for logits {logits.shape}, got {pairs.dtype} {pairs.shape}")
+    raise ValueError(
+      f"expected pairs bool {logits.shape} for logits {logits.shape}, got {pairs.dtype} {pairs.shape}; convert them."
+    )
   return logits.astype(jnp.float32), pairs

@@ -98,11 +98,11 @@ class ImageEncoder(nn.Module):
     expected = (self.image_size, self.image_size, self.channels)
     if images.ndim != 4 or images.shape[1:] != expected:
       raise ValueError(
-        f"this image encoder expects images [B, {', '.join(map(str, expected))}], got {images.shape}: "
-        f"networks.preprocess(images, {self.image_size}) resizes, crops and expands gray to three channels"
+        f"this image encoder expects images [B, {', '.join(map(str, expected))}], got {images.shape}; "
+        f"use networks.preprocess(images, {self.image_size}), which resizes, crops and expands gray to three channels."
       )
     if not jnp.issubdtype(images.dtype, jnp.floating):
-      raise ValueError(f"the image encoder expects floating-point images, got {images.dtype}: use networks.preprocess")
+      raise ValueError(f"the image encoder expects floating-point images, got {images.dtype}; use networks.preprocess.")
 
 
 class TextEncoder(nn.Module):
@@ -134,7 +134,7 @@ class TextEncoder(nn.Module):
     if tokens.ndim != 2 or not 1 <= tokens.shape[1] <= self.context or not jnp.issubdtype(tokens.dtype, jnp.integer):
       raise ValueError(
         f"this text encoder expects whole numbers [B, L] with L from 1 to {self.context}, got {tokens.dtype} "
-        f"{tokens.shape}: use data.Tokenizer"
+        f"{tokens.shape}; use data.Tokenizer."
       )
     table = self.param("tokens", nn.initializers.normal(0.02), (self.vocab_size, self.width), jnp.float32)
     positions = self.param("positions", nn.initializers.normal(0.01), (self.context, self.width), jnp.float32)
@@ -167,9 +167,9 @@ def _check_tower(tower, poolings):
   for field, names in dict(activation=tuple(ACTIVATIONS), pooling=poolings).items():
     if getattr(tower, field) not in names:
       kind = type(tower).__name__
-      raise ValueError(f"{kind} has no {field} {getattr(tower, field)!r}: choose one of {', '.join(names)}")
+      raise ValueError(f"{kind} has no {field} {getattr(tower, field)!r}; choose one of {', '.join(names)}.")
   if tower.heads < 1 or tower.width % tower.heads:
-    raise ValueError(f"width {tower.width} does not split into {tower.heads} heads: choose a number that divides it")
+    raise ValueError(f"width {tower.width} does not split into {tower.heads} heads; choose a number that divides it.")
 
 
 class CLIP(nn.Module):
@@ -205,8 +205,8 @@ class CLIP(nn.Module):
     """exp(logit_scale) times the cosines of [B, D] and [T, D], plus the bias: float32 [B, T] (CLIP, figure 3)."""
     if image_features.shape[-1] != text_features.shape[-1]:
       raise ValueError(
-        f"image features {image_features.shape} and text features {text_features.shape} have different lengths: "
-        "give both towers the same `features`"
+        f"image features {image_features.shape} and text features {text_features.shape} have different lengths; "
+        "give both towers the same `features`."
       )
     cosines = jnp.dot(unit(image_features), unit(text_features).T, precision=jax.lax.Precision.HIGHEST)
     bias = 0.0 if self.bias is None else self.logit_bias

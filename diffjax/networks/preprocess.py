@@ -37,9 +37,11 @@ def preprocess(
     ValueError: if images are not [B, H, W, 1 or 3], of another dtype, or empty, or size is below 1.
   """
   if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:3]:
-    raise ValueError(f"preprocess expects images [B, H, W, C] with 1 or 3 channels, got {images.shape}")
+    raise ValueError(
+      f"preprocess expects images [B, H, W, C] with 1 or 3 channels, got {images.shape}; reshape or convert them."
+    )
   if size < 1:
-    raise ValueError(f"preprocess expects a size of at least one pixel, got {size}")
+    raise ValueError(f"preprocess expects a size of at least one pixel, got {size}; raise it.")
   x = resize(_unit_range(images), size, crop=crop, bounds=(0.0, 1.0) if clip else None)
   x = jnp.broadcast_to(x, (*x.shape[:3], 3))
   centre, width = (jnp.asarray(a, jnp.float32)[None, None, None] for a in (mean, std))
@@ -51,7 +53,7 @@ def _unit_range(images):
     return images.astype(jnp.float32) / 255
   if jnp.issubdtype(images.dtype, jnp.floating):
     return (images.astype(jnp.float32) + 1) / 2
-  raise ValueError(f"preprocess expects floating-point images in -1..1 or uint8 images, got {images.dtype}")
+  raise ValueError(f"preprocess expects floating-point images in -1..1, or uint8, got {images.dtype}; convert them.")
 
 
 def resize(images: Array, size: int, *, crop: bool = True, bounds: tuple[float, float] | None = None) -> Array:

@@ -229,44 +229,52 @@ class UNet(nn.Module):
     heads = self.num_heads if self.head_dim is None else features // self.head_dim
     if not heads or features % heads or self.head_dim not in (None, features // heads):
       raise ValueError(
-        f"{features} channels do not split into heads with num_heads={self.num_heads}, head_dim={self.head_dim}: "
-        "choose one that divides width times the multiplier of every attending level and of the last"
+        f"{features} channels do not split into heads with num_heads={self.num_heads}, head_dim={self.head_dim}; "
+        "choose one that divides width times the multiplier of every attending level and of the last."
       )
     return heads
 
   def _check(self, x, c_noise, cond, key):
     for field, names in dict(embedding=EMBEDDINGS, resample=RESAMPLINGS, decoder_attention=("all", "last")).items():
       if getattr(self, field) not in names:
-        raise ValueError(f"UNet has no {field} {getattr(self, field)!r}: choose one of {', '.join(names)}")
+        raise ValueError(f"UNet has no {field} {getattr(self, field)!r}; choose one of {', '.join(names)}.")
     step = 2 ** (len(self.multipliers) - 1)
     if x.ndim != 4 or x.shape[1] % step or x.shape[2] % step or 0 in x.shape:
       raise ValueError(
-        f"UNet expects x [B, H, W, C] with no empty axis, and H and W divisible by {step}, got {x.shape}: "
-        "pad the images or use fewer levels"
+        f"UNet expects x [B, H, W, C] with no empty axis, and H and W divisible by {step}, got {x.shape}; "
+        "pad the images or use fewer levels."
       )
     B = x.shape[0]
     if c_noise is None or jnp.shape(c_noise) not in ((), (B,)):
       given = None if c_noise is None else jnp.shape(c_noise)
-      raise ValueError(f"UNet expects c_noise of shape () or ({B},) for x {x.shape}, got {given}")
+      raise ValueError(
+        f"UNet expects c_noise of shape () or ({B},) for x {x.shape}, got {given}; pass one level, or one per example."
+      )
     if key is not None and key.shape != (B,):
-      raise ValueError(f"UNet expects one dropout key per example, ({B},), got {key.shape}: use jax.random.split")
+      raise ValueError(f"UNet expects one dropout key per example, ({B},), got {key.shape}; use jax.random.split.")
     if not isinstance(cond, Mapping):
       raise ValueError(
-        f'UNet expects cond to be None or a dict such as {{"label": int32 [B]}}, got {type(cond).__name__}'
+        f'UNet expects cond to be None or a dict, got {type(cond).__name__}; pass {{"label": int32 [B]}}, for example.'
       )
     for name in cond:
       if name not in CONDITIONS:
         near = difflib.get_close_matches(str(name), CONDITIONS, n=1, cutoff=0)[0]
-        raise ValueError(f"UNet has no cond {name!r}, did you mean {near!r}? It takes {', '.join(CONDITIONS)}")
+        raise ValueError(f"UNet has no cond {name!r} (did you mean {near!r}?); choose from {', '.join(CONDITIONS)}.")
     if "label" in cond and not self.num_classes:
-      raise ValueError("this UNet has no labels: remove label from cond or set num_classes")
+      raise ValueError("this UNet has no labels; remove label from cond or set num_classes.")
     if "label" in cond and jnp.shape(cond["label"]) != (B,):
-      raise ValueError(f"UNet expects cond label of shape ({B},) for x {x.shape}, got {jnp.shape(cond['label'])}")
+      raise ValueError(
+        f"UNet expects cond label of shape ({B},) for x {x.shape}, got {jnp.shape(cond['label'])}; pass one per"
+        " example."
+      )
     if "label" in cond and not jnp.issubdtype(jnp.result_type(cond["label"]), jnp.integer):
-      raise ValueError(f"UNet expects whole numbers as cond label, got {jnp.result_type(cond['label'])}")
+      raise ValueError(f"UNet expects whole numbers as cond label, got {jnp.result_type(cond['label'])}; convert them.")
     if "perturb" in cond and jnp.shape(cond["perturb"]) != (B,):
-      raise ValueError(f"UNet expects cond perturb of shape ({B},) for x {x.shape}, got {jnp.shape(cond['perturb'])}")
+      raise ValueError(
+        f"UNet expects cond perturb of shape ({B},) for x {x.shape}, got {jnp.shape(cond['perturb'])}; pass one per"
+        " example."
+      )
     if self.num_classes and not self.null_label and "label" not in cond:
-      raise ValueError('this UNet has no null label: pass cond={"label": int32 [B]}')
+      raise ValueError('this UNet has no null label; pass cond={"label": int32 [B]}.')
     if self.cross_attention and "context" not in cond:
-      raise ValueError('this UNet attends to a context: pass cond={"context": float [B, L, D]}')
+      raise ValueError('this UNet attends to a context; pass cond={"context": float [B, L, D]}.')

@@ -107,7 +107,7 @@ def draw_batches(
   failed = num - whole.pop("finite").sum()
   if failed:
     raise FloatingPointError(
-      f"{failed} of {num} pictures are not finite; try a smaller guidance scale, another sampler or grid, or"
+      f"{failed} of {num} images are not finite; try a smaller guidance scale, another sampler or grid, or"
       " an earlier checkpoint."
     )
   if "path" in whole:

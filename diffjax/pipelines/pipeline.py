@@ -153,13 +153,15 @@ class Pipeline:
       MemoryError: a device runs out of memory.
     """
     if num < 1:
-      raise ValueError(f"num is {num}, but must be at least 1.")
+      raise ValueError(f"num is {num}, but must be at least 1; raise it.")
     if batch_size < 1:
-      raise ValueError(f"batch_size is {batch_size}, but must be at least 1.")
+      raise ValueError(f"batch_size is {batch_size}, but must be at least 1; raise it.")
     check_numbers({"seed": seed})
     sigmas, shape = self._levels(steps, grid, sigmas), self._x0_shape()
     if noise is not None and np.shape(noise) != (num, *shape):
-      raise ValueError(f"noise has shape {np.shape(noise)}, but {num} pictures start from {(num, *shape)}.")
+      raise ValueError(
+        f"noise has shape {np.shape(noise)}, but {num} images start from {(num, *shape)}; pass that shape."
+      )
     num_steps = len(sigmas) - 1
     if prompt:
       prompt, repeats = prompt.at(num_steps, repeats), 1
@@ -227,7 +229,9 @@ class Pipeline:
       return None
     shape = self.image_shape
     if init_image.shape != shape or init_image.dtype != np.uint8:
-      raise ValueError(f"init_image is {init_image.dtype} {init_image.shape}, but this model draws uint8 {shape}.")
+      raise ValueError(
+        f"init_image is {init_image.dtype} {init_image.shape}, but this model draws uint8 {shape}; convert it."
+      )
     return np.asarray(self.codec.encode(to_float(init_image[None])))
 
   def _reduced(self, mask, init_image, shape):
@@ -236,7 +240,7 @@ class Pipeline:
       return mask
     size = self.image_shape[:2]
     if mask.shape != size or mask.dtype != bool:
-      raise ValueError(f"mask is {mask.dtype} {mask.shape}, but must be bool {size}, like the init image.")
+      raise ValueError(f"mask is {mask.dtype} {mask.shape}, but must be bool {size}, as the init image; convert it.")
     return einops.reduce(mask, "(h a) (w b) -> 1 h w 1", "max", h=shape[0], w=shape[1]).astype(np.float32)
 
 

@@ -40,12 +40,12 @@ def grid(
   if columns is None:
     columns = int(np.ceil(np.sqrt(len(images))))
   if columns < 1:
-    raise ValueError(f"columns is {columns}: give 1 or more.")
+    raise ValueError(f"columns is {columns}; give 1 or more.")
   columns = min(columns, len(images))
   tiles = _enlarge(images, scale)
   count, height, width, _ = tiles.shape
   if len(notes) not in (0, count):
-    raise ValueError(f"there are {len(notes)} notes for {count} pictures: give one for each, or none.")
+    raise ValueError(f"there are {len(notes)} notes for {count} images; give one for each, or none.")
   rows, seam = -(-count // columns), _seam(tiles)
   below = NOTE + seam if len(notes) else 0
   sheet = np.full((rows * (height + below + seam) + seam, columns * (width + seam) + seam, 3), SEAM, np.uint8)
@@ -67,7 +67,7 @@ def film_strip(trajectory: np.ndarray, frames: int = 12, scores: np.ndarray | No
   """
   trajectory = _checked(trajectory, ndim=5, axes="[T, N, H, W, C]")
   if frames < 1:
-    raise ValueError(f"frames is {frames}: give 1 or more.")
+    raise ValueError(f"frames is {frames}; give 1 or more.")
   last = len(trajectory) - 1
   picked = np.linspace(last, 0, min(frames, last + 1)).round().astype(int)[::-1]
   notes = () if scores is None else [f"{score:.2f}" for score in np.asarray(scores)[picked].T.ravel()]
@@ -136,7 +136,7 @@ def loss_curve(steps, losses, path: str | os.PathLike, title: str = "Training lo
 
   steps, losses = np.asarray(steps, float), np.asarray(losses, float)
   if steps.ndim != 1 or steps.shape != losses.shape:
-    raise ValueError(f"steps have shape {steps.shape} and losses {losses.shape}: give two lists of one length.")
+    raise ValueError(f"steps have shape {steps.shape} and losses {losses.shape}; give two lists of one length.")
   steps, losses = steps[np.isfinite(losses)], losses[np.isfinite(losses)]
   figure = Figure(figsize=(8, 4.5), dpi=120, layout="constrained")
   axes = figure.subplots()
@@ -163,7 +163,7 @@ def similarity_matrix(cosines: np.ndarray, images: np.ndarray, texts: Sequence[s
   images, cosines = _checked(images, ndim=4, axes="[N, H, W, C]"), np.asarray(cosines)
   rows, columns = len(images), len(texts)
   if cosines.shape != (rows, columns):
-    raise ValueError(f"cosines have shape {cosines.shape}: give one for each of {rows} pictures and {columns} texts.")
+    raise ValueError(f"cosines have shape {cosines.shape}; give one for each of {rows} images and {columns} texts.")
   figure = Figure(figsize=(1.4 + 0.6 * columns, 1.8 + 0.6 * rows), dpi=110, layout="constrained")
   left, axes = figure.subplots(1, 2, width_ratios=(1, columns), sharey=True)
   left.imshow(np.asarray(grid(images, columns=1)), extent=(0, 1, rows, 0), aspect="auto", interpolation="nearest")
@@ -193,9 +193,7 @@ def _running_mean(values: np.ndarray) -> np.ndarray:
 def _checked(images: np.ndarray, ndim: int, axes: str) -> np.ndarray:
   images = np.asarray(images)
   if images.ndim != ndim or images.shape[-1] not in (1, 3) or images.dtype != np.uint8 or not images.size:
-    raise ValueError(
-      f"pictures are {images.dtype} {list(images.shape)}: give uint8 {axes} with C 1 or 3, at least one."
-    )
+    raise ValueError(f"images are {images.dtype} {list(images.shape)}; give uint8 {axes} with C 1 or 3, at least one.")
   return images
 
 
@@ -203,7 +201,7 @@ def _enlarge(images: np.ndarray, scale: int | None) -> np.ndarray:
   if scale is None:
     scale = max(1, round(TILE / max(images.shape[1:3])))
   if scale < 1:
-    raise ValueError(f"scale is {scale}: give a whole number, 1 or more.")
+    raise ValueError(f"scale is {scale}; give a whole number, 1 or more.")
   return images.repeat(scale, axis=1).repeat(scale, axis=2)
 
 

@@ -11,11 +11,11 @@ def open_folder(folder: str | os.PathLike) -> Path:
   path = Path(folder).expanduser()
   if path.suffix.lower() in PICKLES and not path.is_dir():
     raise ValueError(
-      f"{path} is a pickle, which can execute code when opened and is never read: convert it to safetensors"
+      f"{path} is a pickle, which can execute code when opened and is never read; convert it to safetensors."
     )
   if not path.is_dir():
     there = "is a file" if path.exists() else "does not exist"
-    raise ValueError(f"weights folder {path} {there}: give the folder that holds config.json and model.safetensors")
+    raise ValueError(f"weights folder {path} {there}; give the folder that holds config.json and model.safetensors.")
   return path
 
 
@@ -25,8 +25,8 @@ def refuse_pickles(folder: Path) -> None:
   if pickles:
     raise ValueError(
       f"{folder} holds its weights as pickle ({', '.join(pickles[:3])}), which can execute code when opened and is "
-      "never read: convert it to safetensors"
+      "never read; convert it to safetensors."
     )
   raise ValueError(
-    f"{folder} holds no weights: expected model.safetensors, or model.safetensors.index.json with shards"
+    f"{folder} holds no weights; add model.safetensors, or model.safetensors.index.json with its shards."
   )

@@ -119,7 +119,7 @@ def _reshaped(tensor, wanted):
 def _finite(path, array, stored):
   if not np.isfinite(array).all():
     where = next(tensor.path for tensor in stored.values())
-    raise ValueError(f"the weights of {path} in {where} are not all finite: the file is damaged")
+    raise ValueError(f"the weights of {path} in {where} are not all finite, as the file is damaged; download it again.")
   return array
 
 
@@ -137,7 +137,8 @@ def _check(wanted: Mapping[str, jax.ShapeDtypeStruct], stored: Mapping[str, Stor
   ]
   if any(faults):
     where = next((tensor.path for tensor in stored.values()), "the file")
-    raise ValueError(f"the tensors in {where} do not match the configuration: {'; '.join(filter(None, faults))}")
+    listed = "; ".join(filter(None, faults))
+    raise ValueError(f"the tensors in {where} do not match the configuration ({listed}); take both from one model.")
 
 
 def _listed(kind: str, names: list[str], most: int = 8) -> str:

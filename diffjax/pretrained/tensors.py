@@ -54,7 +54,7 @@ def _open(folder: Path, name: str, stack: contextlib.ExitStack) -> dict[str, Sto
     return {key: Stored(path, key, tuple(s.get_shape()), s.get_dtype(), file) for key, s in slices.items()}
   except (SafetensorError, ValueError) as error:
     reason = shown(str(error).removeprefix("Error while deserializing header: "), 200)
-    raise ValueError(f"{path} is not a valid safetensors file ({reason}): download it again") from None
+    raise ValueError(f"{path} is not a valid safetensors file ({reason}); download it again.") from None
 
 
 def _check_header(path: Path) -> None:
@@ -69,10 +69,10 @@ def _check_header(path: Path) -> None:
 def _weight_map(folder: Path, name: str) -> dict[str, str]:
   weight_map = read_json(folder, name).get("weight_map")
   if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
-    raise ValueError(f"{folder / name} has no valid weight_map from tensor names to file names")
+    raise ValueError(f"{folder / name} has no valid weight_map from tensor names to file names; download it again.")
   for shard in weight_map.values():
     if not shard.endswith(".safetensors"):
-      raise ValueError(f"{folder / name} names a shard {shown(shard)}: only .safetensors files are read")
+      raise ValueError(f"{folder / name} names a shard {shown(shard)}; use only .safetensors files.")
   return weight_map
 
 
@@ -81,5 +81,6 @@ def _check_shards(folder: Path, weight_map: dict[str, str], shards: dict[str, di
   if wrong := sorted(held ^ set(weight_map.items())):
     key, shard = wrong[0]
     raise ValueError(
-      f"the shard index of {folder} and its files disagree on {shown(key)} in {shown(shard)}, and {len(wrong) - 1} more"
+      f"the shard index of {folder} and its files disagree on {shown(key)} in {shown(shard)}, and"
+      f" {len(wrong) - 1} more; download them again."
     )

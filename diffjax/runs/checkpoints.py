@@ -208,10 +208,10 @@ class Checkpoints:
         return self.restore_newest(target, config, fields)
       if step != steps[0]:
         if processes.is_first():
-          warnings.warn(f"{damage} Falling back to the one before it.", DiffjaxWarning, stacklevel=2)
+          warnings.warn(f"{_clause(damage)}, so the one before it is used.", DiffjaxWarning, stacklevel=2)
         self._set_aside(step)
     if steps:
-      raise DamagedCheckpoint(f"{damage} No earlier checkpoint is intact; start in a new workdir.")
+      raise DamagedCheckpoint(f"{_clause(damage)}, and no earlier one is intact; start in a new workdir.")
     return None
 
   def wait(self) -> None:
@@ -311,7 +311,7 @@ class Checkpoints:
       path = self.folder / name
       if damage := checksums.find_damage(path):
         if processes.is_first():
-          warning = f"checkpoint {path} is damaged: {damage}. Falling back to the next best."
+          warning = f"checkpoint {path} is damaged: {damage}, so the next best is used."
           warnings.warn(warning, DiffjaxWarning, stacklevel=3)
         processes.from_first(functools.partial(self._rename, path))
 
@@ -340,6 +340,11 @@ def _checked(contents: Any, path: pathlib.Path) -> dict:
   return contents
 
 
+def _clause(error: Exception) -> str:
+  """A message without its full stop, to be continued."""
+  return str(error).removesuffix(".")
+
+
 def _first_line(error: BaseException | None) -> str:
   return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
@@ -366,7 +371,7 @@ def _compare(contents: dict, expected: dict, config: Any, path: pathlib.Path) ->
     if have != want:
       describe = lambda shape, dtype: "nothing" if dtype is None else f"{dtype}{shape}"
       differing = [] if config is None else tree_differences(contents["config"], json.loads(json.dumps(config)))
-      keys = f", which differs in (key: there, here) {'; '.join(differing)}" if differing else ""
+      keys = f", which differs in (key: there, here) {' and '.join(differing)}" if differing else ""
       raise ValueError(
         f"{path} holds {describe(*have)} at {name}, but the config asks for {describe(*want)}; "
         f"use the config that the run was trained with{keys}."

@@ -41,7 +41,7 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout
     + (f" in {spec.accumulate} parts" if spec.accumulate > 1 else ""),
     **_memory(train_step, state, layout, batch, spec.steps_per_call, source if config.data.in_memory else None),
     "FLOPs": _flops(train_step, state, batch, num_devices),
-    "data": f"{len(source):,} pictures of {'x'.join(map(str, source.shape))}" if source else UNPREPARED,
+    "data": f"{len(source):,} images of {'x'.join(map(str, source.shape))}" if source else UNPREPARED,
     "folder": str(workdir),
     "checkpoints": _checkpoints(workdir, tree_bytes(state.trained), spec.keep_checkpoints),
   }

@@ -61,7 +61,8 @@ def read_config(workdir: str | pathlib.Path):
   try:
     return configuration.from_json(files.read_at_most(path, files.MAX_JSON))
   except ValueError as error:
-    raise ValueError(f"{path} is not a valid run config ({error}); restore it, or train in a new workdir.") from error
+    reason = str(error).removesuffix(".")
+    raise ValueError(f"{path} is not a valid run config ({reason}); restore it, or train in a new workdir.") from error
 
 
 def check_kind(workdir: str | pathlib.Path, config, kind: str, advice: str) -> None:
@@ -200,8 +201,8 @@ def claim(workdir: pathlib.Path, config) -> None:
       return
     if begun:
       raise ValueError(
-        f"{workdir} holds a run with another config; (key: there, here) {'; '.join(differing)}. "
-        "Use the same config to resume that run, or another --workdir to start a new one."
+        f"{workdir} holds a run with another config, which differs in (key: there, here) {' and '.join(differing)}; use"
+        " the same config to resume that run, or another --workdir to start a new one."
       )
   workdir.mkdir(parents=True, exist_ok=True)
   with writing.replacing(path) as part:

@@ -77,7 +77,7 @@ RENAMED = {"DPM2": "dpm2", "DPM2Ancestral": "dpm2_ancestral", "DPMpp2SAncestral"
 
 def __getattr__(name: str):
   if name not in RENAMED:
-    raise AttributeError(f"module 'diffjax.samplers' has no attribute {name!r}")
+    raise AttributeError(f"module 'diffjax.samplers' has no attribute {name!r}; see dir(diffjax.samplers).")
   now = f"diffjax.samplers.METHODS[{RENAMED[name]!r}].make"
-  warnings.warn(f"diffjax.samplers.{name} is now {now}.", DeprecationWarning, stacklevel=2)
+  warnings.warn(f"diffjax.samplers.{name} is now {now}; use that.", DeprecationWarning, stacklevel=2)
   return METHODS[RENAMED[name]].make

@@ -33,7 +33,7 @@ class DEIS:
   def __post_init__(self):
     adams.check_order("DEIS", self.order, 4)
     if self.coordinate not in COORDINATES:
-      raise ValueError(f"coordinate is {self.coordinate!r}, but must be one of {', '.join(COORDINATES)}.")
+      raise ValueError(f"DEIS has no coordinate {self.coordinate!r}; choose one of {', '.join(COORDINATES)}.")
 
   def init(self, x):
     return adams.empty(x, self.order)

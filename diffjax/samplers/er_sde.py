@@ -38,7 +38,7 @@ class ERSDE:
   def __post_init__(self):
     adams.check_order("ERSDE", self.order, 3)
     if not callable(self.scale):
-      raise ValueError(f"scale is {self.scale!r}, but must be a function of sigma such as samplers.er_sde.er_sde_5.")
+      raise ValueError(f"scale is {self.scale!r}, but must be a function of sigma; use samplers.er_sde.er_sde_5.")
 
   def init(self, x):
     # the level before the first is infinite, 1 / step = 0, so all differences to it vanish without a branch

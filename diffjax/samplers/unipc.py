@@ -34,7 +34,7 @@ class UniPC:
   def __post_init__(self):
     adams.check_order("UniPC", self.order, 3)
     if self.kind not in KINDS:
-      raise ValueError(f"kind is {self.kind!r}, but must be one of {', '.join(KINDS)}.")
+      raise ValueError(f"UniPC has no kind {self.kind!r}; choose one of {', '.join(KINDS)}.")
 
   def init(self, x):
     return x, adams.empty(x, self.order)

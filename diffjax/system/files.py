@@ -21,18 +21,18 @@ def file_in(folder: Path, name: str) -> Path:
     FileNotFoundError: no such file.
   """
   if not isinstance(name, str) or not name or name in (".", "..") or set(name) & set("/\\\0:") or len(name) > 255:
-    raise ValueError(f"{folder} names a file {shown(name)}: expected a plain file name inside the folder")
+    raise ValueError(f"{folder} names a file {shown(name)}; use a plain file name inside the folder.")
   path = folder / name
   try:
     target = path.resolve(strict=True)
   except FileNotFoundError:
-    raise FileNotFoundError(f"{folder} holds no {shown(name)}") from None
+    raise FileNotFoundError(f"{folder} holds no {shown(name)}; add it.") from None
   except (OSError, RuntimeError, UnicodeError):  # a link loop, or a name that no file can have
-    raise ValueError(f"{folder} holds no file {shown(name)} that can be found: put the file itself there") from None
+    raise ValueError(f"{folder} holds no file {shown(name)} that can be found; put the file itself there.") from None
   if not _inside(target, folder.resolve()):
-    raise ValueError(f"{path} links to {target}, outside the folder: put the file itself there")
+    raise ValueError(f"{path} links to {target}, outside the folder; put the file itself there.")
   if not path.is_file():
-    raise ValueError(f"{path} is not a regular file")
+    raise ValueError(f"{path} is not a regular file; put one there.")
   return path
 
 
@@ -49,9 +49,9 @@ def read_json(folder: Path, name: str, most: int = MAX_JSON) -> dict[str, Any]:
   try:
     value = parse_json(text)
   except ValueError as error:
-    raise ValueError(f"{folder / name} is not valid JSON: {error}") from None
+    raise ValueError(f"{folder / name} is not valid JSON ({error}); download it again.") from None
   if not isinstance(value, dict):
-    raise ValueError(f"{folder / name} holds a {type(value).__name__}, expected a JSON object")
+    raise ValueError(f"{folder / name} holds a {type(value).__name__}, expected a JSON object; download it again.")
   return value
 
 
@@ -65,7 +65,7 @@ def read_at_most(path: Path, most: int) -> bytes:
   with path.open("rb") as file:
     read = file.read(most + 1)
   if len(read) > most:
-    raise ValueError(f"{path} is too large, expected at most {most} bytes")
+    raise ValueError(f"{path} is too large, expected at most {most} bytes.")
   return read
 
 

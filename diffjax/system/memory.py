@@ -109,7 +109,7 @@ def explanation(message: str, program: Needs | None, settings: dict[str, Any]) -
   sentence += f", {text(capacity)} available in total" if capacity else ""
   if program:
     sentence += (
-      f"; the program needs {text(program.total)} on each device, {text(program.temporaries)} of it for temporaries"
+      f", and the program needs {text(program.total)} on each device, {text(program.temporaries)} of it for temporaries"
     )
   advice = {
     "batch_size": "lower batch_size (now {})",

@@ -20,10 +20,10 @@ def as_path(folder: str | os.PathLike) -> pathlib.Path:
   """
   if not is_remote(folder):
     if "://" in os.fspath(folder):
-      raise ValueError(f"{folder} is neither a local folder nor one in a bucket; buckets begin with {REMOTE}.")
+      raise ValueError(f"{folder} is neither a local folder nor one in a bucket; begin a bucket with {REMOTE}.")
     return pathlib.Path(folder)
   if not any(importlib.util.find_spec(name) for name in DRIVERS):
-    raise ImportError(f'{folder} is in a bucket, but gcsfs is missing; install it with: pip install -e ".[gcs]"')
+    raise ImportError(f'{folder} is in a bucket, but gcsfs is missing; run pip install -e ".[gcs]" once.')
   from etils import epath
 
   return epath.Path(folder)  # pyright: ignore[reportReturnType]  it does not inherit from pathlib.Path

@@ -25,7 +25,7 @@ def told(error):
 
 def test_our_own_checks_become_a_sentence():
   assert told(lambda: construction.lookup(from_config.SAMPLERS, "sampler", "huen")).startswith(
-    "error: there is no sampler 'huen'. Did you mean 'heun'?"
+    "error: there is no sampler 'huen' (did you mean 'heun'?); choose one of "
   )
 
 
@@ -56,8 +56,8 @@ def test_flags():
   command_line.parse(["program", "--num=5"], values)
   assert values.num == 5
   for arguments, says in (
-    (["--nun=5"], "nun"),
-    (["--num=x"], "--num=x: expected a whole number"),
+    (["--nun=5"], "'nun' (did you mean num?); correct it."),
+    (["--num=x"], "--num=x: expected a whole number; correct it."),
     (["5"], "'5' is not a flag"),
   ):
     with pytest.raises(SystemExit) as stop:
@@ -70,11 +70,11 @@ def test_flags():
   [
     (
       "model.zzz=3",
-      "error: the config has no key 'zzz', which --config.model.zzz names. See its",
+      "error: the config has no key 'zzz', which --config.model.zzz names; see its",
     ),
     (
       "model.widht=3",
-      "error: the config has no key 'widht', which --config.model.widht names. Did you mean 'width'? See",
+      "error: the config has no key 'widht', which --config.model.widht names (did you mean 'width'?); see",
     ),
     ("train.steps=2.5", "--config.train.steps=2.5: expected a whole number"),
     ("train.learning_rate=x", "--config.train.learning_rate=x: expected a number"),

@@ -59,7 +59,7 @@ def test_one_example_that_is_not_finite_skips_the_update_everywhere(outcomes):
 def test_a_run_continues_after_some_updates_that_are_not_finite_and_stops_after_many(outcomes):
   found = outcomes[8]
   assert found["nan_in_a_row_two"].tolist() == [8, 2, 0]
-  assert "not finite in 3 updates in a row up to step 6; the last good checkpoint is that of step 4" in str(
+  assert "not finite in 3 updates in a row up to step 6, and the last good checkpoint is that of step 4" in str(
     found["nan_in_a_row_all"]
   )
 
@@ -126,5 +126,5 @@ def test_uneven_batches_are_refused(batch_size, accumulate):
 def test_unknown_layouts_are_refused(tiny):
   config = tiny()
   config.parallel = "pmpa"
-  with pytest.raises(ValueError, match="Did you mean 'pmap'"):
+  with pytest.raises(ValueError, match="did you mean 'pmap'"):
     from_config.layout(config)

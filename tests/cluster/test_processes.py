@@ -284,7 +284,7 @@ def test_scripts_as_processes(tiny_data, tmp_path):
   assert "step 8/8" in ended[0][1] and not ended[1][1]
   ended = scripts("sample.py", f"--workdir={run}", "--num=7", f"--out={out}", "--filmstrip")
   assert [(status, errors) for status, _, errors in ended] == [(0, "")] * 2
-  assert ended[0][1] == f"7 pictures from step 8 in {out}\n" and not ended[1][1]
+  assert ended[0][1] == f"7 images from step 8 in {out}\n" and not ended[1][1]
   assert sorted(os.listdir(out)) == ["denoising.gif", "filmstrip.png", "grid.png", "samples.npz"]
   assert np.load(out / "samples.npz")["images"].shape == (7, 8, 8, 1)
   reports = []

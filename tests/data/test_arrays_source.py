@@ -25,11 +25,11 @@ def test_arrays_in_memory_are_a_source():
 @pytest.mark.parametrize(
   ("images", "labels", "says"),
   [
-    (IMAGES / 255, None, r"images are float64\[40, 6, 6, 1\]; expected uint8"),
-    (IMAGES[:0], None, "expected uint8"),
-    (IMAGES, LABELS[:3], r"labels are int64\[3\]; expected whole numbers \[40\]"),
-    (IMAGES, LABELS - 1, r"labels are -1\.\.1; expected them in 0"),
-    (IMAGES, LABELS + 2**30, r"expected them in 0\.\.1048575"),
+    (IMAGES / 255, None, r"images are float64\[40, 6, 6, 1\]; give uint8"),
+    (IMAGES[:0], None, "give uint8"),
+    (IMAGES, LABELS[:3], r"labels are int64\[3\]; give whole numbers \[40\]"),
+    (IMAGES, LABELS - 1, r"labels are -1\.\.1; choose each from 0"),
+    (IMAGES, LABELS + 2**30, r"choose each from 0\.\.1048575"),
   ],
 )
 def test_arrays_that_cannot_be_used(images, labels, says):
@@ -63,5 +63,5 @@ def test_files_that_cannot_be_used(tmp_path):
     data.load("arrays", "train", folder=tmp_path / "text.npz")
   with pytest.raises(ValueError, match="there is no file"):
     data.load("arrays", "train", folder=tmp_path / "nowhere.npz")
-  with pytest.raises(ValueError, match=r"needs an \.npz file, data\.folder"):
+  with pytest.raises(ValueError, match=r"needs an \.npz file; give its path as data\.folder"):
     data.load("arrays", "train")

@@ -163,7 +163,7 @@ UNREADABLE = SKIPPED | {name: (make, "not a regular file") for name, make in ODD
 def test_others_are_skipped_counted_and_named(name, hostile):
   content, reason = UNREADABLE[name]
   folder = hostile(name, content)
-  with Bounded(), pytest.warns(DiffjaxWarning, match=rf"^1 of 41 picture files .* are skipped: {name} \(.+\)$") as told:
+  with Bounded(), pytest.warns(DiffjaxWarning, match=rf"^1 of 41 image files .* skipped; .* {name} \(.+\)\.$") as told:
     train = load(folder)
   message = str(told[0].message)
   assert len(told) == 1 and reason in message and message.isprintable() and len(message) < 600
@@ -178,7 +178,7 @@ def test_as_the_one_picture_of_a_command_each_is_refused(name, tmp_path):
   with (
     Bounded(),
     pytest.raises(
-      ValueError, match=r"cannot be read \(.+\); give a picture|there is no file .*; give the path"
+      ValueError, match=r"cannot be read \(.+\); give an image|there is no file .*; give the path"
     ) as error,
   ):
     load_picture(tmp_path / name, 8, 3)
@@ -194,7 +194,7 @@ def test_what_is_no_path_of_a_picture(path):
 def test_more_than_the_limit_stop(hostile):
   for name in list(UNREADABLE)[:5]:
     folder = hostile(name, UNREADABLE[name][0])
-  with pytest.raises(ValueError, match=r"^5 of 45 picture files .* more than the 10% allowed; repair or remove them: "):
+  with pytest.raises(ValueError, match=r"^5 of 45 image files .* more than the 10% allowed; repair or remove .+\.$"):
     load(folder)
 
 
@@ -214,7 +214,7 @@ def test_names_are_told_in_one_printable_line(name, hostile, tmp_path):
   with open(os.fsencode(tmp_path) + b"/" + name, "wb"):
     pass
   folder = hostile("words.png", b"words")
-  with pytest.warns(DiffjaxWarning, match="2 of 42 picture files") as told:
+  with pytest.warns(DiffjaxWarning, match="2 of 42 image files") as told:
     load(folder)
   assert str(told[0].message).isprintable()
 

@@ -119,7 +119,7 @@ def test_damaged_files_are_named_and_skipped(save, monkeypatch):
   for i in range(45):
     folder = save(f"{i}.png", i)
   bad = damage(folder)
-  with pytest.warns(DiffjaxWarning, match=r"^5 of 50 picture files .* are skipped") as caught:
+  with pytest.warns(DiffjaxWarning, match=r"^5 of 50 image files .* are skipped; repair or remove ") as caught:
     train = load(folder)
   assert len(caught) == 1
   for name, reason in bad.items():
@@ -133,9 +133,7 @@ def test_too_many_damaged_files_stop(save, monkeypatch):
   for i in range(44):
     folder = save(f"{i}.png", i)
   damage(folder)
-  with pytest.raises(
-    ValueError, match=r"^5 of 49 picture files .* more than the 10% allowed.*empty\.png \(empty file\)"
-  ):
+  with pytest.raises(ValueError, match=r"^5 of 49 image files .* more than the 10% allowed.*empty\.png \(empty file\)"):
     load(folder)
 
 
@@ -171,11 +169,11 @@ def test_odd_metadata_is_silent(save):
 
 
 def test_missing_and_empty_folders(tmp_path):
-  with pytest.raises(ValueError, match=r"test_image_folder\.py is a file; expected a folder"):
+  with pytest.raises(ValueError, match=r"test_image_folder\.py is a file; give a folder"):
     load(__file__)
   with pytest.raises(ValueError, match="does not exist"):
     load(tmp_path / "nowhere")
-  with pytest.raises(ValueError, match="holds no pictures"):
+  with pytest.raises(ValueError, match="holds no images"):
     load(tmp_path)
   with pytest.raises(ValueError, match=r"data\.image_size"):
     load(tmp_path, image_size=None)
@@ -211,7 +209,7 @@ def test_photographs_that_cannot_be_read_are_named_with_what_to_install(save, mo
   heic(folder / "renamed.jpg", b"mif1")
   heic(folder / "IMG_2", b"avif")
   (folder / "raw.NEF").write_bytes(b"MM\0*")
-  with pytest.warns(DiffjaxWarning, match="^4 of 44 picture files") as caught:
+  with pytest.warns(DiffjaxWarning, match="^4 of 44 image files") as caught:
     assert len(load(folder)) + len(load(folder, "test")) == 40
   said = str(caught[0].message)
   for part in (
@@ -220,10 +218,10 @@ def test_photographs_that_cannot_be_read_are_named_with_what_to_install(save, mo
     "IMG_2 (AVIF needs",
   ):
     assert part in said
-  assert "raw.NEF (.NEF is not supported; convert it" in said
+  assert "raw.NEF (.NEF is not supported: convert it" in said
   for i in range(100):
     heic(folder / f"{i}.heic")
-  with pytest.raises(ValueError, match=r"^104 of 144 picture files .* more than the 10% allowed.*\.\[heic\]"):
+  with pytest.raises(ValueError, match=r"^104 of 144 image files .* more than the 10% allowed.*\.\[heic\]"):
     load(folder)
 
 

@@ -105,7 +105,7 @@ def test_pictures_of_many_sizes_need_a_size(pictures_dir):
 
 @pytest.mark.parametrize("name, nearest", [("mnsit", "'mnist'"), ("cifar-10", "'cifar10'"), ("digit", "'digits'")])
 def test_unknown_names_get_the_nearest(tmp_path, name, nearest):
-  with pytest.raises(ValueError, match=f"unknown data set '{name}'; the nearest name is {nearest}"):
+  with pytest.raises(ValueError, match=rf"there is no data set '{name}' \(did you mean {nearest}\?\); choose"):
     data.load(name, "train", data_dir=tmp_path)
 
 

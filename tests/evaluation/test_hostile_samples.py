@@ -72,9 +72,9 @@ HOSTILE = {
   "more than it says": (saying(130), "cannot be read"),
   "floats": (archive(images=npy(IMAGES / 255)), "no array `images` of uint8"),
   "three dimensions": (archive(images=npy(IMAGES[0])), "no array `images` of uint8"),
-  "too few labels": (archive(images=npy(IMAGES), labels=npy(np.arange(3))), "not one for each picture"),
-  "labels in words": (archive(images=npy(IMAGES), labels=npy(np.array(["a"] * 7))), "not one for each picture"),
-  "labels that are broken": (archive(images=npy(IMAGES), labels=npy(np.arange(7) / 2)), "not one for each picture"),
+  "too few labels": (archive(images=npy(IMAGES), labels=npy(np.arange(3))), "not one for each image"),
+  "labels in words": (archive(images=npy(IMAGES), labels=npy(np.array(["a"] * 7))), "not one for each image"),
+  "labels that are broken": (archive(images=npy(IMAGES), labels=npy(np.arange(7) / 2)), "not one for each image"),
   "cut": (WHOLE[:-30], "not a zip"),
   "unknown packing": (WHOLE.replace(b"\x14\x00\x00\x00\x08\x00", b"\x14\x00\x00\x00\x63\x00"), "cannot be read"),
   "locked": (WHOLE.replace(b"\x14\x00\x00\x00\x08\x00", b"\x14\x00\x01\x00\x08\x00"), "cannot be read"),
@@ -97,7 +97,7 @@ def test_files_are_refused_in_one_sentence_and_nothing_runs(kind, ran, tmp_path)
   path.write_bytes(content() if callable(content) else content)
   with (
     Bounded(),
-    pytest.raises(ValueError, match=r"samples\.npz .+: give the samples\.npz that sample\.py wrote\.$") as error,
+    pytest.raises(ValueError, match=r"samples\.npz .+; give the samples\.npz that sample\.py wrote\.$") as error,
   ):
     read_samples(str(path))
   assert says in str(error.value) and str(error.value).isprintable() and len(str(error.value)) < 600

@@ -72,11 +72,11 @@ def test_pixels_go_from_minus_one_to_one():
 
 def test_bad_sets_are_refused(digits):
   train, held_out = digits
-  with pytest.raises(ValueError, match="5 drawn images, at least 6 needed; draw more"):
+  with pytest.raises(ValueError, match=r"there are 5 drawn images, but at least 6 are needed; draw more\."):
     evaluation.evaluate(some(train, slice(5)), train, held_out)
-  with pytest.raises(ValueError, match="0 held-out images, at least 1 needed; add more"):
+  with pytest.raises(ValueError, match=r"there are 0 held-out images, but at least 1 are needed; add more\."):
     evaluation.evaluate(train, train, some(held_out, slice(0)))
-  with pytest.raises(ValueError, match=r"drawn pictures are \[4, 4, 1\] but training ones \[8, 8, 1\]"):
+  with pytest.raises(ValueError, match=r"drawn images are \[4, 4, 1\] but training ones \[8, 8, 1\]"):
     evaluation.evaluate({"image": train["image"][:, :4, :4]}, train, held_out)
   with pytest.raises(ValueError, match="256x256x3 is too large"):
     evaluation.pixels(np.zeros((1, 256, 256, 3), np.uint8))

@@ -160,8 +160,8 @@ def test_check_refuses_what_would_fail_later(tiny, fields):
     ("model.head_dim", 0, "head_dim"),
     ("model.multipliers", (), "multipliers is empty"),
     ("model.multipliers", (1, 0), "multipliers"),
-    ("model.dtype", "float17", "Did you mean 'float16'"),
-    ("sampler.grids", {"many": {"name": "karras"}}, "a key 'many'; expected a number of steps"),
+    ("model.dtype", "float17", "did you mean 'float16'"),
+    ("sampler.grids", {"many": {"name": "karras"}}, "a key 'many'; use a number of steps"),
     ("sampler.grids", {"1": {"name": "karras", "rho": 0.0}}, "rho is 0"),
     ("sampler.grids", {"1": {"name": "karras", "sigma_min": 9.0, "sigma_max": 1.0}}, "descend strictly"),
     (

@@ -92,5 +92,5 @@ def test_configs_of_another_kind_are_refused(tiny):
     from_config.guidance.clip_energy(tiny(), None, None, None, 1.0)
   config = tiny()
   config.parallel = "fdsp"
-  with pytest.raises(ValueError, match="Did you mean 'fsdp'"):
+  with pytest.raises(ValueError, match="did you mean 'fsdp'"):
     from_config.check(config)

@@ -42,7 +42,7 @@ def test_a_config_reaches_threshold_interval_and_rescale(tiny):
   [
     (dict(guidance_interval=(3.0, 0.2)), "guidance_interval"),
     (dict(guidance_rescale=1.5), "guidance_rescale"),
-    (dict(threshold=dict(name="dynamc")), "there is no threshold 'dynamc'. Did you mean 'dynamic'"),
+    (dict(threshold=dict(name="dynamc")), r"there is no threshold 'dynamc' \(did you mean 'dynamic'"),
     (dict(threshold=dict(name="static", quantile=0.9)), "has no parameter 'quantile'"),
   ],
 )

@@ -235,7 +235,7 @@ def test_a_learned_variance_passes_through():
 
 
 def test_bad_input():
-  with pytest.raises(ValueError, match="position is 'eps', but must be one of score, mean, x0"):
+  with pytest.raises(ValueError, match="EnergyGuidance has no position 'eps'; choose one of score, mean, x0"):
     guidance.EnergyGuidance(DATA, linear, position="eps")
   with pytest.raises(ValueError, match="one key per sample"):
     guidance.lgd(DATA, linear)(start(), jnp.asarray(0.7))

@@ -154,7 +154,7 @@ def test_bfloat16_keeps_float32_parameters_and_noise_levels_and_output():
     (dict(num_classes=4), X, C_NOISE, {"label": jnp.array([0, 1])}, None, r"label.*\(3,\)"),
     (dict(num_classes=4, null_label=False), X, C_NOISE, None, None, "no null label"),
     (dict(cross_attention=True), X, C_NOISE, None, None, "context"),
-    (dict(num_classes=4), X, C_NOISE, {"lable": jnp.array([0, 1, 2])}, None, "'lable', did you mean 'label'"),
+    (dict(num_classes=4), X, C_NOISE, {"lable": jnp.array([0, 1, 2])}, None, r"'lable' \(did you mean 'label'"),
     (dict(num_classes=4), X, C_NOISE, jnp.array([0, 1, 2]), None, "None or a dict"),
     (dict(num_classes=4), X, C_NOISE, {"label": jnp.array([0.0, 1, 2])}, None, "whole numbers as cond label"),
     (dict(), X[:0], C_NOISE[:0], None, None, "with no empty axis"),

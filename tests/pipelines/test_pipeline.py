@@ -67,7 +67,7 @@ def test_from_given_noise_on_given_levels():
   np.testing.assert_array_equal(drawn.noise, noise)
   x0 = diffjax.sample(Gaussian(), samplers.Heun(), sigmas[0] * noise, sigmas, key=jax.random.key(0))
   np.testing.assert_allclose(drawn.images, Halved().decode(x0), atol=1e-6)
-  with pytest.raises(ValueError, match=r"noise has shape \(3, 8, 8, 1\), but 3 pictures start from \(3, 4, 4, 1\)"):
+  with pytest.raises(ValueError, match=r"noise has shape \(3, 8, 8, 1\), but 3 images start from \(3, 4, 4, 1\)"):
     PIPELINE.draw(3, noise=np.zeros((3, 8, 8, 1)))
   with pytest.raises(ValueError, match="leave steps and grid out"):
     PIPELINE.draw(3, sigmas=sigmas, steps=4)

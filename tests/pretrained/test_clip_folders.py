@@ -134,7 +134,7 @@ def test_a_shard_within(tiny_clip, folder):
 def test_shards_outside_are_refused(name, folder):
   """Each of these files is there and sound: only the rule keeps it out."""
   shard(folder, name.format(absolute=folder.parent / "m.safetensors"))
-  refusal(folder, "expected a plain file name")
+  refusal(folder, "use a plain file name")
 
 
 def test_links_out_are_refused_but_in_a_cache(tiny_clip, folder):

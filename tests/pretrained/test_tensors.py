@@ -123,7 +123,7 @@ def test_malformed_files(kind, tmp_path):
   (tmp_path / NAME).write_bytes(HOSTILE[kind])
   with (
     Bounded(),
-    pytest.raises(ValueError, match=r"is not a valid safetensors file \(.+\): download it again") as error,
+    pytest.raises(ValueError, match=r"is not a valid safetensors file \(.+\); download it again\.$") as error,
   ):
     read(tmp_path)
   assert str(tmp_path / NAME) in str(error.value) and str(error.value).isprintable() and len(str(error.value)) < 500

@@ -69,7 +69,7 @@ def test_figures_are_exact(tiny, told):
   assert num_bytes(told["averages"]) == nbytes(state.ema) == nbytes(state.params)
   assert num_bytes(told["data set"]) == DIGITS * (8 * 8 + 4)
   assert told["mesh"] == "1 process x 1 cpu device" and told["batch"] == "16 a step, 16 a device"
-  assert told["data"] == f"{DIGITS:,} pictures of 8x8x1"
+  assert told["data"] == f"{DIGITS:,} images of 8x8x1"
   assert told["checkpoints"].startswith("3 and the best, ")
 
 

@@ -267,14 +267,14 @@ def test_pictures_are_drawn_by_number_of_steps(clip, model):
 @pytest.mark.parametrize(
   ("change", "says"),
   [
-    (dict(method="dsp"), "Did you mean 'dps'"),
+    (dict(method="dsp"), "did you mean 'dps'"),
     (dict(distance="angular"), "choose one of spherical"),
-    (dict(sampler="huen"), "Did you mean 'heun'"),
+    (dict(sampler="huen"), "did you mean 'heun'"),
     (dict(accept=1.0), "accept is 1.0, but must be"),
     (dict(by_steps={"few": {}}), "a key 'few'"),
     (dict(by_steps={"0": {}}), "a key '0'"),
-    (dict(by_steps={"2": dict(scael=1.0)}), "Did you mean 'scale'"),
-    (dict(by_steps={"2": dict(sampler="huen")}), "Did you mean 'heun'"),
+    (dict(by_steps={"2": dict(scael=1.0)}), "did you mean 'scale'"),
+    (dict(by_steps={"2": dict(sampler="huen")}), "did you mean 'heun'"),
   ],
 )
 def test_guidance_of_a_clip_is_checked_before_it_is_trained(tiny_clip, change, says):
@@ -314,11 +314,11 @@ def test_guidance_that_moves_the_mean_wraps_the_sampler(clip, model):
 @pytest.mark.parametrize(
   ("change", "says"),
   [
-    (dict(method="dsp"), "Did you mean 'dps'"),
+    (dict(method="dsp"), "did you mean 'dps'"),
     (dict(distance="angular"), "choose one of spherical"),
-    (dict(views=dict(name="cutout")), "Did you mean 'cutouts'"),
+    (dict(views=dict(name="cutout")), "did you mean 'cutouts'"),
     (dict(views=dict(name="small_views", counts=3)), "no parameter 'counts'"),
-    (dict(penalties=dict(out_of_rnage=1.0)), "Did you mean 'out_of_range'"),
+    (dict(penalties=dict(out_of_rnage=1.0)), "did you mean 'out_of_range'"),
     (dict(options=dict(clmap=1.0)), "no parameter 'clmap'"),
     (dict(scale=float("nan")), "must be finite"),
     (dict(repeats=0), "a whole number of at least 1"),

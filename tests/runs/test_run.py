@@ -151,13 +151,13 @@ def test_nothing_a_person_turns_compiles_again(conditional, caplog):
     ({"num": 0}, "num is 0"),
     ({"batch_size": 0}, "batch_size is 0"),
     ({"steps": 0}, "num_steps is 0"),
-    ({"sampler": "dpmp_2m"}, "Did you mean 'dpmpp_2m'"),
-    ({"grid": "karas"}, "Did you mean 'karras'"),
+    ({"sampler": "dpmp_2m"}, "did you mean 'dpmpp_2m'"),
+    ({"grid": "karas"}, "did you mean 'karras'"),
     ({"sampler": "heun", "eta": 1.0}, "sampler 'heun' has no parameter 'eta'"),
     ({"s_churn": 3.0}, "sampler 'dpmpp_2m' has no parameter 's_churn'"),
-    ({"labels": np.array([3, 10])}, r"labels 3\.\.10 .* each must lie in 0\.\.9"),
-    ({"labels": np.array([-1, 3])}, r"labels -1\.\.3 .* each must lie in 0\.\.9"),
-    ({"labels": np.array([1, 2, 3])}, "one label for each of the 2 pictures"),
+    ({"labels": np.array([3, 10])}, r"labels 3\.\.10 .*; choose each from 0\.\.9"),
+    ({"labels": np.array([-1, 3])}, r"labels -1\.\.3 .*; choose each from 0\.\.9"),
+    ({"labels": np.array([1, 2, 3])}, "one label for each of the 2 images"),
     ({"guidance_scale": 2.0}, "guidance_scale needs a label"),
     ({"guidance_scale": np.nan, "labels": np.array([1, 2])}, "guidance_scale is nan, but must be finite"),
     ({"sampler": "euler", "eta": np.nan}, r"euler\.eta is nan, but must be in \[0, 1\]"),
@@ -170,7 +170,7 @@ def test_nothing_a_person_turns_compiles_again(conditional, caplog):
       r"guidance_scale is 1\.1, but must lie in \[0, 1\] with cfgpp",
     ),
     ({"repeats": 0}, "repeats is 0"),
-    ({"labels": [3, 10**20]}, "each must lie in 0"),
+    ({"labels": [3, 10**20]}, "choose each from 0"),
   ],
 )
 def test_mistakes(conditional, options, says):
@@ -218,7 +218,7 @@ def test_a_folder_belongs_to_one_config(tmp_path, tiny):
   before = (tmp_path / runs.CONFIG).read_text()
   runs.claim(tmp_path, tiny())
   (tmp_path / runs.CHECKPOINTS / "3").mkdir(parents=True)
-  with pytest.raises(ValueError, match=r"train\.batch_size: 16, 32; train\.steps: 8, 9"):
+  with pytest.raises(ValueError, match=r"\(key: there, here\) train\.batch_size: 16, 32 and train\.steps: 8, 9; use"):
     runs.claim(tmp_path, tiny(steps=9, batch_size=32))
   assert (tmp_path / runs.CONFIG).read_text() == before
 
@@ -285,5 +285,5 @@ def test_pictures_are_ones_that_plots_take(run):
 
 def test_pictures_that_are_not_finite_are_an_error(run):
   broken = runs.Run(run.config, jax.tree.map(lambda p: np.full_like(p, np.nan), run.params), run.step)
-  with pytest.raises(FloatingPointError, match="3 of 3 pictures are not finite"):
+  with pytest.raises(FloatingPointError, match="3 of 3 images are not finite"):
     broken.draw(3)

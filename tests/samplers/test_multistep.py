@@ -251,14 +251,14 @@ def test_long_first_step_of_a_flow(name):
   ("name", "options", "message"),
   [
     ("unipc", {"order": 4}, "UniPC has no order 4; choose one of 1 to 3."),
-    ("unipc", {"kind": "bh3"}, "kind is 'bh3', but must be one of bh1, bh2."),
+    ("unipc", {"kind": "bh3"}, "UniPC has no kind 'bh3'; choose one of bh1, bh2."),
     ("lms", {"order": 0}, "LMS has no order 0; choose one of 1 to 4."),
     ("lms", {"order": 2.5}, "LMS has no order 2.5; choose one of 1 to 4."),
     ("lms", {"order": 2.0}, "LMS has no order 2.0; choose one of 1 to 4."),
     ("unipc", {"order": True}, "UniPC has no order True; choose one of 1 to 3."),
     ("ipndm", {"order": 5}, "IPNDM has no order 5; choose one of 1 to 4."),
     ("deis", {"order": 7}, "DEIS has no order 7; choose one of 1 to 4."),
-    ("deis", {"coordinate": "rho"}, "coordinate is 'rho', but must be one of log_rho, time."),
+    ("deis", {"coordinate": "rho"}, "DEIS has no coordinate 'rho'; choose one of log_rho, time."),
   ],
 )
 def test_bad_options_are_refused_when_built(name, options, message):

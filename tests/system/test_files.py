@@ -33,7 +33,7 @@ NAMES += ["x" * 256, "x" * 10**6, None, 3, ["inside.json"], b"inside.json"]
 
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: ascii(name)[:20])
 def test_names_that_are_not_plain(name, folder):
-  with pytest.raises(ValueError, match="expected a plain file name inside the folder") as error:
+  with pytest.raises(ValueError, match="use a plain file name inside the folder") as error:
     files.file_in(folder, name)
   assert str(error.value).isprintable() and len(str(error.value)) < 400
 
@@ -45,7 +45,7 @@ LINKS |= {"to a device": "/dev/zero", "to a process": "/proc/self/environ"}
 @pytest.mark.parametrize("kind", LINKS)
 def test_links_out_of_the_folder(kind, folder):
   (folder / "link.json").symlink_to(LINKS[kind].format(folder.parent))
-  with pytest.raises(ValueError, match="outside the folder: put the file itself there"):
+  with pytest.raises(ValueError, match="outside the folder; put the file itself there"):
     files.file_in(folder, "link.json")
   (folder / "second.json").symlink_to("link.json")
   with pytest.raises(ValueError, match="outside the folder"):

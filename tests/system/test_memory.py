@@ -57,7 +57,7 @@ def test_tree_bytes():
 def test_sentence_names_what_was_wanted_what_there_is_and_what_to_lower():
   message = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory. Used 21.95G of 15.48G hbm."
   assert memory.explanation(message, memory.Needs(2 * GIB, 18 * GIB, 0), SETTINGS) == (
-    "a device is out of memory: requested 21.9 GiB, 15.5 GiB available in total; the program needs 20.0 GiB on"
+    "a device is out of memory: requested 21.9 GiB, 15.5 GiB available in total, and the program needs 20.0 GiB on"
     " each device, 18.0 GiB of it for temporaries; lower train.batch_size (now 64), or raise"
     " train.accumulate (now 1), or set model.remat=True."
   )
@@ -115,7 +115,7 @@ def test_training_ends_with_a_sentence_and_keeps_what_it_saved(tiny, tmp_path, m
   with pytest.raises(SystemExit) as stop, command_line.reporting():
     train(tiny(checkpoint_every=2), tmp_path / "run")
   told = stop.value.code
-  assert told.startswith("error: a device is out of memory: requested 6.9 GiB; the program needs ")
+  assert told.startswith("error: a device is out of memory: requested 6.9 GiB, and the program needs ")
   assert told.count("\n") == 0 and "lower train.batch_size (now 16)" in told and "set model.remat=True." in told
   saved = Checkpoints(tmp_path / "run" / "checkpoints", read_only=True)
   assert saved.steps() == [2, 4]

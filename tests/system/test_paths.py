@@ -100,7 +100,7 @@ def test_claim(tiny, bucket):
   assert runs.read_config(WORKDIR).train.steps == 8
   (bucket / "runs/tiny/best/3").mkdir(parents=True)
   (bucket / "runs/tiny/best/3/file").write_text("")
-  with pytest.raises(ValueError, match=r"another config; .* train.steps: 8, 9"):
+  with pytest.raises(ValueError, match=r"another config, .* train.steps: 8, 9; use the same config"):
     runs.claim(paths.as_path(WORKDIR), tiny(steps=9))
 
 
@@ -124,9 +124,9 @@ def test_run_in_a_bucket_is_the_run_in_a_folder(tiny, tmp_path, bucket):
   }
   assert names(bucket / "runs/tiny") == names(tmp_path / "run") - {"lock", "tensorboard"}
   damage(bucket / "runs/tiny/checkpoints/8")
-  with pytest.warns(DiffjaxWarning, match="Falling back to the one before it"):
+  with pytest.warns(DiffjaxWarning, match="so the one before it is used"):
     assert runs.load_run(WORKDIR).step == 6
-  with pytest.warns(DiffjaxWarning, match="Falling back to the one before it"):
+  with pytest.warns(DiffjaxWarning, match="so the one before it is used"):
     jax.tree.map(np.testing.assert_array_equal, here, train(tiny(sample_every=4), WORKDIR))
   run = runs.load_run(WORKDIR)
   assert run.step == 8 and run.draw(2).shape == (2, 8, 8, 1)

@@ -78,5 +78,5 @@ def test_a_config_names_its_optimizer(tiny):
   state = jax.eval_shape(lambda: from_config.initial_state(config))
   assert "muon" in str(jax.tree.structure(state.opt_state))
   config.train.optimizer = "moun"
-  with pytest.raises(ValueError, match=r"no optimizer 'moun'\. Did you mean 'muon'"):
+  with pytest.raises(ValueError, match=r"no optimizer 'moun' \(did you mean 'muon'"):
     from_config.optimizer(config)

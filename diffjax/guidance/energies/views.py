@@ -57,7 +57,9 @@ class Cutouts:
 
   def __post_init__(self):
     if isinstance(self.overview, int) and isinstance(self.inner, int) and self.overview + self.inner < 1:
-      raise ValueError(f"overview is {self.overview} and inner {self.inner}; CLIP needs at least one view.")
+      raise ValueError(
+        f"overview is {self.overview} and inner {self.inner}, but CLIP needs at least one view; raise one of the two."
+      )
 
   def at(self, sigma: Array) -> "Cutouts":
     """The views at a noise level, with each `Count` resolved to a number."""

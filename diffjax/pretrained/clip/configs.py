@@ -48,7 +48,7 @@ def family_of(config: Config) -> str:
   for family in ("siglip", "clip"):
     if model_type in (family, f"{family}_text_model", f"{family}_vision_model"):
       return family
-  raise ValueError(f"config.json is of model_type {shown(model_type)}: expected a clip or siglip model")
+  raise ValueError(f"config.json is of model_type {shown(model_type)}; use a clip or siglip model.")
 
 
 def part(config: Config, tower: str) -> Config:
@@ -59,7 +59,7 @@ def part(config: Config, tower: str) -> Config:
   # old files contain the part twice; the `_dict` one takes precedence
   chosen = config.get(f"{key}_dict") or config.get(key) or {}
   if not isinstance(chosen, dict):
-    raise ValueError(f"config.json has {key} {shown(chosen)}, expected an object")
+    raise ValueError(f"config.json has {key} {shown(chosen)}, expected an object; correct it.")
   return chosen
 
 
@@ -73,7 +73,9 @@ def text_encoder(config: Config, features: int | None, dtype: jnp.dtype) -> Text
   eos_id = config.get("eos_token_id", 49407)
   if not isinstance(eos_id, int) or isinstance(eos_id, bool) or not 0 <= eos_id < max(fields["vocab_size"], 3):
     most = fields["vocab_size"] - 1
-    raise ValueError(f"config.json has eos_token_id {shown(eos_id)}, expected a whole number from 0 to {most}")
+    raise ValueError(
+      f"config.json has eos_token_id {shown(eos_id)}, expected a whole number from 0 to {most}; correct it."
+    )
   # early configurations wrongly say 2, and mean CLIP's own rule
   place = dict(pooling="highest") if eos_id == 2 else dict(pooling="eos", eos_id=eos_id)
   return TextEncoder(features=features, dtype=dtype, **place, **fields)
@@ -86,7 +88,7 @@ def image_encoder(config: Config, features: int | None, dtype: jnp.dtype) -> Ima
   if family == "clip":
     return ImageEncoder(features=features, dtype=dtype, **fields)
   if config.get("vision_use_head", True) is not True:
-    raise ValueError("config.json has vision_use_head false: SigLIP can only be read with its pooling head")
+    raise ValueError("config.json has vision_use_head false; use a SigLIP with its pooling head.")
   return ImageEncoder(pooling="attention", dtype=dtype, **fields)
 
 
@@ -94,7 +96,7 @@ def clip(config: Config, dtype: jnp.dtype) -> CLIP:
   """Both towers of a Hugging Face configuration."""
   if config.get("model_type", "clip") not in ("clip", "siglip"):
     raise ValueError(
-      f"config.json is for a {config['model_type']} only: load it with load_text_encoder or load_image_encoder"
+      f"config.json is for a {config['model_type']} only; load it with load_text_encoder or load_image_encoder."
     )
   if family_of(config) == "siglip":
     towers = image_encoder(config, None, dtype), text_encoder(config, None, dtype)
@@ -108,10 +110,10 @@ def _tower(config, keys, kind):
   fields = {ours: whole(config, key, defaults.get(key, default), ours) for key, ours, default in keys}
   activation = config.get("hidden_act", ACTIVATION[family])
   if not isinstance(activation, str) or activation not in ACTIVATIONS:
-    raise ValueError(f"config.json has hidden_act {shown(activation)}: expected one of {', '.join(ACTIVATIONS)}")
+    raise ValueError(f"config.json has hidden_act {shown(activation)}; use one of {', '.join(ACTIVATIONS)}.")
   norm_eps = config.get("layer_norm_eps", NORM_EPS[family])
   if not isinstance(norm_eps, float) or not 0 < norm_eps < 1:
-    raise ValueError(f"config.json has layer_norm_eps {shown(norm_eps)}, expected a number in 0..1")
+    raise ValueError(f"config.json has layer_norm_eps {shown(norm_eps)}, expected a number in 0..1; correct it.")
   return check_tower(dict(fields, activation=ACTIVATIONS[activation], norm_eps=norm_eps))
 
 
@@ -121,7 +123,9 @@ def whole(config: Config, key: str, default: Any, field: str) -> int:
   if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
     value = value[0]
   if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-    raise ValueError(f"the configuration has {key} {shown(value)}, expected a whole number from 1 to {most}")
+    raise ValueError(
+      f"the configuration has {key} {shown(value)}, expected a whole number from 1 to {most}; correct it."
+    )
   return value
 
 
@@ -129,10 +133,14 @@ def check_tower(fields: dict[str, Any]) -> dict[str, Any]:
   """The fields, or ValueError if they are inconsistent."""
   if fields["width"] % fields["heads"]:
     raise ValueError(
-      f"the configuration splits width {fields['width']} into {fields['heads']} heads, which do not divide it"
+      f"the configuration splits width {fields['width']} into {fields['heads']} heads, which do not divide it; correct"
+      " one of them."
     )
   if fields.get("patch", 1) > fields.get("image_size", 1):
-    raise ValueError(f"the configuration has patches of {fields['patch']} in pictures of {fields['image_size']} pixels")
+    raise ValueError(
+      f"the configuration has patches of {fields['patch']} pixels in images of only {fields['image_size']}; correct one"
+      " of them."
+    )
   return fields
 
 
@@ -150,7 +158,7 @@ def to_hugging_face(model: CLIP) -> Config:
     # 2 stands for CLIP's own rule
     text_more = {"eos_token_id": text.eos_id if text.pooling == "eos" else 2, "projection_dim": image.features}
   else:
-    raise ValueError("this model mixes CLIP's and SigLIP's parts: there is no published layout to save it in")
+    raise ValueError("this model mixes CLIP's and SigLIP's parts, so there is no published layout to save it in.")
   return {
     "model_type": family,
     "architectures": [{"clip": "CLIPModel", "siglip": "SiglipModel"}[family]],

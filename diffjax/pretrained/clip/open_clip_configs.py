@@ -60,17 +60,17 @@ def _text(text):
 def _mlp_width(config, width):
   ratio = config.get("mlp_ratio", 4.0)
   if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 64:
-    raise ValueError(f"open_clip_config.json has mlp_ratio {shown(ratio)}, expected a number in 0..64")
+    raise ValueError(f"open_clip_config.json has mlp_ratio {shown(ratio)}, expected a number in 0..64; correct it.")
   return int(width * ratio)
 
 
 def _object(config, key, known):
   value = config.get(key)
   if not isinstance(value, dict):
-    raise ValueError(f"open_clip_config.json has {key} {shown(value)}, expected an object")
+    raise ValueError(f"open_clip_config.json has {key} {shown(value)}, expected an object; correct it.")
   if unknown := sorted(set(value) - known):
     raise ValueError(
-      f"open_clip_config.json has {', '.join(map(shown, unknown[:8]))} in {key}: only CLIP's own transformers are "
-      f"read, with {', '.join(sorted(known))}"
+      f"open_clip_config.json has {', '.join(map(shown, unknown[:8]))} in {key}; use a model of CLIP's transformers, "
+      f"with only {', '.join(sorted(known))}."
     )
   return value

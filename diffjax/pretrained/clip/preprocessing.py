@@ -24,14 +24,14 @@ def load_preprocessing(folder: str | os.PathLike) -> dict[str, Any]:
     name, said = HUGGING_FACE, read_json(path, HUGGING_FACE)
     mean, std, crop = said.get("image_mean"), said.get("image_std"), said.get("do_center_crop")
     if crop not in (None, True, False):
-      raise ValueError(f"{name} has do_center_crop {shown(crop)}, expected true or false")
+      raise ValueError(f"{name} has do_center_crop {shown(crop)}, expected true or false; correct it.")
   elif (path / OPEN_CLIP).exists():
     name, said = OPEN_CLIP, read_json(path, OPEN_CLIP).get("preprocess_cfg", {})
     if not isinstance(said, dict):
-      raise ValueError(f"{name} has preprocess_cfg {shown(said)}, expected an object")
+      raise ValueError(f"{name} has preprocess_cfg {shown(said)}, expected an object; correct it.")
     mean, std, mode = said.get("mean"), said.get("std"), said.get("resize_mode")
     if mode not in (None, "shortest", "squash"):
-      raise ValueError(f"{name} has resize_mode {shown(mode)}, expected shortest or squash")
+      raise ValueError(f"{name} has resize_mode {shown(mode)}, expected shortest or squash; correct it.")
     crop = None if mode is None else mode == "shortest"
   else:
     return {}
@@ -44,5 +44,7 @@ def _numbers(name, key, value, above):
     return None
   right = isinstance(value, list) and len(value) == 3
   if not right or not all(type(n) in (int, float) and above < n < MOST for n in value):
-    raise ValueError(f"{name} has a picture's {key} {shown(value)}, expected three numbers{', above 0' * (above == 0)}")
+    raise ValueError(
+      f"{name} has an image's {key} {shown(value)}, expected three numbers{', above 0' * (above == 0)}; correct it."
+    )
   return tuple(map(float, value))

@@ -86,12 +86,12 @@ TAKEN_FOR = {
 }
 """By class, the solver_type that they substitute for those of other classes; "midpoint" in all other classes."""
 NOT_READ = {
-  "DDIMInverseScheduler": "it maps pictures to noise: use editing.ddim_invert on the grid of a DDIMScheduler",
-  "DPMSolverMultistepInverseScheduler": "a multistep method has no exact inverse; to map images to noise, use"
-  " editing.ddim_invert, or editing.invert with a one-step method",
-  "UnCLIPScheduler": "its squared-cosine schedule is schedules.squared_cosine, and its steps are samplers.DDPM's",
+  "DDIMInverseScheduler": "it maps images to noise; use editing.ddim_invert on the grid of a DDIMScheduler",
+  "DPMSolverMultistepInverseScheduler": "a multistep method has no exact inverse; use editing.ddim_invert, or"
+  " editing.invert with a one-step method, to map images to noise",
+  "UnCLIPScheduler": "its schedule and steps have other names here; use schedules.squared_cosine and samplers.DDPM",
 }
-"""Classes of theirs that are known but not read, and what to use instead."""
+"""Classes of theirs that are known but not read: why not, and what to use instead."""
 NUMBERS = {
   "[0, inf)": ("steps_offset",),
   "[1, inf)": ("num_train_timesteps", "original_inference_steps"),
@@ -161,7 +161,7 @@ def _read(given: Config) -> tuple[Scheduler, Config]:
     raise ValueError("the configuration has no key '_class_name'; pass all of scheduler_config.json.")
   name = given["_class_name"]
   if name in NOT_READ:
-    raise ValueError(f"{name} is not read; {NOT_READ[name]}.")
+    raise ValueError(f"{name} is not read, as {NOT_READ[name]}.")
   scheduler = construction.lookup(SCHEDULERS, "scheduler", name)
   known = set().union(*(other.defaults for other in SCHEDULERS.values()))
   for key in given:
@@ -170,7 +170,7 @@ def _read(given: Config) -> tuple[Scheduler, Config]:
   config = {key: given.get(key, default) for key, default in scheduler.defaults.items()} | {"_class_name": name}
   if config.get("use_dynamic_shifting"):
     raise ValueError(
-      f"use_dynamic_shifting of {name} is not read, since the shift depends on the picture's size; take"
+      f"use_dynamic_shifting of {name} is not read, since the shift depends on the image's size; take"
       " schedules.Shifted(schedules.RectifiedFlow(), exp(mu)), mu being the pipeline's, and a grid on that."
     )
   own, others = TAKEN_FOR.get(name, ("midpoint", ("logrho", "bh1", "bh2")))
@@ -179,14 +179,14 @@ def _read(given: Config) -> tuple[Scheduler, Config]:
   for key, choices in ({"solver_type": ("midpoint",)} | CHOICES | CHOICES_OF.get(name, {})).items():
     if key in scheduler.defaults and config[key] not in choices:
       allowed = ", ".join(repr(choice) for choice in choices)
-      raise ValueError(f"{key} of {name} is {config[key]!r}, but can only be {allowed} here.")
+      raise ValueError(f"{key} of {name} is {config[key]!r}, but can only be {allowed} here; change it.")
   for interval, keys in NUMBERS.items():
     for key in keys:
       value = config.get(key)
       if value is None and scheduler.defaults.get(key) is None:
         continue
       if not isinstance(value, numbers.Real):
-        raise ValueError(f"{key} of {name} is {value!r}, but must be a number in {interval}.")
+        raise ValueError(f"{key} of {name} is {value!r}, but must be a number in {interval}; correct it.")
       checks.check_in(interval, **{f"{key} of {name}": value})
   _check_consistency(config)
   return scheduler, config

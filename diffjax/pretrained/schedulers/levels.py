@@ -96,7 +96,7 @@ def distilled(config: Config, schedule: Schedule, num_steps: int) -> np.ndarray:
   """A subset of the `original_inference_steps` that a latent consistency model was distilled with."""
   original, total = config["original_inference_steps"], schedule.num_steps
   if num_steps > original:
-    raise ValueError(f"num_steps is {num_steps}, but can be at most original_inference_steps = {original}.")
+    raise ValueError(f"num_steps is {num_steps}, but can be at most original_inference_steps = {original}; lower it.")
   taught = np.arange(original, 0, -1) * (total // original) - 1
   times = taught[np.floor(np.linspace(0, original, num_steps, endpoint=False)).astype(int)]
   return np.asarray(schedule.sigma(_descending(times, schedule, num_steps)))

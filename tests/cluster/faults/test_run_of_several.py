@@ -171,7 +171,8 @@ def test_one_that_is_killed_ends_the_others_and_they_go_on(start, tiny, tmp_path
   if killed == 0:  # JAX's coordinator runs there
     assert code in (75, -signal.SIGABRT), err
   else:
-    assert code == 75 and err.startswith("error: lost connection to another process of the run; the same command"), err
+    assert code == 75 and err.startswith("error: lost connection to another process of the run ("), err
+    assert "); run the same command to resume from the last checkpoint.\n" in err, err
   assert_goes_on(start, tmp_path, tiny(**TRAIN), None)
 
 

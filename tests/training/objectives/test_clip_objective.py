@@ -123,7 +123,7 @@ def test_temperature_is_kept_below_a_hundred(tiny_clip):
   ("change", "says"),
   [
     (lambda c: c.train.update(accumulate=2), "accumulate must be 1"),
-    (lambda c: c.model.update(loss="sigmoids"), "Did you mean 'sigmoid'"),
+    (lambda c: c.model.update(loss="sigmoids"), "did you mean 'sigmoid'"),
     (lambda c: c.captions.update(templates=("a digit",)), "does not name the class"),
     (lambda c: c.captions.update(held_out=("a {digit}",)), "unknown field"),
     (lambda c: c.captions.update(vocab_size=100), "too small"),
