@@ -7,6 +7,7 @@ from diffjax.networks.image_features import ImageFeatures
 from diffjax.networks.preprocess import preprocess
 from diffjax.networks.published import PUBLISHED
 from diffjax.networks.published_clip import PUBLISHED_CLIP
+from diffjax.networks.published_latent import PUBLISHED_AUTOENCODERS, PUBLISHED_TEXT_UNETS
 from diffjax.networks.text_unet import TextUNet
 from diffjax.networks.tiny_autoencoder import TinyAutoencoder
 from diffjax.networks.unet import UNet
@@ -14,7 +15,9 @@ from diffjax.networks.unet import UNet
 __all__ = [
   "CLIP",
   "PUBLISHED",
+  "PUBLISHED_AUTOENCODERS",
   "PUBLISHED_CLIP",
+  "PUBLISHED_TEXT_UNETS",
   "AutoencoderKL",
   "Contract",
   "Encoded",

@@ -2,7 +2,7 @@
 
 import re
 
-from diffjax.networks import AutoencoderKL, TextUNet
+from diffjax.networks import AutoencoderKL, TextUNet, TinyAutoencoder
 from diffjax.pretrained.key_maps import KeyMap, from_rules
 
 _next = lambda prefix: lambda found: f"{prefix}{int(found[1]) + 1}"
@@ -146,3 +146,19 @@ ORIGINAL_AUTOENCODER = from_rules(
 """The original release's names for the autoencoder."""
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """What folders written by early versions of diffusers call the projections of the autoencoder's attention."""
+
+
+def tiny_autoencoder(network: TinyAutoencoder) -> KeyMap:
+  """Diffusers' names for TAESD, which are the numbers of its layers; those without parameters are None here."""
+  blocks = lambda level, count: [f"level_{level}_block_{i}" for i in range(count)]
+  encoder, decoder = ["conv_in"], ["conv_in", None]
+  for level, count in enumerate(network.blocks):
+    encoder += [f"level_{level}_downsample"] * (level > 0) + blocks(level, count)
+  for level, count in enumerate(network.decoder_blocks):
+    decoder += blocks(level, count) + [None, f"level_{level}_upsample"] * (level < len(network.decoder_blocks) - 1)
+  layers = {"encoder": [*encoder, "conv_out"], "decoder": [*decoder, "conv_out"]}
+  rules = [
+    (r"^(encoder|decoder)/(\w+)", lambda found: f"{found[1]}.layers.{layers[found[1]].index(found[2])}"),
+    (r"/conv_(\d)$", lambda found: f".conv.{2 * int(found[1])}"),
+  ]
+  return from_rules(rules, _layout(linear_projection=True))

@@ -53,10 +53,8 @@ def unet_shapes(network: TextUNet, channels: int, context: int, pooled: int = 0)
   side = 2 ** (len(network.widths) - 1)
   shape = lambda *shape, dtype=jnp.float32: jax.ShapeDtypeStruct(shape, dtype)
   cond = {"context": shape(1, 1, context)}
-  if network.size_dim:
-    sizes = 6 if pooled - 6 * network.size_dim > 0 else 5
-    sizes = 5 if pooled == 2560 and network.size_dim == 256 else sizes
-    cond |= {"pooled": shape(1, pooled - sizes * network.size_dim), "sizes": shape(1, sizes)}
+  if network.size_dim:  # how many of these are sizes makes no difference to the shapes
+    cond |= {"pooled": shape(1, pooled - network.size_dim), "sizes": shape(1, 1)}
   if network.num_labels:
     cond["label"] = shape(1, dtype=jnp.int32)
   if network.guidance_dim:
@@ -136,3 +134,13 @@ def save_unet(folder: str | os.PathLike, network: TextUNet, params: PyTree, *, l
 def save_autoencoder(folder: str | os.PathLike, network: AutoencoderKL, params: PyTree, latents: Latents) -> None:
   """Writes a folder that `load_autoencoder` and diffusers read."""
   save(folder, NAME, configs.from_autoencoder(network, latents), keys.autoencoder(network), params)
+
+
+def load_tiny_autoencoder(
+  folder: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, param_dtype: jnp.dtype | None = None
+) -> tuple[TinyAutoencoder, PyTree]:
+  """An `AutoencoderTiny`, whose latents are x0 itself: (network, params); arguments and errors as `load_unet`."""
+  folder = open_folder(folder)
+  network = configs.tiny_autoencoder(read_json(folder, "config.json"), dtype)
+  with open_tensors(folder, weights_file(folder, NAME)) as stored:
+    return network, load(keys.tiny_autoencoder(network), autoencoder_shapes(network), stored, param_dtype)
