@@ -200,9 +200,7 @@ def zero_terminal_snr(schedule: Discrete) -> Discrete:
     ValueError: if the schedule is not discrete, not variance-preserving, or has only one step.
   """
   if not isinstance(schedule, Discrete) or schedule.num_steps < 2:
-    raise ValueError(
-      f"zero_terminal_snr needs a discrete schedule of several steps, got {schedule}; use one such as linear()."
-    )
+    raise ValueError(f"zero_terminal_snr needs several discrete steps, got {schedule}; use linear(), for example.")
   if schedule.scaling is not variance_preserving:
     raise ValueError("zero_terminal_snr needs a variance-preserving schedule, unlike this; use one such as linear().")
   alpha = np.sqrt(1 / (1 + np.exp(-np.asarray(schedule.log_snrs, np.float64))))

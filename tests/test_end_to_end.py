@@ -23,7 +23,7 @@ def test_train_sample_evaluate(script, tiny_data, tmp_path):
   arguments = [f"--config={CONFIG}", f"--config.data.data_dir={tiny_data}", f"--workdir={run}"]
   told = ended_well(script("train.py", *arguments, "--config.train.sample_every=4", "--config.train.log_every=4"))
   lines = told.splitlines()
-  assert "10,597 parameters, 1,437 pictures, 1 device(s)" in lines[0] and str(run) in lines[0]
+  assert "10,597 parameters, 1,437 images, 1 device(s)" in lines[0] and str(run) in lines[0]
   assert [line.split(",")[0] for line in lines[1:]] == ["step 4/8", "step 8/8"]
   assert {"config.json", "metrics.jsonl", "loss.png", "checkpoints", "best", "samples"} <= {
     p.name for p in run.iterdir()
