@@ -3,15 +3,19 @@
 A codec's images are float32 [B, H, W, C] in [-1, 1]; displayed and stored images are uint8.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from diffjax import struct
-from diffjax.typing import Array
+from diffjax.typing import Array, PyTree
 
 
 @struct.dataclass
 class Pixels:
   """The codec of a pixel-space model: x0 is the image."""
+
+  downscaling = 1
 
   def encode(self, images: Array, key: Array | None = None) -> Array:
     """Images [B, H, W, C] in [-1, 1] -> x0."""
@@ -20,6 +24,43 @@ class Pixels:
   def decode(self, x0: Array) -> Array:
     """x0 -> images [B, H, W, C], in [-1, 1] up to the model's error."""
     return x0
+
+
+@struct.dataclass
+class Latents:
+  """The codec of a latent diffusion model: x0 = scale * (z - shift), of an autoencoder's latents z.
+
+  The scale makes their variance about one (Rombach et al. 2022, section 4.3.2 and appendix G).
+
+  Attributes:
+    params: of the autoencoder.
+    scale, shift: numbers, or arrays [C], one for each channel.
+    module: the autoencoder, such as `networks.AutoencoderKL`.
+  """
+
+  params: PyTree
+  scale: Array | float = 1.0
+  shift: Array | float = 0.0
+  module: Any = struct.field(pytree_node=False, default=None)
+
+  @property
+  def downscaling(self) -> int:
+    """How many pixels a latent's side spans."""
+    return self.module.downscaling
+
+  def encode(self, images: Array, key: Array | None = None) -> Array:
+    """Images [B, H, W, C] in [-1, 1] -> x0 [B, h, w, c]: the latents' mean, or with keys [B] a sample."""
+    z = self.module.apply(self.params, images, key, method="latents")
+    return (z - self._per_channel(self.shift)) * self._per_channel(self.scale)
+
+  def decode(self, x0: Array) -> Array:
+    """x0 [B, h, w, c] -> images [B, H, W, C], in [-1, 1] up to the autoencoder's error."""
+    z = x0 / self._per_channel(self.scale) + self._per_channel(self.shift)
+    return self.module.apply(self.params, z, method="decode")
+
+  @staticmethod
+  def _per_channel(value):
+    return jnp.asarray(value, jnp.float32).reshape(1, 1, 1, -1)
 
 
 def to_float(images: Array) -> Array:

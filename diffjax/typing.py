@@ -33,6 +33,11 @@ class Denoiser(Protocol):
 class Codec(Protocol):
   """Maps images float [B, H, W, C] in [-1, 1] to the x0 [B, ...] a model is trained on, and back; a frozen pytree."""
 
+  @property
+  def downscaling(self) -> int:
+    """How many pixels a side of x0 spans."""
+    ...
+
   def encode(self, images: Array, key: Array | None = None) -> Array: ...
 
   def decode(self, x0: Array) -> Array: ...
@@ -41,13 +46,12 @@ class Codec(Protocol):
 class Conditioner(Protocol):
   """Maps what a user asks for to the cond of a network."""
 
-  @property
-  def null_cond(self) -> Cond:
-    """The unconditional cond, for any batch size; None if the network has none."""
+  def cond(self, num: int, size: tuple[int, int], **asked: Any) -> Cond:
+    """The cond, with leading [num], for `num` images of (H, W) pixels; None if nothing is asked for."""
     ...
 
-  def cond(self, num: int, *args: Any, **asked: Any) -> Cond:
-    """The cond, with leading [num], for `num` images."""
+  def null_cond(self, size: tuple[int, int], **asked: Any) -> Cond:
+    """The cond to guide away from, without leading [num]; None if the network has none."""
     ...
 
   def training_cond(self, batch: PyTree, keys: Array) -> Cond:

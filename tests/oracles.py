@@ -84,6 +84,8 @@ def gaussian_marginal(make_sampler, denoiser, sigmas, variance):
 class Halved:
   """A codec to half the size and twice the range, with as many channels."""
 
+  downscaling = 2
+
   def encode(self, images, key=None):
     return 2 * images[:, ::2, ::2]
 

@@ -33,8 +33,8 @@ ROOT = pathlib.Path(diffjax.__file__).parent
 FLOORS = [
   {"typing", "struct", "checks", "warning"},
   {"randomness", "arrays", "denoised", "system"},
-  {"cluster", "codecs", "networks", "data", "plots", "conditioning"},
-  {"schedules"},
+  {"cluster", "codecs", "networks", "data", "plots"},
+  {"schedules", "conditioning"},
   {"grids", "noise_levels", "posterior", "denoisers"},
   {"losses", "sampling", "samplers", "guidance", "evaluation"},
   {"training", "editing", "likelihood"},

@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from diffjax.cluster import devices
+from diffjax.cluster.processes import several
 from diffjax.system.compilation import jit
 from diffjax.typing import PyTree
 
@@ -166,8 +167,27 @@ class Sharded:
     return devices.whole(tree)
 
 
-Layout = Replicated | Sharded
-LAYOUTS: dict[str, type[Layout]] = {"pmap": Replicated, "fsdp": Sharded}
+class Whole:
+  """For sampling only: every device holds the whole model, placed there once, and draws its part of the batch."""
+
+  @staticmethod
+  def spread(tree):
+    whole = NamedSharding(devices.mesh(), PartitionSpec())
+
+    def put(a):
+      if isinstance(a, jax.Array) and a.is_fully_addressable and not several():
+        return jax.device_put(a, whole)  # no copy where it is already
+      return devices.from_copies(a, whole)
+
+    return jax.tree.map(put, tree)
+
+  split = staticmethod(Sharded.split)
+  map = staticmethod(Sharded.map)
+  join = staticmethod(Sharded.join)
+
+
+Layout = Replicated | Sharded | Whole
+LAYOUTS: dict[str, type[Replicated] | type[Sharded]] = {"pmap": Replicated, "fsdp": Sharded}
 """By the value of `parallel` in a config."""
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,17 +21,20 @@ class Labels:
   num_classes: int = struct.field(pytree_node=False, kw_only=True)
   null_label: bool = struct.field(pytree_node=False, default=True)
 
-  @property
-  def null_cond(self) -> Cond:
+  def null_cond(self, size: tuple[int, int] = (0, 0), **asked: Any) -> Cond:
     """The cond of classifier-free guidance's unconditional half; None if the network has no null label."""
     return {"label": self.num_classes} if self.null_label else None
 
-  def cond(self, num: int, labels: np.ndarray | None = None) -> Cond:
-    """The cond of `num` pictures with these labels, int [num]; None without labels.
+  def cond(
+    self, num: int, size: tuple[int, int] = (0, 0), *, labels: np.ndarray | None = None, **asked: Any
+  ) -> Cond:
+    """The cond of `num` images, of any size, with these labels, int [num]; None without labels.
 
     Raises:
-      ValueError: the number of labels is not `num`, or one is out of range.
+      ValueError: the number of labels is not `num`, or one is out of range; or something else is asked for.
     """
+    if asked:
+      raise ValueError(f"this model draws by label, not by {' or '.join(asked)}; omit that.")
     if labels is None:
       return None
     labels = np.asarray(labels)

@@ -1,27 +1,123 @@
-"""Prompts: texts with weights, separated by |."""
+"""Texts as hidden states of frozen text encoders, as Stable Diffusion's networks read them."""
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from diffjax import struct
+from diffjax.networks.transformer import layer_norm
+from diffjax.system import compilation
+from diffjax.typing import Array, Cond, PyTree
 
-def split_prompt(prompt: str) -> list[tuple[str, float]]:
-  """The texts and weights of a prompt.
 
-  >>> split_prompt("a handwritten three|a four::-0.5")
-  [('a handwritten three', 1.0), ('a four', -0.5)]
+@struct.dataclass
+class TextTower:
+  """A text encoder, its parameters and its tokenizer.
 
-  Raises:
-    ValueError: an empty text, or a weight that is not a finite number.
+  Attributes:
+    params: of the encoder.
+    module: a `networks.TextEncoder`.
+    tokenizer: texts to int32 [N, L].
+    layer: which hidden state is read: -1 is the last layer's, -2 the penultimate one's.
+    normed: whether the encoder's final norm is applied to it.
   """
-  parts = []
-  for part in prompt.split("|"):
-    text, mark, weight = part.partition("::")
-    if not text.strip():
-      raise ValueError(f"the prompt {prompt!r} has an empty part; write what to draw, such as 'a three'.")
-    try:
-      value = float(weight) if mark else 1.0
-    except ValueError:
-      value = float("nan")
-    if not np.isfinite(value):
-      raise ValueError(f"the weight {weight!r} of the prompt {text!r} is not a number; write it as in ::0.5.")
-    parts.append((text.strip(), value))
-  return parts
+
+  params: PyTree
+  module: Any = struct.field(pytree_node=False)
+  tokenizer: Any = struct.field(pytree_node=False)
+  layer: int = struct.field(pytree_node=False, default=-1)
+  normed: bool = struct.field(pytree_node=False, default=True)
+
+  def encode(self, texts: Sequence[str], clip_skip: int = 0) -> tuple[Array, Array]:
+    """(hidden states [N, L, D], vectors [N, P]) of texts; clip_skip leaves out that many more layers.
+
+    Raises:
+      ValueError: clip_skip is negative, or leaves no layer.
+    """
+    depth = self.module.layers + self.layer + 1
+    if not 0 <= clip_skip < depth:
+      raise ValueError(f"clip_skip is {clip_skip}, but must be in 0..{depth - 1} for this text encoder; correct it.")
+    tokens = self.tokenizer(texts)
+    return _encode(self.module, self.layer - clip_skip, self.normed, self.params, tokens)
+
+
+@functools.partial(compilation.jit, static_argnums=(0, 1, 2))
+def _encode(module, layer, normed, params, tokens):
+  encoded = module.apply(params, tokens)
+  hidden = encoded.hidden[layer]
+  if normed:
+    norm = layer_norm(module.norm_eps, module.dtype, None)
+    hidden = norm.apply({"params": params["params"]["norm_out"]}, hidden)
+  return hidden.astype(jnp.float32), encoded.features.astype(jnp.float32)
+
+
+@struct.dataclass
+class Text:
+  """The conditioner of a text-to-image model: cond["context"], and for SDXL cond["pooled"] and cond["sizes"].
+
+  The hidden states of several towers are concatenated; the last tower gives the pooled vector (Podell et al. 2023,
+  sections 2.1 and 2.2).
+
+  Attributes:
+    towers: the text encoders.
+    pooled: whether the network reads "pooled" and "sizes".
+    zero_null: whether the null cond, unless a negative prompt is given, is zero instead of the empty text's.
+    aesthetic: the refiner's last entry of "sizes", for prompt and null cond; None: sizes end with the target size.
+  """
+
+  towers: tuple[TextTower, ...]
+  pooled: bool = struct.field(pytree_node=False, default=False)
+  zero_null: bool = struct.field(pytree_node=False, default=False)
+  aesthetic: tuple[float, float] | None = struct.field(pytree_node=False, default=None)
+
+  def cond(
+    self,
+    num: int,
+    size: tuple[int, int],
+    *,
+    prompt: str | Sequence[str] | None = None,
+    negative_prompt: str | None = None,
+    clip_skip: int = 0,
+    **asked: Any,
+  ) -> Cond:
+    """The cond of `num` images of (H, W) pixels: of one prompt for all, or one for each.
+
+    Raises:
+      ValueError: no prompt, an empty one, or not one for each image; or something else is asked for.
+    """
+    if asked:
+      raise ValueError(f"this model draws from text, not by {' or '.join(asked)}; omit that.")
+    if prompt is None:
+      raise ValueError('this model draws from text; write a prompt, as in prompt="a red three on white".')
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    if len(prompts) not in (1, num):
+      raise ValueError(f"there are {len(prompts)} prompts for {num} images; give one for all, or one for each.")
+    for text in prompts:
+      if not text.strip():
+        raise ValueError(f"the prompt {text!r} is empty; say what the image should show.")
+    unique = list(dict.fromkeys(prompts))
+    rows = [unique.index(text) for text in prompts] * (num if len(prompts) == 1 else 1)
+    cond = self._encode(unique, size, 0, clip_skip)
+    return jax.tree.map(lambda a: np.asarray(a)[rows], cond)
+
+  def null_cond(
+    self, size: tuple[int, int], *, negative_prompt: str | None = None, clip_skip: int = 0, **asked: Any
+  ) -> Cond:
+    """The cond of the negative prompt, by default the empty text, without leading axis."""
+    cond = self._encode([negative_prompt or ""], size, 1, clip_skip)
+    if negative_prompt is None and self.zero_null:
+      cond |= {name: np.zeros_like(cond[name]) for name in ("context", "pooled") if name in cond}
+    return jax.tree.map(lambda a: np.asarray(a)[0], cond)
+
+  def _encode(self, texts, size, which, clip_skip):
+    hidden, vectors = zip(*[tower.encode(texts, clip_skip) for tower in self.towers])
+    cond = {"context": np.concatenate([np.asarray(states) for states in hidden], axis=-1)}
+    if self.pooled:
+      ends = size if self.aesthetic is None else (self.aesthetic[which],)
+      sizes = np.array([*size, 0, 0, *ends], np.float32)  # of the original, where it was cropped, and of the target
+      cond |= {"pooled": np.asarray(vectors[-1]), "sizes": np.tile(sizes, (len(texts), 1))}
+    return cond

@@ -1,4 +1,4 @@
-import numpy as np
+from typing import Any
 
 from diffjax import struct
 from diffjax.typing import Array, Cond, PyTree
@@ -8,14 +8,13 @@ from diffjax.typing import Array, Cond, PyTree
 class Unconditional:
   """The conditioner of an unconditional model."""
 
-  @property
-  def null_cond(self) -> Cond:
+  def cond(self, num: int, size: tuple[int, int] = (0, 0), **asked: Any) -> Cond:
+    """None, for any number of images; ValueError if anything is asked for."""
+    if asked:
+      raise ValueError(f"this model draws without {' or '.join(asked)}; omit that, or train a conditional config.")
     return None
 
-  def cond(self, num: int, labels: np.ndarray | None = None) -> Cond:
-    """None, for any number of pictures; raises ValueError if labels are passed."""
-    if labels is not None:
-      raise ValueError("this model was trained without labels; omit the label, or train a conditional config.")
+  def null_cond(self, size: tuple[int, int] = (0, 0), **asked: Any) -> Cond:
     return None
 
   def training_cond(self, batch: PyTree, keys: Array) -> Cond:

@@ -33,7 +33,7 @@ from diffjax.pipelines import Pipeline
 from diffjax.schedules import Schedule
 from diffjax.training.augmentation import AUGMENT_DIM
 from diffjax.training.objectives.denoising import DenoisingObjective
-from diffjax.typing import Array, Codec, Conditioner, Denoiser, PyTree, Sampler
+from diffjax.typing import Array, Codec, Cond, Conditioner, Denoiser, PyTree, Sampler
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
   "linear": schedules.linear,
@@ -176,11 +176,10 @@ def denoiser(config, params: PyTree) -> denoisers.NetworkDenoiser:
   return objective(config).denoiser(params)
 
 
-def guided(config, denoiser: Denoiser, scale: float | None = None) -> Denoiser:
+def guided(config, denoiser: Denoiser, null_cond: Cond = None, scale: float | None = None) -> Denoiser:
   """Adds classifier-free guidance, if `scale` is given, and thresholding, as set in a config's `sampler`."""
   if scale is not None:
     check_numbers({"guidance_scale": scale})
-    null_cond = conditioner(config).null_cond
     low, high = map(float, config.sampler.guidance_interval)
     rescale = float(config.sampler.guidance_rescale)
     denoiser = guidance.ClassifierFree(denoiser, null_cond, float(scale), (low, high), rescale)
@@ -336,8 +335,8 @@ class Defaults:
   def sampler(self, name: str | None, steps: int, /, **options: Any) -> Sampler:
     return sampler(self.config, name, steps, **options)
 
-  def guided(self, denoiser: Denoiser, scale: float | None = None) -> Denoiser:
-    return guided(self.config, denoiser, scale)
+  def guided(self, denoiser: Denoiser, null_cond: Cond = None, scale: float | None = None) -> Denoiser:
+    return guided(self.config, denoiser, null_cond, scale)
 
 
 def pipeline(config, params: PyTree) -> Pipeline:

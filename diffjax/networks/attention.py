@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from diffjax.networks.layers import Dense, GroupNorm
+from diffjax.system.compilation import platform
 from diffjax.typing import Array
 
 
@@ -53,7 +54,7 @@ def explicit_attention(q: Array, k: Array, v: Array, *, causal: bool = False, fi
 def _fits_cudnn(q, k):
   """Whether cuDNN has a kernel: 16 bits, and heads of a multiple of 8 up to 128 entries."""
   heads_fit = q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
-  return jax.default_backend() == "gpu" and heads_fit and {q.dtype, k.dtype} <= {jnp.bfloat16, jnp.float16}
+  return platform() == "gpu" and heads_fit and {q.dtype, k.dtype} <= {jnp.bfloat16, jnp.float16}
 
 
 class MultiHeadAttention(nn.Module):

@@ -147,8 +147,7 @@ class AutoencoderKL(nn.Module):
 
   def __call__(self, images: Array, keys: Array | None = None) -> Array:
     """Images [B, H, W, C] -> their reconstruction, from a sample by keys [B], or without keys from the mean."""
-    latents = self.encode(images)
-    return self.decode(latents.mean if keys is None else latents.sample(keys))
+    return self.decode(self.latents(images, keys))
 
   def encode(self, images: Array) -> Gaussian:
     """Images [B, H, W, C] in [-1, 1] -> the distribution of their latents [B, h, w, latent_channels].
@@ -166,6 +165,11 @@ class AutoencoderKL(nn.Module):
     moments = self.quant(moments) if self.quant_conv else moments
     mean, log_variance = jnp.split(moments, 2, axis=-1)
     return Gaussian(mean, jnp.clip(log_variance, *LOG_VARIANCES))
+
+  def latents(self, images: Array, keys: Array | None = None) -> Array:
+    """Images [B, H, W, C] in [-1, 1] -> the mean of their latents, or with keys [B] a sample."""
+    latents = self.encode(images)
+    return latents.mean if keys is None else latents.sample(keys)
 
   def decode(self, z: Array) -> Array:
     """Latents [B, h, w, latent_channels] -> images [B, H, W, C], in [-1, 1] up to the decoder's error."""

@@ -98,6 +98,11 @@ class TinyAutoencoder(nn.Module):
     """Images [B, H, W, C] in [-1, 1] -> latents [B, h, w, latent_channels]."""
     return self.encoder(images / 2 + 0.5)
 
+  def latents(self, images: Array, keys: Array | None = None) -> Array:
+    """The same; keys are ignored, as the encoder is deterministic."""
+    del keys
+    return self.encode(images)
+
   def decode(self, z: Array) -> Array:
     """Latents [B, h, w, latent_channels] -> images [B, H, W, C], in [-1, 1] up to the decoder's error."""
     return self.decoder(LATENT_RANGE * jnp.tanh(z / LATENT_RANGE)) * 2 - 1

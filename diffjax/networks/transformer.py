@@ -17,7 +17,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def layer_norm(eps: float, dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+def layer_norm(eps: float, dtype: jnp.dtype, name: str | None) -> nn.LayerNorm:
   """Layer normalisation with its variance computed from deviations from the mean, in float32 (Ba et al. 2016)."""
   return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 

@@ -16,13 +16,14 @@ from diffjax.cluster.layouts import Layout, Replicated
 from diffjax.codecs import Pixels, to_float
 from diffjax.conditioning import Unconditional
 from diffjax.grids import check_grid
-from diffjax.pipelines.drawing import Drawn, compiled_draw, draw_batches, edit, put
-from diffjax.typing import Array, Codec, Conditioner, Denoiser, Sampler
+from diffjax.pipelines.drawing import Drawn, compiled, draw_batches, edit, put
+from diffjax.system import compilation
+from diffjax.typing import Array, Codec, Cond, Conditioner, Denoiser, Sampler
 
 MAX_ATTEMPTS = 5
-"""How many times a picture is drawn at most, while the prompt rejects it."""
+"""How many times an image is drawn at most, while the prompt rejects it."""
 APART = 2**28
-"""Offset between the numbers of a picture's attempts; at most this many pictures are drawn at once."""
+"""Offset between the numbers of a image's attempts; at most this many images are drawn at once."""
 
 
 class Defaults(Protocol):
@@ -46,7 +47,7 @@ class Defaults(Protocol):
     """The default or named sampler for this number of steps, with those options that are not None."""
     ...
 
-  def guided(self, denoiser: Denoiser, scale: float | None = None) -> Denoiser:
+  def guided(self, denoiser: Denoiser, null_cond: Cond = None, scale: float | None = None) -> Denoiser:
     """The denoiser with classifier-free guidance, if there is a scale, and any wrappers it always has."""
     ...
 
@@ -66,25 +67,26 @@ class Guide(Protocol):
   def guide(
     self, denoiser: Denoiser, sampler: Sampler, codec: Codec, report: Callable[[int, float], None] | None = None
   ) -> tuple[Denoiser, Sampler]:
-    """Both, guided by the pictures that `codec` decodes from x0; `report` as in `guidance.EnergyGuidance`."""
+    """Both, guided by the images that `codec` decodes from x0; `report` as in `guidance.EnergyGuidance`."""
     ...
 
   def accepts(self, images: np.ndarray) -> np.ndarray:
-    """Whether each of the pictures, uint8 or in -1..1 [N, H, W, C], matches the prompt, bool [N]."""
+    """Whether each of the images, uint8 or in -1..1 [N, H, W, C], matches the prompt, bool [N]."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-  """A denoiser with its parameters and everything needed to turn requests into pictures.
+  """A denoiser with its parameters and everything needed to turn requests into images.
 
   Attributes:
     denoiser: the model, unguided.
-    image_shape: (H, W, C) of the pictures it draws.
+    image_shape: (H, W, C) of the images it draws.
     defaults: settings that `draw` uses unless given others.
-    codec: between pictures and the model's x0.
-    conditioner: from requests, such as labels, to the model's cond.
+    codec: between images and the model's x0.
+    conditioner: from requests, such as labels or texts, to the model's cond.
     layout: how the model is laid out on the devices.
+    preview_codec: a faster codec for the trajectory; None: `codec`.
   """
 
   denoiser: Denoiser
@@ -93,6 +95,7 @@ class Pipeline:
   codec: Codec = dataclasses.field(default_factory=Pixels)
   conditioner: Conditioner = dataclasses.field(default_factory=Unconditional)
   layout: type[Layout] = Replicated
+  preview_codec: Codec | None = None
 
   def draw(
     self,
@@ -104,9 +107,13 @@ class Pipeline:
     sigmas: Array | None = None,
     seed: int = 0,
     noise: np.ndarray | None = None,
+    size: tuple[int, int] | None = None,
     labels: np.ndarray | None = None,
+    prompt: str | Sequence[str] | Guide | None = None,
+    negative_prompt: str | None = None,
+    clip_skip: int | None = None,
     guidance_scale: float | None = None,
-    prompt: Guide | None = None,
+    guide: Guide | None = None,
     cfgpp: bool = False,
     repeats: int | None = None,
     init_image: np.ndarray | None = None,
@@ -118,9 +125,9 @@ class Pipeline:
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda batches: batches,
     **options: float | None,
   ) -> Drawn:
-    """Draws pictures; each depends only on the seed and its own number.
+    """Draws images; each depends only on the seed and its own number.
 
-    A picture that the prompt rejects is redrawn from new noise, up to `MAX_ATTEMPTS` times in all.
+    An image that the guide rejects is redrawn from new noise, up to `MAX_ATTEMPTS` times in all.
 
     Args:
       num: how many.
@@ -130,26 +137,30 @@ class Pipeline:
       sigmas: the noise levels themselves, [steps + 1], descending to 0, instead of `steps` and `grid`.
       seed: of all randomness.
       noise: standard normal [num, ...] in x0's shape to start from, instead of the seed's.
+      size: (H, W) of the images, if other than `image_shape`; for networks that allow it.
       labels: int [num] in 0..num_classes-1 for a conditional model; without them it draws unconditionally.
-      guidance_scale: of classifier-free guidance, for pictures with labels.
-      prompt: what to draw, from `runs.make_prompt`; its guidance is added to that by labels.
+      prompt: what to draw: for a text-to-image model a text, or one for each image; for any other a `guide`.
+      negative_prompt: what to guide away from, for a text-to-image model; default: the empty text.
+      clip_skip: leaves out this many of the text encoder's last layers.
+      guidance_scale: of classifier-free guidance, for images with labels or texts.
+      guide: from `runs.make_prompt`, CLIP guidance, which is added to that by labels or texts.
       cfgpp: use CFG++ (`samplers.MeanGuided`), which renoises with the unguided model's noise; the scale is in [0, 1].
       repeats: time travel (`samplers.Recurrent`): how often each step is taken, multiplying the network calls;
         default: that of the prompt's guidance, or once.
-      init_image: uint8 [H, W, C], a picture to start from (SDEdit) instead of noise.
+      init_image: uint8 [H, W, C], an image to start from (SDEdit) instead of noise.
       mask: bool [H, W], True where the init image is regenerated (inpainting); elsewhere it is kept unchanged.
       strength: in (0, 1], the fraction of the steps that are run; default: 1 with a mask, 0.5 without. Below 1, the
         masked part also starts from the init image.
-      batch_size: pictures drawn at a time.
-      floats: return pictures as float32, neither rounded nor clipped, and the noise they started from.
-      trajectory: also return the trajectory from noise to picture.
+      batch_size: images drawn at a time.
+      floats: return images as float32, neither rounded nor clipped, and the noise they started from.
+      trajectory: also return the trajectory from noise to image.
       progress: wraps the list of batches, `tqdm` for example.
       **options: hyper-parameters of the sampler, such as eta.
 
     Raises:
       ValueError: a number out of range, an unknown name, labels for a model that has none, an init image, mask, noise
         or grid of the wrong shape or dtype, cfgpp without guidance or with a scale outside [0, 1].
-      FloatingPointError: a picture is NaN or infinite.
+      FloatingPointError: an image is NaN or infinite.
       MemoryError: a device runs out of memory.
     """
     if num < 1:
@@ -157,43 +168,50 @@ class Pipeline:
     if batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}, but must be at least 1; raise it.")
     check_numbers({"seed": seed})
-    sigmas, shape = self._levels(steps, grid, sigmas), self._x0_shape()
+    if prompt is not None and not isinstance(prompt, str | Sequence):
+      prompt, guide = None, prompt
+    image_shape = self._image_shape(size)
+    sigmas, shape = self._levels(steps, grid, sigmas), self._x0_shape(image_shape)
     if noise is not None and np.shape(noise) != (num, *shape):
       raise ValueError(
         f"noise has shape {np.shape(noise)}, but {num} images start from {(num, *shape)}; pass that shape."
       )
     num_steps = len(sigmas) - 1
-    if prompt:
-      prompt, repeats = prompt.at(num_steps, repeats), 1
-      sampler = sampler or prompt.sampler
+    if guide:
+      guide, repeats = guide.at(num_steps, repeats), 1
+      sampler = sampler or guide.sampler
     method = self.defaults.sampler(sampler, num_steps, **options)
-    cond, scale = self._cond(num, labels, guidance_scale)
-    denoiser = self.defaults.guided(self.denoiser, scale)
+    asked = dict(labels=labels, prompt=prompt, negative_prompt=negative_prompt, clip_skip=clip_skip)
+    asked = {name: value for name, value in asked.items() if value is not None}
+    cond, null_cond, scale = self._cond(num, image_shape[:2], asked, guidance_scale)
+    denoiser = self.defaults.guided(self.denoiser, null_cond, scale)
     if cfgpp:
-      check_cfgpp(scale, prompt)
-    known, mask = self._encoded(init_image), self._reduced(mask, init_image, shape)
+      check_cfgpp(scale, guide)
+    known, mask = self._encoded(init_image, image_shape), self._reduced(mask, init_image, shape)
 
     def assemble(report=None):
       wrapped = samplers.MeanGuided(method) if cfgpp else method
-      guided, wrapped = prompt.guide(denoiser, wrapped, self.codec, report) if prompt else (denoiser, wrapped)
+      guided, wrapped = guide.guide(denoiser, wrapped, self.codec, report) if guide else (denoiser, wrapped)
       wrapped = wrapped if repeats in (None, 1) else samplers.Recurrent(wrapped, repeats)
       edited, levels, start = edit(guided, sigmas, known, mask, strength, shape)
       if isinstance(method, samplers.Restart):
         method.check_grid(levels)
-      return edited, wrapped, self.codec, levels, jax.random.key(seed), start
+      return edited, wrapped, levels, jax.random.key(seed), start
 
-    program = compiled_draw(self.layout, shape, floats, trajectory)
-    size = min(batch_size, num)  # for all attempts: another size would recompile
+    programs = compiled(self.layout, shape, floats, trajectory)
+    codecs = (self.codec, self.preview_codec or self.codec)
+    at_once = min(batch_size, num)  # for all attempts: another size would recompile
 
     def draw_these(numbers):
-      asked = jax.tree.map(lambda a: a[numbers % APART], (cond, noise))
-      return draw_batches(program, self.layout, assemble, asked, numbers, size, progress, again=prompt is not None)
+      own = jax.tree.map(lambda a: a[numbers % APART], (cond, noise))
+      again = guide is not None
+      return draw_batches(programs, self.layout, codecs, assemble, own, numbers, at_once, progress, again=again)
 
     drawn = draw_these(np.arange(num))
-    if prompt is None or noise is not None:
+    if guide is None or noise is not None:
       return drawn
     for attempt in range(1, MAX_ATTEMPTS):
-      refused = np.flatnonzero(~processes.broadcast(prompt.accepts(drawn.images)))
+      refused = np.flatnonzero(~processes.broadcast(guide.accepts(drawn.images)))
       if not refused.size:
         break
       put(drawn, refused, draw_these(refused + attempt * APART))
@@ -207,46 +225,67 @@ class Pipeline:
     check_grid(sigmas)
     return sigmas
 
-  def _x0_shape(self):
-    images = jax.ShapeDtypeStruct((1, *self.image_shape), jnp.float32)
+  def _image_shape(self, size):
+    if size is None:
+      return self.image_shape
+    side = self.codec.downscaling
+    if not all(length > 0 and length % side == 0 for length in size):
+      nearest = "x".join(str(max(round(length / side), 1) * side) for length in size)
+      raise ValueError(
+        f"size is {'x'.join(map(str, size))}, but both sides must be multiples of {side} for this model; use {nearest}."
+      )
+    return (*size, self.image_shape[2])
+
+  def _x0_shape(self, image_shape):
+    images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     return jax.eval_shape(self.codec.encode, images).shape[1:]
 
-  def _cond(self, num, labels, scale):
-    """(cond, guidance scale); the scale is None without a cond or a null cond."""
-    cond = self.conditioner.cond(num, labels=labels)
+  def _cond(self, num, size, asked, scale):
+    """(cond, null cond, guidance scale); the scale is None without a cond or a null cond."""
+    cond = self.conditioner.cond(num, size, **asked)
     if cond is None:
       if scale is not None:
         raise ValueError("guidance_scale needs a label; pass one, or omit the scale.")
-      return None, None
-    if self.conditioner.null_cond is None:
+      return None, None, None
+    null_cond = self.conditioner.null_cond(size, **asked)
+    if null_cond is None:
       if scale is not None:
         raise ValueError("this network has no null label to guide away from; omit guidance_scale.")
-      return cond, None
-    return cond, self.defaults.guidance_scale if scale is None else scale
+      return cond, None, None
+    scale = self.defaults.guidance_scale if scale is None else scale
+    if "negative_prompt" in asked and scale <= 1:
+      raise ValueError(
+        f"negative_prompt has no effect with a guidance_scale of {scale}; raise that above 1, or omit the prompt."
+      )
+    return cond, null_cond, scale
 
-  def _encoded(self, init_image):
+  def _encoded(self, init_image, shape):
     if init_image is None:
       return None
-    shape = self.image_shape
     if init_image.shape != shape or init_image.dtype != np.uint8:
       raise ValueError(
         f"init_image is {init_image.dtype} {init_image.shape}, but this model draws uint8 {shape}; convert it."
       )
-    return np.asarray(self.codec.encode(to_float(init_image[None])))
+    return np.asarray(_encode(self.codec, to_float(init_image[None])))
 
   def _reduced(self, mask, init_image, shape):
     """A mask as float32 [1, h, w, 1] in x0's size; a position is regenerated if any of its pixels is."""
     if mask is None or init_image is None:
       return mask
-    size = self.image_shape[:2]
+    size = init_image.shape[:2]
     if mask.shape != size or mask.dtype != bool:
       raise ValueError(f"mask is {mask.dtype} {mask.shape}, but must be bool {size}, as the init image; convert it.")
     return einops.reduce(mask, "(h a) (w b) -> 1 h w 1", "max", h=shape[0], w=shape[1]).astype(np.float32)
 
 
-def check_cfgpp(scale: float | None, prompt: Guide | None) -> None:
+@compilation.jit
+def _encode(codec: Codec, images: Array) -> Array:
+  return codec.encode(images)
+
+
+def check_cfgpp(scale: float | None, guide: Guide | None) -> None:
   """Raises ValueError unless guidance is by a label only, with a scale in [0, 1]."""
-  if prompt is not None or scale is None:
+  if guide is not None or scale is None:
     raise ValueError(
       "cfgpp needs guidance by a label and no prompt; pass a label to a model with a null label, or drop cfgpp."
     )

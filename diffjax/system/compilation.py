@@ -28,6 +28,11 @@ def compiler_options(platform: str | None = None, *, once: bool = False) -> dict
   return _known_cpu_options() | (_ONCE if once else {}) if (platform or jax.default_backend()) == "cpu" else {}
 
 
+def platform() -> str:
+  """The default backend: "cpu", "gpu" or "tpu"."""
+  return jax.default_backend()
+
+
 @functools.cache
 def _known_cpu_options() -> dict[str, Any]:
   with jax.default_device(jax.local_devices(backend="cpu")[0]):

@@ -21,8 +21,8 @@ def test_every_conditioner_has_the_whole_protocol():
 def test_labels_become_cond():
   labels = Labels(num_classes=10)
   np.testing.assert_array_equal(labels.cond(2, labels=np.array([3, 9]))["label"], [3, 9])
-  assert labels.null_cond == {"label": 10} and Labels(num_classes=10, null_label=False).null_cond is None
-  assert labels.cond(2) is None and Unconditional().cond(2) is Unconditional().null_cond is None
+  assert labels.null_cond() == {"label": 10} and Labels(num_classes=10, null_label=False).null_cond() is None
+  assert labels.cond(2) is None and Unconditional().cond(2) is Unconditional().null_cond() is None
   for given, says in (
     ([3], "one label for each of the 2"),
     ([3, 10], r"3\.\.10 are out of range"),

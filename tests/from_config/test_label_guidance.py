@@ -16,7 +16,7 @@ def test_the_defaults_are_neutral(tiny):
   config = tiny()
   denoiser = object()
   assert from_config.guided(config, denoiser) is denoiser
-  free = from_config.guided(config, denoiser, 2.0)
+  free = from_config.guided(config, denoiser, {"label": 10}, 2.0)
   low, high = free.interval
   assert isinstance(free, guidance.ClassifierFree) and free.scale == 2.0 and free.rescale == 0
   assert low == 0 and high > 1e5
@@ -29,7 +29,7 @@ def test_a_config_reaches_threshold_interval_and_rescale(tiny):
   config.sampler.threshold = dict(name="dynamic", quantile=0.9)
   config = configuration.from_json(config.to_json())
   from_config.check(config)
-  made = from_config.guided(config, None, 2)
+  made = from_config.guided(config, None, {"label": 10}, 2)
   assert made == guidance.DynamicThreshold(
     guidance.ClassifierFree(None, {"label": 10}, 2.0, (0.2, 3.0), 0.5), quantile=0.9
   )

@@ -15,7 +15,7 @@ from diffjax.cluster import devices
 from diffjax.cluster.layouts import Replicated
 from diffjax.codecs import to_uint8
 from diffjax.pipelines import Pipeline
-from diffjax.pipelines.drawing import draw_batches
+from diffjax.pipelines.drawing import Programs, draw_batches
 
 
 @struct.dataclass
@@ -40,7 +40,7 @@ class Recommended:
   def sampler(self, name, steps, /, **options):
     return samplers.Heun()
 
-  def guided(self, denoiser, scale=None):
+  def guided(self, denoiser, null_cond=None, scale=None):
     return denoiser
 
 
@@ -90,4 +90,4 @@ def test_on_several_devices_out_of_memory_advises_only_what_drawing_can_change(m
 
   monkeypatch.setattr(devices, "device_count", lambda: 2)
   with pytest.raises(MemoryError, match=r"; lower batch_size \(now 4\)\.$"):
-    draw_batches(failing, Replicated, tuple, (), np.arange(3), 3, list, again=False)
+    draw_batches(Programs(failing, None, None), Replicated, (None, None), tuple, (), np.arange(3), 3, list, again=False)

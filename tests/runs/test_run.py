@@ -179,7 +179,7 @@ def test_mistakes(conditional, options, says):
 
 
 def test_labels_for_a_model_without(run):
-  with pytest.raises(ValueError, match="trained without labels"):
+  with pytest.raises(ValueError, match="draws without labels"):
     run.draw(2, labels=np.zeros(2, int))
 
 

@@ -18,6 +18,7 @@ Their keys, defaults and noise levels, in the terms of this library. Intended di
 import dataclasses
 import numbers
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,7 @@ class Published:
 
   `grid(num_steps)` returns the noise levels, [num_steps + 1] that end in zero (fewer for single-step solvers, where
   num_steps counts network calls). The network's time is `time_scale` times the schedule's. `threshold` clips a
-  denoiser's x0 as configured. diffusers stops at `final_sigma`.
+  denoiser's x0 as configured. diffusers stops at `final_sigma`. `spec` has the sampler's name and options.
   """
 
   schedule: Schedule
@@ -122,6 +123,7 @@ class Published:
   time_scale: float
   threshold: Callable[[Denoiser], Denoiser]
   final_sigma: float
+  spec: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
   def denoiser(self, network: Network) -> Denoiser:
     """The denoiser that the configuration makes of a network with bound parameters."""
@@ -148,6 +150,7 @@ def from_diffusers(config: Config) -> Published:
     time_scale=float(config["num_train_timesteps"]) if levels.is_flow(config) else scheduler.time_scale,
     threshold=_threshold(config),
     final_sigma=_final_sigma(config, schedule),
+    spec=spec,
   )
 
 

@@ -57,7 +57,7 @@ TINY_IGNORED = ("force_upcast", "block_out_channels")
 
 
 @dataclasses.dataclass(frozen=True)
-class Latents:
+class LatentSpace:
   """How an autoencoder's latents z relate to x0: x0 = (z - shift) * scale, each a number or one for each channel.
 
   Attributes:
@@ -149,7 +149,7 @@ def from_unet(network: TextUNet, channels: int, context: int, pooled: int, linea
   )
 
 
-def autoencoder(given: Config, dtype: jnp.dtype) -> tuple[AutoencoderKL, Latents]:
+def autoencoder(given: Config, dtype: jnp.dtype) -> tuple[AutoencoderKL, LatentSpace]:
   """The autoencoder of an `AutoencoderKL`'s configuration; errors as `unet`."""
   config = _read("the autoencoder's configuration", given, VAE_DEFAULTS, VAE_FIXED, VAE_IGNORED)
   for key, kind in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
@@ -178,15 +178,15 @@ def _latents(config, channels):
   scale, shift = _positive("scaling_factor", config["scaling_factor"]), config["shift_factor"] or 0.0
   mean, std = config["latents_mean"], config["latents_std"]
   if mean is None and std is None:
-    return Latents(scale, _number("shift_factor", shift), bool(config["force_upcast"]))
+    return LatentSpace(scale, _number("shift_factor", shift), bool(config["force_upcast"]))
   for key, values in (("latents_mean", mean), ("latents_std", std)):
     if not isinstance(values, Sequence) or len(values) != channels:
       raise ValueError(f"{key} is {shown(values)}, but must be {channels} numbers, one for each channel; correct it.")
   scales = tuple(scale / _positive("latents_std", value) for value in std)
-  return Latents(scales, tuple(_number("latents_mean", value) for value in mean), bool(config["force_upcast"]))
+  return LatentSpace(scales, tuple(_number("latents_mean", value) for value in mean), bool(config["force_upcast"]))
 
 
-def from_autoencoder(network: AutoencoderKL, latents: Latents) -> dict[str, Any]:
+def from_autoencoder(network: AutoencoderKL, latents: LatentSpace) -> dict[str, Any]:
   """Diffusers' configuration of an autoencoder."""
   levels = len(network.widths)
   numbers: dict[str, Any] = dict(scaling_factor=latents.scale, shift_factor=latents.shift or None)

@@ -16,7 +16,7 @@ from diffjax.pretrained import key_maps
 from diffjax.pretrained.folders import open_folder, refuse_pickles
 from diffjax.pretrained.key_maps import KeyMap
 from diffjax.pretrained.stable_diffusion import configs, keys
-from diffjax.pretrained.stable_diffusion.configs import Latents
+from diffjax.pretrained.stable_diffusion.configs import LatentSpace
 from diffjax.pretrained.tensors import Stored, open_tensors
 from diffjax.system.files import read_json
 from diffjax.typing import PyTree
@@ -64,7 +64,7 @@ def unet_shapes(network: TextUNet, channels: int, context: int, pooled: int = 0)
 
 def load_autoencoder(
   folder: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, param_dtype: jnp.dtype | None = None
-) -> tuple[AutoencoderKL, PyTree, Latents]:
+) -> tuple[AutoencoderKL, PyTree, LatentSpace]:
   """An `AutoencoderKL`: (network, params, how x0 is scaled); arguments and errors as `load_unet`."""
   folder = open_folder(folder)
   network, latents = configs.autoencoder(read_json(folder, "config.json"), dtype)
@@ -131,7 +131,7 @@ def save_unet(folder: str | os.PathLike, network: TextUNet, params: PyTree, *, l
   save(folder, NAME, config, keys.unet(network, linear_projection=linear_projection), params)
 
 
-def save_autoencoder(folder: str | os.PathLike, network: AutoencoderKL, params: PyTree, latents: Latents) -> None:
+def save_autoencoder(folder: str | os.PathLike, network: AutoencoderKL, params: PyTree, latents: LatentSpace) -> None:
   """Writes a folder that `load_autoencoder` and diffusers read."""
   save(folder, NAME, configs.from_autoencoder(network, latents), keys.autoencoder(network), params)
 

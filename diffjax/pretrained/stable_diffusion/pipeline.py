@@ -1,0 +1,151 @@
+"""Stable Diffusion as a pipeline, from a folder of published weights in Hugging Face's layout."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from diffjax import from_config, guidance
+from diffjax.cluster import devices
+from diffjax.cluster.layouts import Whole
+from diffjax.codecs import Latents
+from diffjax.conditioning import Text, TextTower
+from diffjax.data import load_tokenizer
+from diffjax.denoisers import BoundNetwork
+from diffjax.from_config import construction
+from diffjax.pipelines import Pipeline
+from diffjax.pretrained.clip import load_text_encoder
+from diffjax.pretrained.folders import open_folder
+from diffjax.pretrained.schedulers import Published, from_diffusers
+from diffjax.pretrained.stable_diffusion import weights
+from diffjax.system.files import read_json, shown
+from diffjax.typing import Array, Cond, Denoiser, Sampler
+
+INDEX = "model_index.json"
+AESTHETIC = (6.0, 2.5)
+"""The refiner's aesthetic scores of what is asked for, and of what is guided away from (Podell et al. 2023)."""
+STEPS, STEPS_OF_DISTILLED = 30, 4
+GUIDANCE_SCALE, GUIDANCE_SCALE_XL = 7.5, 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedDefaults:
+  """Sampling settings from a scheduler's configuration; implements `pipelines.Defaults`.
+
+  Attributes:
+    published: the configuration in our terms.
+    steps, guidance_scale: as in `pipelines.Defaults`.
+  """
+
+  published: Published
+  steps: int = STEPS
+  guidance_scale: float = GUIDANCE_SCALE
+
+  def grid(self, num_steps: int, name: str | None = None) -> Array:
+    if name is None:
+      return self.published.grid(num_steps)
+    return construction.construct(
+      from_config.GRIDS, "grid", {"name": name}, num_steps, schedule=self.published.schedule
+    )
+
+  def sampler(self, name: str | None, steps: int, /, **options: Any) -> Sampler:
+    given = {key: value for key, value in options.items() if value is not None}
+    spec = dict(self.published.spec) if name in (None, self.published.spec["name"]) else {"name": name}
+    schedule = self.published.schedule
+    own: dict[str, Any] = {"scaling": schedule.scaling, "schedule": schedule}
+    if "s_churn" in given:
+      own["num_steps"] = steps
+    return construction.construct(from_config.SAMPLERS, "sampler", spec | given, **own)
+
+  def guided(self, denoiser: Denoiser, null_cond: Cond = None, scale: float | None = None) -> Denoiser:
+    """Classifier-free guidance for scales above 1, as in the published pipelines; at 1 or below, the model itself."""
+    if scale is not None and scale > 1:
+      denoiser = guidance.ClassifierFree(denoiser, null_cond, float(scale))
+    return self.published.threshold(denoiser)
+
+
+def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) -> Pipeline:
+  """A published text-to-image model, ready to draw: Stable Diffusion 1, 2, XL or XL's refiner.
+
+  Args:
+    folder: with model_index.json and the folders it names, as Hugging Face's `from_pretrained` reads it.
+    dtype: what the networks compute in, and the precision in which weights are kept, unless the files have less; None:
+      bfloat16 on GPU and TPU, float32 on CPU.
+
+  Raises:
+    ValueError: a pickle; another kind of model; a component that is damaged, hostile or does not fit the others.
+    FileNotFoundError: a missing component.
+  """
+  folder = open_folder(folder)
+  if not (folder / INDEX).exists():
+    raise FileNotFoundError(f"{folder} holds no {INDEX}; give the folder of a whole pipeline.")
+  index = read_json(folder, INDEX)
+  if dtype is None:
+    dtype = jnp.float32 if devices.platform() == "cpu" else jnp.bfloat16
+  param_dtype = None if dtype == jnp.float32 else dtype
+  network, params = weights.load_unet(_component(folder, index, "unet"), dtype=dtype, param_dtype=param_dtype)
+  unet_config = read_json(folder / "unet", "config.json")
+  published = from_diffusers(read_json(_component(folder, index, "scheduler"), "scheduler_config.json"))
+  codec = load_latents(_component(folder, index, "vae"), dtype)
+  large = network.size_dim > 0
+  conditioner = Text(
+    towers=_towers(folder, index, large, dtype, param_dtype),
+    pooled=large,
+    zero_null=large and bool(index.get("force_zeros_for_empty_prompt", True)),
+    aesthetic=AESTHETIC if index.get("requires_aesthetics_score") else None,
+  )
+  side = unet_config.get("sample_size", 64)
+  if not isinstance(side, int) or not 0 < side <= 1024:
+    raise ValueError(f"unet/config.json has sample_size {shown(side)}, expected a whole number in 1..1024; correct it.")
+  size = side * codec.downscaling
+  steps = STEPS_OF_DISTILLED if network.guidance_dim else STEPS
+  return Pipeline(
+    denoiser=published.denoiser(BoundNetwork(params, network)),
+    image_shape=(size, size, codec.module.channels),
+    defaults=PublishedDefaults(published, steps, GUIDANCE_SCALE_XL if large else GUIDANCE_SCALE),
+    codec=codec,
+    conditioner=conditioner,
+    layout=Whole,
+  )
+
+
+def load_latents(folder: str | os.PathLike, dtype: jnp.dtype) -> Latents:
+  """The codec of an `AutoencoderKL`'s folder; float16, which overflows in most of them, only where it may be used."""
+  network, params, space = weights.load_autoencoder(folder)
+  dtype = jnp.dtype(jnp.float32) if space.upcast and dtype == jnp.float16 else jnp.dtype(dtype)
+  scale, shift = (jnp.asarray(value, jnp.float32) for value in (space.scale, space.shift))
+  return Latents(params, scale, shift, network.clone(dtype=dtype))
+
+
+def _component(folder: Path, index: Mapping[str, Any], name: str) -> Path:
+  if not (folder / name).is_dir():
+    raise FileNotFoundError(f"{folder} lacks its component {name}/; download the whole model again.")
+  return folder / name
+
+
+def _towers(folder, index, large, dtype, param_dtype) -> tuple[TextTower, ...]:
+  """The text encoders that the index names: one, or two for SDXL, or its second alone for the refiner."""
+  names = [name for name in ("text_encoder", "text_encoder_2") if _named(index, name)]
+  if not names:
+    raise ValueError(f"{folder / INDEX} names no text_encoder; give a text-to-image model.")
+  towers = []
+  for name in names:
+    encoder, params = load_text_encoder(_component(folder, index, name), dtype=dtype, param_dtype=param_dtype)
+    tokenizer = load_tokenizer(
+      _component(folder, index, name.replace("text_encoder", "tokenizer")), length=encoder.context
+    )
+    if tokenizer.vocab_size > encoder.vocab_size:
+      raise ValueError(
+        f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, but {name} knows {encoder.vocab_size}; take both"
+        " from one model."
+      )
+    read = dict(layer=-2, normed=False) if large else {}  # SDXL reads the penultimate layer, as it is
+    towers.append(TextTower(params, encoder, tokenizer, **read))
+  return tuple(towers)
+
+
+def _named(index, name) -> bool:
+  return isinstance(index.get(name), list) and None not in index[name]
