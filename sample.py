@@ -6,6 +6,7 @@
   python sample.py --workdir=runs/digits --init_image=eight.png --strength=0.6
   python sample.py --workdir=runs/digits --init_image=eight.png --mask=upper_half.png
   python sample.py --workdir=runs/digits --clip=runs/clip_digits --prompt="a handwritten three" --steps=25
+  python sample.py --workdir=stable-diffusion-v1-5 --prompt="a lighthouse at dusk" --negative_prompt="people" --num=4
   python sample.py --list_samplers
 
 Writes samples.npz (`images`, uint8 [N, H, W, C], `labels` if requested, and with a prompt `scores`), grid.png, and
@@ -23,15 +24,17 @@ from absl import flags
 from diffjax import plots
 from diffjax.cluster import processes
 from diffjax.cluster.command_line import run as run_script
-from diffjax.conditioning import split_prompt
+from diffjax.conditioning import Text, split_prompt
 from diffjax.data.pictures import load_picture
-from diffjax.runs import Prompt, Run, load_clip, load_run, make_prompt
+from diffjax.pipelines import Pipeline
+from diffjax.runs import Prompt, load_clip, make_prompt, open_pipeline
 from diffjax.samplers import METHODS
 from diffjax.samplers.methods import table
 from diffjax.system import compilation, paths, writing
 
 IN_GRID, IN_FILM = 100, 8
 """Number of images in grid.png and in the film strip."""
+MAX_SIDE = 2**14
 
 
 def draw(
@@ -44,6 +47,8 @@ def draw(
   mask: str | pathlib.Path | None = None,
   clip: str | pathlib.Path | None = None,
   prompt: str | None = None,
+  negative_prompt: str | None = None,
+  size: tuple[int, int] | None = None,
   image_prompt: str | None = None,
   guidance=None,
   guidance_scale: float | None = None,
@@ -57,38 +62,50 @@ def draw(
   With several processes each draws its share and returns all images, and process 0 writes.
 
   Args:
-    workdir: the run's folder.
+    workdir: the run's folder, or one of published weights.
     out: folder to write to; created if missing.
     num: number of images.
     labels: class labels, used cyclically.
     init_image: an image file to start from, cropped and resized to the model's image size.
     mask: an image file of the same proportions, white where to redraw the init image, black where to keep it.
     clip: the folder of a CLIP, its run or published weights, for a prompt.
-    prompt: text prompts separated by |, each with a weight after ::.
+    prompt: for a text-to-image model a text; with a CLIP, texts separated by |, each with a weight after ::.
+    negative_prompt: what to guide away from, for a text-to-image model.
+    size: (height, width) of the images; default: the model's.
     image_prompt: image files to resemble, in the syntax of prompts.
     guidance: a ConfigDict for CLIP guidance; default: as `runs.make_prompt`.
-    guidance_scale: scale of CLIP guidance, or, without a prompt, of classifier-free guidance.
+    guidance_scale: scale of classifier-free guidance by text or label, or of CLIP guidance where the model reads no
+      text and a prompt is given.
     best_of: draw this many and keep the `num` with the highest CLIP scores.
     best: draw from the checkpoint with the lowest held-out loss instead of the newest.
     filmstrip: also write the trajectory from noise to image.
-    **options: as in `diffjax.runs.Run.draw`.
+    **options: as in `diffjax.pipelines.Pipeline.draw`.
 
   Raises:
-    ValueError: as `Run.draw`, or if an image file cannot be read.
+    ValueError: as `Pipeline.draw`, or if an image file cannot be read.
     FileNotFoundError: if the folder holds no run or no checkpoint.
     OSError: if nothing can be written to `out`.
   """
-  run, out = load_run(workdir, best=best), paths.as_path(out)
+  (pipeline, source), out = open_pipeline(workdir, best=best), paths.as_path(out)
   processes.from_first(lambda: writing.check_writable(out))
-  options |= read_pictures(run, init_image, mask)
-  asked = read_prompt(clip, prompt, image_prompt, guidance, guidance_scale)
-  options |= {"guidance_scale": guidance_scale} if asked is None else {"prompt": asked}
+  options |= {"size": size} | read_images(pipeline, size, init_image, mask)
+  if isinstance(pipeline.conditioner, Text):
+    asked = read_guide(clip, prompt if clip else None, image_prompt, guidance, None)
+    options |= dict(prompt=prompt, negative_prompt=negative_prompt, guidance_scale=guidance_scale)
+  else:
+    if negative_prompt is not None:
+      raise ValueError(
+        "--negative_prompt needs a text-to-image model; with --clip write it as in --prompt='a three|a four::-0.5'."
+      )
+    asked = read_guide(clip, prompt, image_prompt, guidance, guidance_scale)
+    options |= {"guidance_scale": guidance_scale} if asked is None else {}
   count = num if best_of is None else best_of
   if best_of is not None and (asked is None or best_of < num):
     raise ValueError(f"--best_of={best_of} selects {num} images by a prompt; give a prompt, and --best_of >= --num.")
   arrays = {} if labels is None else {"labels": np.array([labels[i % len(labels)] for i in range(count)])}
-  drawn = run.draw(count, labels=arrays.get("labels"), trajectory=filmstrip, progress=_progress, **options)
-  images, path = drawn if filmstrip else (drawn, None)
+  options |= dict(labels=arrays.get("labels"), guide=asked, trajectory=filmstrip, progress=_progress)
+  drawn = pipeline.draw(count, **options)
+  images, path = drawn.images, drawn.path
   if asked:
     arrays["scores"] = asked.scores(images)
   if best_of is not None:
@@ -96,8 +113,8 @@ def draw(
     images, arrays = images[kept], {name: values[kept] for name, values in arrays.items()}
     path = None if path is None else path[:, kept]
   processes.from_first(lambda: write(out, images, arrays, path, asked))
-  calls = "" if run.calls is None else f", each with {run.calls.min()} to {run.calls.max()} network calls"
-  processes.announce(f"{num} images from step {run.step} in {out}{calls}")
+  calls = "" if drawn.calls is None else f", each with {drawn.calls.min()} to {drawn.calls.max()} network calls"
+  processes.announce(f"{num} images from {source} in {out}{calls}")
   return images
 
 
@@ -114,8 +131,8 @@ def write(out: pathlib.Path, images: np.ndarray, arrays: dict[str, np.ndarray], 
     plots.animation(path[:, :IN_GRID], out / "denoising.gif")
 
 
-def read_prompt(clip, prompt, image_prompt, guidance, scale) -> Prompt | None:
-  """The prompt given by the flags; None if there is none.
+def read_guide(clip, prompt, image_prompt, guidance, scale) -> Prompt | None:
+  """The CLIP guidance by the prompts of the flags; None if there are none.
 
   Raises:
     ValueError: a prompt without a CLIP, or a CLIP or guidance without a prompt.
@@ -131,15 +148,25 @@ def read_prompt(clip, prompt, image_prompt, guidance, scale) -> Prompt | None:
   return make_prompt(load_clip(clip), prompt, image_prompts=read, config=guidance, scale=scale)
 
 
-def read_pictures(run: Run, init_image: str | pathlib.Path | None, mask: str | pathlib.Path | None) -> dict:
-  """Reads the given image files into arguments for `Run.draw`."""
-  size, _, channels = run.image_shape
-  pictures = {}
+def read_images(pipeline: Pipeline, size: tuple[int, int] | None, init_image, mask) -> dict:
+  """Reads the given image files into arguments for `Pipeline.draw`."""
+  height, width, channels = (*size, pipeline.image_shape[2]) if size else pipeline.image_shape
+  images = {}
   if init_image:
-    pictures["init_image"] = load_picture(init_image, size, channels)
+    images["init_image"] = load_picture(init_image, (height, width), channels)
   if mask:
-    pictures["mask"] = load_picture(mask, size, 1, like=init_image)[..., 0] > 127
-  return pictures
+    images["mask"] = load_picture(mask, (height, width), 1, like=init_image)[..., 0] > 127
+  return images
+
+
+def read_size(text: str | None) -> tuple[int, int] | None:
+  """(height, width) from a flag such as 512x768; ValueError if it is no such text."""
+  if text is None:
+    return None
+  sides = text.lower().split("x")
+  if len(sides) != 2 or not all(side.isdecimal() and 0 < int(side) <= MAX_SIDE for side in sides):
+    raise ValueError(f"--size={text} is not a size; write height x width in pixels, up to {MAX_SIDE}, as in 512x768.")
+  return int(sides[0]), int(sides[1])
 
 
 def _progress(batches):
@@ -177,6 +204,8 @@ def main() -> None:
     "strength",
     "clip",
     "prompt",
+    "negative_prompt",
+    "clip_skip",
     "image_prompt",
     "guidance",
     "best_of",
@@ -187,13 +216,13 @@ def main() -> None:
     "filmstrip",
   )
   options: dict[str, Any] = {name: given[name].value for name in names}
-  draw(given.workdir, given.out, labels=labels, **options)
+  draw(given.workdir, given.out, labels=labels, size=read_size(given.size), **options)
 
 
 if __name__ == "__main__":
   from ml_collections import config_flags
 
-  flags.DEFINE_string("workdir", None, "The run's folder.")
+  flags.DEFINE_string("workdir", None, "The run's folder, or one of published weights.")
   flags.DEFINE_string("out", "out", "Folder to write to.")
   flags.DEFINE_integer("num", 64, "Number of images.")
   flags.DEFINE_integer("steps", None, "Noise levels above zero; default: the run's.")
@@ -205,7 +234,10 @@ if __name__ == "__main__":
     "guidance_scale", None, "Scale of guidance by the prompt, or of classifier-free guidance by the label."
   )
   flags.DEFINE_string("clip", None, "Folder of the CLIP that reads the prompt: its run, or published weights.")
-  flags.DEFINE_string("prompt", None, "What to draw; several prompts with weights: 'a three|a four::-0.5'.")
+  flags.DEFINE_string("prompt", None, "What to draw; with --clip several with weights: 'a three|a four::-0.5'.")
+  flags.DEFINE_string("negative_prompt", None, "What to guide away from, for a text-to-image model.")
+  flags.DEFINE_string("size", None, "Height x width in pixels, as in 512x768, for a model that allows it.")
+  flags.DEFINE_integer("clip_skip", None, "Leave out this many of the text encoder's last layers.")
   flags.DEFINE_string("image_prompt", None, "Images to resemble; several with weights: 'three.png|four.png::-0.5'.")
   config_flags.DEFINE_config_file("guidance", None, "How CLIP guides, such as configs/guidance.py:disco.")
   flags.DEFINE_integer("best_of", None, "Draw this many and keep the --num that CLIP rates highest.")

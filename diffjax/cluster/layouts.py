@@ -186,8 +186,10 @@ class Whole:
   join = staticmethod(Sharded.join)
 
 
-Layout = Replicated | Sharded | Whole
-LAYOUTS: dict[str, type[Replicated] | type[Sharded]] = {"pmap": Replicated, "fsdp": Sharded}
+Layout = Replicated | Sharded
+DrawingLayout = type[Replicated] | type[Sharded] | type[Whole]
+"""A class with the static methods `spread`, `split`, `map` and `join`."""
+LAYOUTS: dict[str, type[Layout]] = {"pmap": Replicated, "fsdp": Sharded}
 """By the value of `parallel` in a config."""
 
 

@@ -25,9 +25,7 @@ class Labels:
     """The cond of classifier-free guidance's unconditional half; None if the network has no null label."""
     return {"label": self.num_classes} if self.null_label else None
 
-  def cond(
-    self, num: int, size: tuple[int, int] = (0, 0), *, labels: np.ndarray | None = None, **asked: Any
-  ) -> Cond:
+  def cond(self, num: int, size: tuple[int, int] = (0, 0), *, labels: np.ndarray | None = None, **asked: Any) -> Cond:
     """The cond of `num` images, of any size, with these labels, int [num]; None without labels.
 
     Raises:

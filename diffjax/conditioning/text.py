@@ -1,6 +1,6 @@
 """Texts as hidden states of frozen text encoders, as Stable Diffusion's networks read them."""
 
-import functools
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import struct
+from diffjax import randomness, struct
 from diffjax.networks.transformer import layer_norm
 from diffjax.system import compilation
 from diffjax.typing import Array, Cond, PyTree
@@ -41,18 +41,21 @@ class TextTower:
     depth = self.module.layers + self.layer + 1
     if not 0 <= clip_skip < depth:
       raise ValueError(f"clip_skip is {clip_skip}, but must be in 0..{depth - 1} for this text encoder; correct it.")
-    tokens = self.tokenizer(texts)
-    return _encode(self.module, self.layer - clip_skip, self.normed, self.params, tokens)
+    return _states(dataclasses.replace(self, layer=self.layer - clip_skip, tokenizer=None), self.tokenizer(texts))
+
+  def states(self, tokens: Array) -> tuple[Array, Array]:
+    """(hidden states [N, L, D], vectors [N, P]) of tokens int32 [N, L]."""
+    encoded = self.module.apply(self.params, tokens)
+    hidden = encoded.hidden[self.layer]
+    if self.normed:
+      norm = layer_norm(self.module.norm_eps, self.module.dtype, None)
+      hidden = norm.apply({"params": self.params["params"]["norm_out"]}, hidden)
+    return jnp.asarray(hidden, jnp.float32), encoded.features.astype(jnp.float32)
 
 
-@functools.partial(compilation.jit, static_argnums=(0, 1, 2))
-def _encode(module, layer, normed, params, tokens):
-  encoded = module.apply(params, tokens)
-  hidden = encoded.hidden[layer]
-  if normed:
-    norm = layer_norm(module.norm_eps, module.dtype, None)
-    hidden = norm.apply({"params": params["params"]["norm_out"]}, hidden)
-  return hidden.astype(jnp.float32), encoded.features.astype(jnp.float32)
+@compilation.jit
+def _states(tower: TextTower, tokens: Array) -> tuple[Array, Array]:
+  return tower.states(tokens)
 
 
 @struct.dataclass
@@ -66,10 +69,12 @@ class Text:
     towers: the text encoders.
     pooled: whether the network reads "pooled" and "sizes".
     zero_null: whether the null cond, unless a negative prompt is given, is zero instead of the empty text's.
+    dropout: the fraction of texts that training replaces by the empty one (Ho & Salimans 2022, algorithm 1).
     aesthetic: the refiner's last entry of "sizes", for prompt and null cond; None: sizes end with the target size.
   """
 
   towers: tuple[TextTower, ...]
+  dropout: float = 0.0
   pooled: bool = struct.field(pytree_node=False, default=False)
   zero_null: bool = struct.field(pytree_node=False, default=False)
   aesthetic: tuple[float, float] | None = struct.field(pytree_node=False, default=None)
@@ -112,6 +117,19 @@ class Text:
     if negative_prompt is None and self.zero_null:
       cond |= {name: np.zeros_like(cond[name]) for name in ("context", "pooled") if name in cond}
     return jax.tree.map(lambda a: np.asarray(a)[0], cond)
+
+  def training_cond(self, batch: PyTree, keys: Array) -> Cond:
+    """The cond of a batch's "tokens", int32 [b, L]; each text is replaced by the empty one at random, by keys [b].
+
+    Raises:
+      ValueError: the network reads more than one tower's hidden states.
+    """
+    if len(self.towers) > 1 or self.pooled:
+      raise ValueError("training reads the hidden states of one text encoder; use a network of that kind.")
+    tower = next(iter(self.towers))
+    dropped = randomness.uniform(keys) < self.dropout
+    tokens = jnp.where(dropped[:, None], jnp.asarray(tower.tokenizer([""])), batch["tokens"])
+    return {"context": tower.states(tokens)[0]}
 
   def _encode(self, texts, size, which, clip_skip):
     hidden, vectors = zip(*[tower.encode(texts, clip_skip) for tower in self.towers])

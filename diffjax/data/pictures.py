@@ -62,27 +62,32 @@ def _grey(values: np.ndarray, scale: float) -> Image.Image:
   return Image.fromarray(values.astype(np.uint8))
 
 
-def fit(image: Image.Image, size: int | None, channels: int) -> np.ndarray:
-  """Crops the central square, resizes it with antialiasing (Lanczos) and converts the channels.
+def fit(image: Image.Image, size: int | tuple[int, int] | None, channels: int) -> np.ndarray:
+  """Crops the centre to the proportions of size, resizes it with antialiasing (Lanczos) and converts the channels.
 
   Args:
     image: any 8-bit image, "L" or "RGB".
-    size: side length of the result; None neither crops nor resizes.
+    size: (H, W) of the result, or the side of a square; None neither crops nor resizes.
     channels: 1 (luma, ITU-R 601) or 3.
 
   Returns:
-    uint8 [size, size, channels], 0..255.
+    uint8 [H, W, channels], 0..255.
   """
   image = image.convert("L" if channels == 1 else "RGB")
-  if size is not None and image.size != (size, size):
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+  height, width = (size, size) if isinstance(size, int) else size or (image.height, image.width)
+  if image.size != (width, height):
+    wide = image.width * height > image.height * width
+    w = round(image.height * width / height) if wide else image.width
+    h = image.height if wide else round(image.width * height / width)
+    left, top = (image.width - w) // 2, (image.height - h) // 2
+    image = image.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, left + w, top + h))
   return np.array(image).reshape(image.height, image.width, channels)
 
 
-def load_picture(file: str | Path, size: int | None, channels: int, *, like: str | Path | None = None) -> np.ndarray:
-  """Reads an image file and applies `fit`: uint8 [size, size, channels].
+def load_picture(
+  file: str | Path, size: int | tuple[int, int] | None, channels: int, *, like: str | Path | None = None
+) -> np.ndarray:
+  """Reads an image file and applies `fit`: uint8 [H, W, channels].
 
   `like` is an image file that must have the same proportions, e.g. the image for a mask.
 

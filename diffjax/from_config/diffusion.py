@@ -332,6 +332,9 @@ class Defaults:
   def grid(self, num_steps: int, name: str | None = None) -> Array:
     return grid(self.config, num_steps, name)
 
+  def start_std(self, sigma: Array) -> Array:
+    return sigma
+
   def sampler(self, name: str | None, steps: int, /, **options: Any) -> Sampler:
     return sampler(self.config, name, steps, **options)
 

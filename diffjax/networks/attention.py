@@ -12,7 +12,6 @@ from diffjax.networks.layers import Dense, GroupNorm
 from diffjax.system.compilation import platform
 from diffjax.typing import Array
 
-
 MAX_LOGITS = 2**24
 """At most this many attention logits, 64 MiB, are held at once; queries beyond are computed in chunks."""
 
@@ -58,7 +57,7 @@ def _fits_cudnn(q, k):
 
 
 class MultiHeadAttention(nn.Module):
-  """Positions of x [B, L, C] attend to context [B, S, D], by default x itself: [B, L, C] (Vaswani et al. 2017, 3.2.2)."""
+  """x [B, L, C] attends to context [B, S, D], by default to itself: [B, L, C] (Vaswani et al. 2017, section 3.2.2)."""
 
   num_heads: int
   qkv_bias: bool = False

@@ -155,7 +155,7 @@ class AutoencoderKL(nn.Module):
     Raises:
       ValueError: H or W is no multiple of `downscaling`, or C is not `channels`.
     """
-    B, H, W, C = images.shape
+    _, H, W, C = images.shape
     if H % self.downscaling or W % self.downscaling or C != self.channels or 0 in images.shape:
       raise ValueError(
         f"the autoencoder got images {images.shape}, expected [B, H, W, {self.channels}] with H and W multiples of"

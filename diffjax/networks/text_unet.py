@@ -169,7 +169,9 @@ class TextUNet(nn.Module):
       raise ValueError(f"TextUNet expects x [B, H, W, C] with no empty axis, got {x.shape}; reshape it.")
     if c_noise is None or jnp.shape(c_noise) not in ((), (B,)):
       given = None if c_noise is None else jnp.shape(c_noise)
-      raise ValueError(f"TextUNet expects c_noise of shape () or ({B},) for x {x.shape}, got {given}; pass the time step.")
+      raise ValueError(
+        f"TextUNet expects c_noise of shape () or ({B},) for x {x.shape}, got {given}; pass the time step."
+      )
     if not isinstance(cond, Mapping):
       raise ValueError(f'TextUNet expects cond {{"context": [B, L, D]}}, got {type(cond).__name__}; pass a dict.')
     needed = {"context"}

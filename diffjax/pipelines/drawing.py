@@ -10,7 +10,7 @@ import numpy as np
 
 from diffjax import editing, randomness, samplers
 from diffjax.cluster import devices, processes
-from diffjax.cluster.layouts import Layout
+from diffjax.cluster.layouts import DrawingLayout
 from diffjax.codecs import to_uint8
 from diffjax.guidance.energy import warn_nonfinite
 from diffjax.samplers.adaptive import Progress
@@ -39,8 +39,8 @@ class Programs(NamedTuple):
   """The compiled functions of drawing; what they take and return has the batch axis first, the path too.
 
   Attributes:
-    draw: (denoiser, sampler, sigmas, key, start, numbers [b], (cond, noise)) -> {"x0", "noise"} and where there are
-      any "calls" and "path", as in `Drawn`.
+    draw: (denoiser, sampler, sigmas, std, key, start, numbers [b], (cond, noise)) -> {"x0", "noise"}, and where there
+      are any "calls" and "path", as in `Drawn`.
     decode: (codec, x0) -> {"images", "finite" [b]}.
     decode_path: (codec, path) -> the images of each of its moments.
   """
@@ -51,7 +51,7 @@ class Programs(NamedTuple):
 
 
 @functools.cache
-def compiled(layout: type[Layout], shape: tuple[int, ...], floats: bool, trajectory: bool) -> Programs:
+def compiled(layout: DrawingLayout, shape: tuple[int, ...], floats: bool, trajectory: bool) -> Programs:
   """The programs for x0 of a shape; decoding is apart, so that the model and its codec need not be in memory at once.
 
   Args:
@@ -61,11 +61,11 @@ def compiled(layout: type[Layout], shape: tuple[int, ...], floats: bool, traject
     trajectory: whether the path is returned.
   """
 
-  def draw(denoiser, sampler, sigmas, key: Array, start: Array, numbers: Array, asked: tuple[Cond, Any]):
+  def draw(denoiser, sampler, sigmas, std, key: Array, start: Array, numbers: Array, asked: tuple[Cond, Any]):
     cond, noise = asked
     key_start, key_path = randomness.split(randomness.fold_in_each(key, numbers))
     noise = randomness.normal(key_start, (numbers.shape[0], *shape)) if noise is None else noise
-    x = start + sigmas[0] * noise
+    x = start + std * noise
     x0, *path, carry = sample(denoiser, sampler, x, sigmas, key=key_path, cond=cond, trajectory=trajectory, carry=True)
     drawn = {"x0": x0, "noise": noise}
     if isinstance(carry, Progress) and not isinstance(sampler, samplers.Recurrent):
@@ -88,7 +88,7 @@ def compiled(layout: type[Layout], shape: tuple[int, ...], floats: bool, traject
 
 def draw_batches(
   programs: Programs,
-  layout: type[Layout],
+  layout: DrawingLayout,
   codecs: tuple[Codec, Codec],
   assemble: Callable[..., tuple],
   asked: PyTree,
@@ -162,7 +162,7 @@ def edit(
   strength: float | None,
   shape: tuple[int, ...],
 ) -> tuple[Denoiser, Array, Array | np.ndarray]:
-  """(denoiser, sigmas, start) for editing an image; sampling starts at start + sigmas[0] * noise.
+  """(denoiser, sigmas, start) for editing an image; sampling starts at start + std * noise.
 
   Args:
     denoiser: the model's.

@@ -12,7 +12,7 @@ import numpy as np
 from diffjax import samplers
 from diffjax.checks import check_numbers
 from diffjax.cluster import processes
-from diffjax.cluster.layouts import Layout, Replicated
+from diffjax.cluster.layouts import DrawingLayout, Replicated
 from diffjax.codecs import Pixels, to_float
 from diffjax.conditioning import Unconditional
 from diffjax.grids import check_grid
@@ -41,6 +41,10 @@ class Defaults(Protocol):
 
   def grid(self, num_steps: int, name: str | None = None) -> Array:
     """The noise levels [num_steps + 1] for a number of steps, by default or from the named grid."""
+    ...
+
+  def start_std(self, sigma: Array) -> Array:
+    """The standard deviation of x at the first level, from noise alone."""
     ...
 
   def sampler(self, name: str | None, steps: int, /, **options: Any) -> Sampler:
@@ -94,7 +98,7 @@ class Pipeline:
   defaults: Defaults
   codec: Codec = dataclasses.field(default_factory=Pixels)
   conditioner: Conditioner = dataclasses.field(default_factory=Unconditional)
-  layout: type[Layout] = Replicated
+  layout: DrawingLayout = Replicated
   preview_codec: Codec | None = None
 
   def draw(
@@ -194,9 +198,10 @@ class Pipeline:
       guided, wrapped = guide.guide(denoiser, wrapped, self.codec, report) if guide else (denoiser, wrapped)
       wrapped = wrapped if repeats in (None, 1) else samplers.Recurrent(wrapped, repeats)
       edited, levels, start = edit(guided, sigmas, known, mask, strength, shape)
+      std = levels[0] if known is not None else self.defaults.start_std(levels[0])
       if isinstance(method, samplers.Restart):
         method.check_grid(levels)
-      return edited, wrapped, levels, jax.random.key(seed), start
+      return edited, wrapped, levels, std, jax.random.key(seed), start
 
     programs = compiled(self.layout, shape, floats, trajectory)
     codecs = (self.codec, self.preview_codec or self.codec)

@@ -3,12 +3,16 @@
 from diffjax.pretrained.clip import load_clip, load_image_encoder, load_text_encoder, save_clip
 from diffjax.pretrained.clip.preprocessing import load_preprocessing
 from diffjax.pretrained.schedulers import Published, from_diffusers
+from diffjax.pretrained.stable_diffusion.pipeline import INDEX as MODEL_INDEX
+from diffjax.pretrained.stable_diffusion.pipeline import load_pipeline
 
 __all__ = [
+  "MODEL_INDEX",
   "Published",
   "from_diffusers",
   "load_clip",
   "load_image_encoder",
+  "load_pipeline",
   "load_preprocessing",
   "load_text_encoder",
   "save_clip",

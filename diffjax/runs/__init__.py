@@ -2,7 +2,7 @@
 
 from diffjax.from_config.clip_run import ClipRun
 from diffjax.runs.clip import load_clip
-from diffjax.runs.diffusion import Run, load_run
+from diffjax.runs.diffusion import Run, load_run, open_pipeline
 from diffjax.runs.dry_run import dry_run
 from diffjax.runs.folder import BEST, CHECKPOINTS, CONFIG, LOCK, claim, claimed, load_data, read_config
 from diffjax.runs.preview import preview
@@ -23,6 +23,7 @@ __all__ = [
   "load_data",
   "load_run",
   "make_prompt",
+  "open_pipeline",
   "preview",
   "read_config",
 ]

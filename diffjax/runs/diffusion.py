@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from diffjax import data, from_config
+from diffjax import data, from_config, pretrained
 from diffjax.pipelines import Pipeline
 from diffjax.runs.folder import check_kind, load_data, read_config, restore_averaged
+from diffjax.system import paths
 from diffjax.typing import PyTree
 
 
@@ -56,6 +57,21 @@ class Run:
     drawn = self.pipeline.draw(num, **options)
     self.calls = drawn.calls
     return drawn.images if drawn.path is None else (drawn.images, drawn.path)
+
+
+def open_pipeline(workdir: str | pathlib.Path, *, best: bool = False) -> tuple[Pipeline, str]:
+  """The pipeline of a run, or of a folder of published weights, and its source, such as "step 2500".
+
+  Raises:
+    ValueError: as `load_run` or `pretrained.load_pipeline`; or if `best` is asked of published weights.
+    FileNotFoundError: as there.
+  """
+  if not (paths.as_path(workdir) / pretrained.MODEL_INDEX).is_file():
+    run = load_run(workdir, best=best)
+    return run.pipeline, f"step {run.step}"
+  if best:
+    raise ValueError(f"{workdir} holds published weights, which have no best checkpoint; omit --best.")
+  return pretrained.load_pipeline(workdir), "published weights"
 
 
 def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:

@@ -37,6 +37,9 @@ class Recommended:
   def grid(self, num_steps, name=None):
     return grids.karras(num_steps, 0.01, 10.0)
 
+  def start_std(self, sigma):
+    return sigma
+
   def sampler(self, name, steps, /, **options):
     return samplers.Heun()
 

@@ -20,6 +20,7 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from diffjax import checks, denoisers, from_config, grids, guidance, schedules
@@ -44,6 +45,17 @@ PREDICTIONS = {
 }
 WITH_INFINITY = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler", "TCDScheduler")
 """Classes in which zero terminal SNR is an infinite sigma; the others use 4096 for it."""
+FROM_NOISE_ALONE = (
+  "CMStochasticIterativeScheduler",
+  "DPMSolverSDEScheduler",
+  "EulerAncestralDiscreteScheduler",
+  "EulerDiscreteScheduler",
+  "HeunDiscreteScheduler",
+  "KDPM2AncestralDiscreteScheduler",
+  "KDPM2DiscreteScheduler",
+  "LMSDiscreteScheduler",
+)
+"""Classes that start at sigma * noise, unless their spacing is "leading"; others, and then, at unit variance."""
 ALWAYS_NOISY = ("DEISMultistepScheduler", "SASolverScheduler")
 """Classes that always end at the schedule's first level, whatever the configuration."""
 CHOICES = {
@@ -113,7 +125,8 @@ class Published:
 
   `grid(num_steps)` returns the noise levels, [num_steps + 1] that end in zero (fewer for single-step solvers, where
   num_steps counts network calls). The network's time is `time_scale` times the schedule's. `threshold` clips a
-  denoiser's x0 as configured. diffusers stops at `final_sigma`. `spec` has the sampler's name and options.
+  denoiser's x0 as configured. diffusers stops at `final_sigma`. `spec` has the sampler's name and options. Sampling
+  starts at x = `start_std(sigma)` * noise, with the variance of noise alone or of noise and data, the latter being 1.
   """
 
   schedule: Schedule
@@ -124,6 +137,11 @@ class Published:
   threshold: Callable[[Denoiser], Denoiser]
   final_sigma: float
   spec: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+  from_noise_alone: bool = True
+
+  def start_std(self, sigma: Array) -> Array:
+    """The standard deviation of x at the first level."""
+    return sigma if self.from_noise_alone else jnp.sqrt(1 + jnp.square(sigma))
 
   def denoiser(self, network: Network) -> Denoiser:
     """The denoiser that the configuration makes of a network with bound parameters."""
@@ -151,6 +169,8 @@ def from_diffusers(config: Config) -> Published:
     threshold=_threshold(config),
     final_sigma=_final_sigma(config, schedule),
     spec=spec,
+    from_noise_alone=levels.is_flow(config)
+    or (config["_class_name"] in FROM_NOISE_ALONE and config.get("timestep_spacing") != "leading"),
   )
 
 

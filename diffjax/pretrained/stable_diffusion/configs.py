@@ -1,7 +1,7 @@
-"""Diffusers' configurations of the U-Net and the autoencoder as our modules, and our modules as their configurations."""
+"""Diffusers' configurations of U-Net and autoencoder as our modules, and our modules as their configurations."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -179,11 +179,9 @@ def _latents(config, channels):
   mean, std = config["latents_mean"], config["latents_std"]
   if mean is None and std is None:
     return LatentSpace(scale, _number("shift_factor", shift), bool(config["force_upcast"]))
-  for key, values in (("latents_mean", mean), ("latents_std", std)):
-    if not isinstance(values, Sequence) or len(values) != channels:
-      raise ValueError(f"{key} is {shown(values)}, but must be {channels} numbers, one for each channel; correct it.")
-  scales = tuple(scale / _positive("latents_std", value) for value in std)
-  return LatentSpace(scales, tuple(_number("latents_mean", value) for value in mean), bool(config["force_upcast"]))
+  each = lambda key, number: tuple(number(key, value) for value in _per_level(config, key, channels))
+  scales = tuple(scale / value for value in each("latents_std", _positive))
+  return LatentSpace(scales, each("latents_mean", _number), bool(config["force_upcast"]))
 
 
 def from_autoencoder(network: AutoencoderKL, latents: LatentSpace) -> dict[str, Any]:
@@ -253,12 +251,12 @@ def _widths(config, *blocks) -> tuple[int, ...]:
   return widths
 
 
-def _per_level(config, key, levels) -> list[Any]:
-  """A value for each level, from one for all or a list."""
+def _per_level(config, key, count) -> list[Any]:
+  """A value for each of `count` levels or channels, from one for all or a list."""
   value = config[key]
-  values = list(value) if isinstance(value, list | tuple) else [value] * levels
-  if len(values) != levels:
-    raise ValueError(f"{key} has {len(values)} entries for {levels} levels; correct the configuration.")
+  values = list(value) if isinstance(value, list | tuple) else [value] * count
+  if len(values) != count:
+    raise ValueError(f"{key} has {len(values)} entries, expected {count}; correct the configuration.")
   return values
 
 

@@ -51,6 +51,9 @@ class PublishedDefaults:
       from_config.GRIDS, "grid", {"name": name}, num_steps, schedule=self.published.schedule
     )
 
+  def start_std(self, sigma: Array) -> Array:
+    return self.published.start_std(sigma)
+
   def sampler(self, name: str | None, steps: int, /, **options: Any) -> Sampler:
     given = {key: value for key, value in options.items() if value is not None}
     spec = dict(self.published.spec) if name in (None, self.published.spec["name"]) else {"name": name}
@@ -83,8 +86,7 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
   if not (folder / INDEX).exists():
     raise FileNotFoundError(f"{folder} holds no {INDEX}; give the folder of a whole pipeline.")
   index = read_json(folder, INDEX)
-  if dtype is None:
-    dtype = jnp.float32 if devices.platform() == "cpu" else jnp.bfloat16
+  dtype = jnp.dtype(dtype or ("float32" if devices.platform() == "cpu" else "bfloat16"))
   param_dtype = None if dtype == jnp.float32 else dtype
   network, params = weights.load_unet(_component(folder, index, "unet"), dtype=dtype, param_dtype=param_dtype)
   unet_config = read_json(folder / "unet", "config.json")
@@ -115,7 +117,7 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
 def load_latents(folder: str | os.PathLike, dtype: jnp.dtype) -> Latents:
   """The codec of an `AutoencoderKL`'s folder; float16, which overflows in most of them, only where it may be used."""
   network, params, space = weights.load_autoencoder(folder)
-  dtype = jnp.dtype(jnp.float32) if space.upcast and dtype == jnp.float16 else jnp.dtype(dtype)
+  dtype = jnp.dtype(jnp.float32) if space.upcast and dtype == jnp.float16 else dtype
   scale, shift = (jnp.asarray(value, jnp.float32) for value in (space.scale, space.shift))
   return Latents(params, scale, shift, network.clone(dtype=dtype))
 
@@ -142,8 +144,8 @@ def _towers(folder, index, large, dtype, param_dtype) -> tuple[TextTower, ...]:
         f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, but {name} knows {encoder.vocab_size}; take both"
         " from one model."
       )
-    read = dict(layer=-2, normed=False) if large else {}  # SDXL reads the penultimate layer, as it is
-    towers.append(TextTower(params, encoder, tokenizer, **read))
+    # SDXL reads the penultimate layer, as it is
+    towers.append(TextTower(params, encoder, tokenizer, layer=-2 if large else -1, normed=not large))
   return tuple(towers)
 
 

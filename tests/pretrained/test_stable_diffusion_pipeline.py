@@ -1,0 +1,134 @@
+"""Whole pipelines against diffusers' own on the same random weights, drawing from the same noise."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+from diffusers_latent import TEXTS, pipeline  # noqa: E402 - after the skips
+
+from diffjax import pretrained  # noqa: E402
+
+NOISE = np.random.default_rng(0).normal(size=(2, 8, 12, 4)).astype(np.float32)
+SIZE = (16, 24)
+CLOSE = dict(rtol=1e-4, atol=2e-4)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+  """By kind: their pipeline, and the folder that it was saved in."""
+  made = {}
+
+  def get(kind):
+    if kind not in made:
+      folder = tmp_path_factory.mktemp(f"stable_diffusion_{kind}")
+      theirs = pipeline(kind, folder)
+      theirs.set_progress_bar_config(disable=True)
+      theirs.save_pretrained(folder / "saved")
+      made[kind] = theirs, folder / "saved"
+    return made[kind]
+
+  return get
+
+
+def their_images(theirs, prompts, scale=7.5, steps=10, **asked):
+  height, width = SIZE
+  latents = torch.from_numpy(np.moveaxis(NOISE, -1, 1).copy())
+  drawn = theirs(
+    prompts, num_inference_steps=steps, height=height, width=width, guidance_scale=scale, latents=latents,
+    output_type="pt", **asked,
+  )  # fmt: skip
+  return 2 * np.moveaxis(drawn.images.numpy(), 1, -1) - 1
+
+
+def our_images(folder, prompts, scale=7.5, steps=10, **asked):
+  drawn = pretrained.load_pipeline(folder).draw(
+    2, prompt=prompts, steps=steps, size=SIZE, guidance_scale=scale, noise=NOISE, floats=True, **asked
+  )
+  return np.clip(drawn.images, -1, 1)
+
+
+@pytest.mark.parametrize("kind", ["1", "2", "xl"])
+def test_prompts_and_a_negative_prompt(both, kind):
+  theirs, folder = both(kind)
+  expected = their_images(theirs, TEXTS[:2], negative_prompt=TEXTS[2:] * 2)
+  assert expected.std() > 0.1 and np.abs(expected[0] - expected[1]).max() > 0.1
+  np.testing.assert_allclose(our_images(folder, TEXTS[:2], negative_prompt=TEXTS[2]), expected, **CLOSE)
+
+
+@pytest.mark.parametrize("kind", ["1", "xl"])
+def test_without_a_negative_prompt_and_without_guidance(both, kind):
+  theirs, folder = both(kind)
+  for scale in (5.0, 1.0):
+    expected = their_images(theirs, TEXTS[:2], scale)
+    np.testing.assert_allclose(our_images(folder, TEXTS[:2], scale), expected, **CLOSE)
+
+
+def test_clip_skip_reads_an_earlier_layer(both):
+  theirs, folder = both("1")
+  encode = lambda **asked: pretrained.load_pipeline(folder).conditioner.cond(1, SIZE, prompt=TEXTS[0], **asked)
+  ids = theirs.tokenizer(TEXTS[0], padding="max_length", return_tensors="pt").input_ids
+  hidden = theirs.text_encoder(ids, output_hidden_states=True).hidden_states
+  for skip in (0, 1):
+    expected = theirs.text_encoder.final_layer_norm(hidden[-1 - skip])
+    np.testing.assert_allclose(encode(clip_skip=skip)["context"], expected, **CLOSE)
+  theirs, folder = both("xl")
+  expected = theirs.encode_prompt(TEXTS[0], do_classifier_free_guidance=False, clip_skip=1)[0]
+  np.testing.assert_allclose(encode(clip_skip=1)["context"], expected, **CLOSE)
+
+
+def test_other_schedulers_of_the_folder(both, tmp_path):
+  theirs, _ = both("1")
+  other = diffusers.EulerDiscreteScheduler.from_config(theirs.scheduler.config)
+  parts = {name: part for name, part in theirs.components.items() if name != "scheduler"}
+  changed = diffusers.StableDiffusionPipeline(**parts, scheduler=other, requires_safety_checker=False)
+  changed.save_pretrained(tmp_path)
+  loaded = pretrained.load_pipeline(tmp_path)
+  changed.set_progress_bar_config(disable=True)
+  sigma = float(loaded.defaults.grid(10)[0])
+  np.testing.assert_allclose(sigma, other.sigmas[0] if other.num_inference_steps == 10 else sigma)
+  expected = their_images(changed, TEXTS[:2])
+  np.testing.assert_allclose(our_images(tmp_path, TEXTS[:2]), expected, **CLOSE)
+
+
+def test_the_refiner_reads_the_aesthetic_score(both):
+  theirs, folder = both("refiner")
+  ours = pretrained.load_pipeline(folder)
+  cond = ours.conditioner.cond(1, SIZE, prompt=TEXTS[0])
+  np.testing.assert_array_equal(cond["sizes"], [[16, 24, 0, 0, 6.0]])
+  np.testing.assert_array_equal(ours.conditioner.null_cond(SIZE)["sizes"], [16, 24, 0, 0, 2.5])
+  hidden, _, pooled, _ = theirs.encode_prompt(TEXTS[0], do_classifier_free_guidance=False)
+  np.testing.assert_allclose(cond["context"], hidden, **CLOSE)
+  np.testing.assert_allclose(cond["pooled"], pooled, **CLOSE)
+
+
+def test_what_is_missing_is_named(both, tmp_path):
+  _, folder = both("1")
+  with pytest.raises(FileNotFoundError, match=r"holds no model_index\.json; give the folder of a whole pipeline"):
+    pretrained.load_pipeline(folder / "unet")
+  broken = tmp_path / "broken"
+  broken.mkdir()
+  index = json.loads((folder / "model_index.json").read_text())
+  (broken / "model_index.json").write_text(json.dumps(index))
+  for name in ("scheduler", "tokenizer", "text_encoder", "unet"):
+    (broken / name).symlink_to(folder / name)
+  with pytest.raises(FileNotFoundError, match="lacks its component vae/; download the whole model again"):
+    pretrained.load_pipeline(broken)
+
+
+def test_mistakes_in_a_request(both):
+  pipeline = pretrained.load_pipeline(both("1")[1])
+  for asked, says in (
+    (dict(), "draws from text; write a prompt"),
+    (dict(prompt=" "), "prompt ' ' is empty; say what"),
+    (dict(prompt=["a", "b"]), "2 prompts for 3 images; give one for all, or one for each"),
+    (dict(prompt="a", labels=np.zeros(3, int)), "draws from text, not by labels"),
+    (dict(prompt="a", size=(15, 24)), r"size is 15x24, but both sides must be multiples of 2 .* use 16x24"),
+    (dict(prompt="a", negative_prompt="b", guidance_scale=1.0), "negative_prompt has no effect"),
+    (dict(prompt="a", clip_skip=3), r"clip_skip is 3, but must be in 0\.\.2"),
+  ):
+    with pytest.raises(ValueError, match=says):
+      pipeline.draw(3, steps=2, **asked)
