@@ -191,13 +191,13 @@ class Pipeline:
     denoiser = self.defaults.guided(self.denoiser, null_cond, scale)
     if cfgpp:
       check_cfgpp(scale, guide)
-    known, mask = self._encoded(init_image, image_shape), self._reduced(mask, init_image, shape)
+    known, hole = self._encoded(init_image, image_shape), self._reduced(mask, init_image, shape)
 
     def assemble(report=None):
       wrapped = samplers.MeanGuided(method) if cfgpp else method
       guided, wrapped = guide.guide(denoiser, wrapped, self.codec, report) if guide else (denoiser, wrapped)
       wrapped = wrapped if repeats in (None, 1) else samplers.Recurrent(wrapped, repeats)
-      edited, levels, start = edit(guided, sigmas, known, mask, strength, shape)
+      edited, levels, start = edit(guided, sigmas, known, hole, strength, shape)
       std = levels[0] if known is not None else self.defaults.start_std(levels[0])
       if isinstance(method, samplers.Restart):
         method.check_grid(levels)
@@ -213,13 +213,13 @@ class Pipeline:
       return draw_batches(programs, self.layout, codecs, assemble, own, numbers, at_once, progress, again=again)
 
     drawn = draw_these(np.arange(num))
-    if guide is None or noise is not None:
-      return drawn
-    for attempt in range(1, MAX_ATTEMPTS):
+    for attempt in range(1, MAX_ATTEMPTS if guide and noise is None else 1):
       refused = np.flatnonzero(~processes.broadcast(guide.accepts(drawn.images)))
       if not refused.size:
         break
       put(drawn, refused, draw_these(refused + attempt * APART))
+    if mask is not None:  # a codec changes what is around the mask too
+      drawn.images[:, ~mask] = to_float(init_image)[~mask] if floats else init_image[~mask]
     return drawn
 
   def _levels(self, steps, grid, sigmas):

@@ -78,13 +78,18 @@ def test_from_given_noise_on_given_levels():
     PIPELINE.draw(3, sigmas=sigmas[:-1])
 
 
-def test_a_mask_covers_every_place_that_holds_one_of_its_pixels():
+def test_what_is_not_masked_stays():
   picture, mask = np.full((8, 8, 1), 200, np.uint8), np.zeros((8, 8), bool)
   mask[3, 3] = True
   drawn = PIPELINE.draw(2, init_image=picture, mask=mask).images
-  anew = np.zeros((8, 8), bool)
-  anew[2:4, 2:4] = True
-  assert (drawn[:, ~anew] == 200).all() and (drawn[:, anew] != 200).all()
+  assert (drawn[:, ~mask] == 200).all() and (drawn[:, mask] != 200).all()
+
+
+def test_a_mask_covers_every_place_that_holds_one_of_its_pixels():
+  mask = np.zeros((8, 8), bool)
+  mask[3, 3] = True
+  reduced = PIPELINE._reduced(mask, np.zeros((8, 8, 1), np.uint8), (4, 4, 1))
+  assert reduced.shape == (1, 4, 4, 1) and np.argwhere(reduced[0, ..., 0]).tolist() == [[1, 1]]
 
 
 def test_on_several_devices_out_of_memory_advises_only_what_drawing_can_change(monkeypatch):
