@@ -25,6 +25,7 @@ from diffjax import plots
 from diffjax.cluster import processes
 from diffjax.cluster.command_line import run as run_script
 from diffjax.conditioning import Text, split_prompt
+from diffjax.conditioning.prompt_weights import SYNTAXES
 from diffjax.data.pictures import load_picture
 from diffjax.pipelines import Pipeline
 from diffjax.runs import Prompt, load_clip, make_prompt, open_pipeline
@@ -205,6 +206,7 @@ def main() -> None:
     "clip",
     "prompt",
     "negative_prompt",
+    "prompt_syntax",
     "clip_skip",
     "image_prompt",
     "guidance",
@@ -237,6 +239,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("prompt", None, "What to draw; with --clip several with weights: 'a three|a four::-0.5'.")
   flags.DEFINE_string("negative_prompt", None, "What to guide away from, for a text-to-image model.")
   flags.DEFINE_string("size", None, "Height x width in pixels, as in 512x768, for a model that allows it.")
+  flags.DEFINE_enum("prompt_syntax", None, SYNTAXES, "How weights in prompts are written; default: a1111.")
   flags.DEFINE_integer("clip_skip", None, "Leave out this many of the text encoder's last layers.")
   flags.DEFINE_string("image_prompt", None, "Images to resemble; several with weights: 'three.png|four.png::-0.5'.")
   config_flags.DEFINE_config_file("guidance", None, "How CLIP guides, such as configs/guidance.py:disco.")

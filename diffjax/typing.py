@@ -46,12 +46,12 @@ class Codec(Protocol):
 class Conditioner(Protocol):
   """Maps what a user asks for to the cond of a network."""
 
-  def cond(self, num: int, size: tuple[int, int], **asked: Any) -> Cond:
-    """The cond, with leading [num], for `num` images of (H, W) pixels; None if nothing is asked for."""
-    ...
+  def conds(self, num: int, size: tuple[int, int], **asked: Any) -> tuple[Cond, Cond]:
+    """(cond, null cond) for `num` images of (H, W) pixels.
 
-  def null_cond(self, size: tuple[int, int], **asked: Any) -> Cond:
-    """The cond to guide away from, without leading [num]; None if the network has none."""
+    The cond has a leading [num], and is None if nothing is asked for. The null cond, to guide away from, has no such
+    axis, and is None if the network knows none.
+    """
     ...
 
   def training_cond(self, batch: PyTree, keys: Array) -> Cond:

@@ -21,20 +21,19 @@ class Labels:
   num_classes: int = struct.field(pytree_node=False, kw_only=True)
   null_label: bool = struct.field(pytree_node=False, default=True)
 
-  def null_cond(self, size: tuple[int, int] = (0, 0), **asked: Any) -> Cond:
-    """The cond of classifier-free guidance's unconditional half; None if the network has no null label."""
-    return {"label": self.num_classes} if self.null_label else None
-
-  def cond(self, num: int, size: tuple[int, int] = (0, 0), *, labels: np.ndarray | None = None, **asked: Any) -> Cond:
-    """The cond of `num` images, of any size, with these labels, int [num]; None without labels.
+  def conds(
+    self, num: int, size: tuple[int, int] = (0, 0), *, labels: np.ndarray | None = None, **asked: Any
+  ) -> tuple[Cond, Cond]:
+    """(cond, null cond) of `num` images, of any size, with these labels, int [num]; the cond is None without labels.
 
     Raises:
       ValueError: the number of labels is not `num`, or one is out of range; or something else is asked for.
     """
     if asked:
       raise ValueError(f"this model draws by label, not by {' or '.join(asked)}; omit that.")
+    null_cond = {"label": self.num_classes} if self.null_label else None
     if labels is None:
-      return None
+      return None, null_cond
     labels = np.asarray(labels)
     if labels.shape != (num,):
       raise ValueError(f"labels have shape {labels.shape}; pass one label for each of the {num} images.")
@@ -42,7 +41,7 @@ class Labels:
       raise ValueError(
         f"labels {labels.min()}..{labels.max()} are out of range; choose each from 0..{self.num_classes - 1}."
       )
-    return {"label": labels.astype(np.int32)}
+    return {"label": labels.astype(np.int32)}, null_cond
 
   def training_cond(self, batch: PyTree, keys: Array) -> Cond:
     """The labels of a batch, each dropped at random by its own key, keys [b]."""

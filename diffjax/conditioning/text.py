@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffjax import randomness, struct
+from diffjax.conditioning.prompt_weights import Sections, sections, weighed
 from diffjax.networks.transformer import layer_norm
 from diffjax.system import compilation
 from diffjax.typing import Array, Cond, PyTree
@@ -32,8 +32,12 @@ class TextTower:
   layer: int = struct.field(pytree_node=False, default=-1)
   normed: bool = struct.field(pytree_node=False, default=True)
 
-  def encode(self, texts: Sequence[str], clip_skip: int = 0) -> tuple[Array, Array]:
-    """(hidden states [N, L, D], vectors [N, P]) of texts; clip_skip leaves out that many more layers.
+  def encode(
+    self, texts: Sequence[Sections], most: int, syntax: str, clip_skip: int = 0
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """(weighed hidden states [T, most * L, D], vectors [T, P] of the first section) of texts in up to `most` sections.
+
+    Shorter texts are filled up with empty sections. clip_skip leaves out that many more layers.
 
     Raises:
       ValueError: clip_skip is negative, or leaves no layer.
@@ -41,7 +45,17 @@ class TextTower:
     depth = self.module.layers + self.layer + 1
     if not 0 <= clip_skip < depth:
       raise ValueError(f"clip_skip is {clip_skip}, but must be in 0..{depth - 1} for this text encoder; correct it.")
-    return _states(dataclasses.replace(self, layer=self.layer - clip_skip, tokenizer=None), self.tokenizer(texts))
+    tower = dataclasses.replace(self, layer=self.layer - clip_skip, tokenizer=None)
+    # one section at a time, so that no number of prompts or sections compiles anything again
+    encode = lambda tokens: [np.asarray(a[0]) for a in _states(tower, tokens[None])]
+    empty, _ = encode(self.tokenizer([""])[0])
+    states, vectors = [], []
+    for text in texts:
+      each = [encode(tokens) for tokens in text.tokens]
+      own = weighed(np.stack([hidden for hidden, _ in each]), text.weights, empty, syntax)
+      states.append(np.concatenate([*own, *[empty] * (most - len(own))]))
+      vectors.append(each[0][1])
+    return np.stack(states), np.stack(vectors)
 
   def states(self, tokens: Array) -> tuple[Array, Array]:
     """(hidden states [N, L, D], vectors [N, P]) of tokens int32 [N, L]."""
@@ -79,20 +93,25 @@ class Text:
   zero_null: bool = struct.field(pytree_node=False, default=False)
   aesthetic: tuple[float, float] | None = struct.field(pytree_node=False, default=None)
 
-  def cond(
+  def conds(
     self,
     num: int,
     size: tuple[int, int],
     *,
     prompt: str | Sequence[str] | None = None,
     negative_prompt: str | None = None,
+    prompt_syntax: str = "a1111",
     clip_skip: int = 0,
     **asked: Any,
-  ) -> Cond:
-    """The cond of `num` images of (H, W) pixels: of one prompt for all, or one for each.
+  ) -> tuple[Cond, Cond]:
+    """(cond, null cond) of `num` images of (H, W) pixels: of one prompt for all, or one for each.
+
+    The null cond is that of the negative prompt, by default the empty text. Prompts of several sections
+    (`prompt_weights`) make "context" longer for all.
 
     Raises:
-      ValueError: no prompt, an empty one, or not one for each image; or something else is asked for.
+      ValueError: no prompt, an empty one, or not one for each image; an unknown syntax; clip_skip out of range; or
+        something else is asked for.
     """
     if asked:
       raise ValueError(f"this model draws from text, not by {' or '.join(asked)}; omit that.")
@@ -105,18 +124,18 @@ class Text:
       if not text.strip():
         raise ValueError(f"the prompt {text!r} is empty; say what the image should show.")
     unique = list(dict.fromkeys(prompts))
+    encoded = self._encode([*unique, negative_prompt or ""], prompt_syntax, clip_skip)
     rows = [unique.index(text) for text in prompts] * (num if len(prompts) == 1 else 1)
-    cond = self._encode(unique, size, 0, clip_skip)
-    return jax.tree.map(lambda a: np.asarray(a)[rows], cond)
-
-  def null_cond(
-    self, size: tuple[int, int], *, negative_prompt: str | None = None, clip_skip: int = 0, **asked: Any
-  ) -> Cond:
-    """The cond of the negative prompt, by default the empty text, without leading axis."""
-    cond = self._encode([negative_prompt or ""], size, 1, clip_skip)
+    cond = {name: values[rows] for name, values in encoded.items()}
+    null_cond = {name: values[-1] for name, values in encoded.items()}
     if negative_prompt is None and self.zero_null:
-      cond |= {name: np.zeros_like(cond[name]) for name in ("context", "pooled") if name in cond}
-    return jax.tree.map(lambda a: np.asarray(a)[0], cond)
+      null_cond = {name: np.zeros_like(values) for name, values in null_cond.items()}
+    if self.pooled:
+      # height and width of the original image, of its cropped corner, and of the target, or instead of that a score
+      ends = [size] * 2 if self.aesthetic is None else [(score,) for score in self.aesthetic]
+      sizes, null_sizes = (np.array([*size, 0, 0, *end], np.float32) for end in ends)
+      cond, null_cond = cond | {"sizes": np.tile(sizes, (num, 1))}, null_cond | {"sizes": null_sizes}
+    return cond, null_cond
 
   def training_cond(self, batch: PyTree, keys: Array) -> Cond:
     """The cond of a batch's "tokens", int32 [b, L]; each text is replaced by the empty one at random, by keys [b].
@@ -131,11 +150,10 @@ class Text:
     tokens = jnp.where(dropped[:, None], jnp.asarray(tower.tokenizer([""])), batch["tokens"])
     return {"context": tower.states(tokens)[0]}
 
-  def _encode(self, texts, size, which, clip_skip):
-    hidden, vectors = zip(*[tower.encode(texts, clip_skip) for tower in self.towers])
-    cond = {"context": np.concatenate([np.asarray(states) for states in hidden], axis=-1)}
-    if self.pooled:
-      ends = size if self.aesthetic is None else (self.aesthetic[which],)
-      sizes = np.array([*size, 0, 0, *ends], np.float32)  # of the original, where it was cropped, and of the target
-      cond |= {"pooled": np.asarray(vectors[-1]), "sizes": np.tile(sizes, (len(texts), 1))}
-    return cond
+  def _encode(self, texts, syntax, clip_skip) -> dict[str, np.ndarray]:
+    """ "context" [T, S * L, D] of texts of up to S sections, and if it is read "pooled" [T, P] of their first."""
+    parts = [[sections(text, syntax, tower.tokenizer) for text in texts] for tower in self.towers]
+    most = max(len(part.tokens) for of_tower in parts for part in of_tower)
+    encoded = [tower.encode(of_tower, most, syntax, clip_skip) for tower, of_tower in zip(self.towers, parts)]
+    found = {"context": np.concatenate([states for states, _ in encoded], axis=-1)}
+    return found | ({"pooled": encoded[-1][1]} if self.pooled else {})

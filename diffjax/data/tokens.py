@@ -45,6 +45,10 @@ class Tokenizer(NamedTuple):
     return self.bpe.get_vocab_size()
 
   @property
+  def start_id(self) -> int:
+    return self.bpe.token_to_id(START)
+
+  @property
   def end_id(self) -> int:
     return self.bpe.token_to_id(END)
 
@@ -72,8 +76,12 @@ class Tokenizer(NamedTuple):
         raise ValueError(f"prompt {number} is empty ({text!r}); say what the image should show.")
     return rows
 
+  def ids(self, text: str) -> list[int]:
+    """The ids of a text of any length, without start and end."""
+    return self.bpe.encode(_valid(text), add_special_tokens=False).ids
+
   def _ids(self, text, number):
-    encoding = self.bpe.encode(text.encode("utf-8", "replace").decode("utf-8"))  # replaces lone surrogates
+    encoding = self.bpe.encode(_valid(text))
     if len(encoding.ids) <= self.length:
       return encoding.ids
     kept = self.length - 1
@@ -94,6 +102,10 @@ class Tokenizer(NamedTuple):
     tokens = dict(bos_token=START, eos_token=END, unk_token=END, pad_token=self.bpe.id_to_token(self.pad_id))
     config = dict(tokenizer_class="CLIPTokenizer", model_max_length=self.length, **tokens)
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _valid(text):
+  return text.encode("utf-8", "replace").decode("utf-8")  # replaces lone surrogates
 
 
 def load_tokenizer(folder: str | os.PathLike, length: int | None = None) -> Tokenizer:

@@ -115,6 +115,7 @@ class Pipeline:
     labels: np.ndarray | None = None,
     prompt: str | Sequence[str] | Guide | None = None,
     negative_prompt: str | None = None,
+    prompt_syntax: str | None = None,
     clip_skip: int | None = None,
     guidance_scale: float | None = None,
     guide: Guide | None = None,
@@ -145,6 +146,7 @@ class Pipeline:
       labels: int [num] in 0..num_classes-1 for a conditional model; without them it draws unconditionally.
       prompt: what to draw: for a text-to-image model a text, or one for each image; for any other a `guide`.
       negative_prompt: what to guide away from, for a text-to-image model; default: the empty text.
+      prompt_syntax: how weights in texts are written, one of `prompt_weights.SYNTAXES`; default: "a1111".
       clip_skip: leaves out this many of the text encoder's last layers.
       guidance_scale: of classifier-free guidance, for images with labels or texts.
       guide: from `runs.make_prompt`, CLIP guidance, which is added to that by labels or texts.
@@ -185,8 +187,8 @@ class Pipeline:
       guide, repeats = guide.at(num_steps, repeats), 1
       sampler = sampler or guide.sampler
     method = self.defaults.sampler(sampler, num_steps, **options)
-    asked = dict(labels=labels, prompt=prompt, negative_prompt=negative_prompt, clip_skip=clip_skip)
-    asked = {name: value for name, value in asked.items() if value is not None}
+    texts = dict(prompt=prompt, negative_prompt=negative_prompt, prompt_syntax=prompt_syntax, clip_skip=clip_skip)
+    asked = {name: value for name, value in {"labels": labels, **texts}.items() if value is not None}
     cond, null_cond, scale = self._cond(num, image_shape[:2], asked, guidance_scale)
     denoiser = self.defaults.guided(self.denoiser, null_cond, scale)
     if cfgpp:
@@ -247,12 +249,11 @@ class Pipeline:
 
   def _cond(self, num, size, asked, scale):
     """(cond, null cond, guidance scale); the scale is None without a cond or a null cond."""
-    cond = self.conditioner.cond(num, size, **asked)
+    cond, null_cond = self.conditioner.conds(num, size, **asked)
     if cond is None:
       if scale is not None:
         raise ValueError("guidance_scale needs a label; pass one, or omit the scale.")
       return None, None, None
-    null_cond = self.conditioner.null_cond(size, **asked)
     if null_cond is None:
       if scale is not None:
         raise ValueError("this network has no null label to guide away from; omit guidance_scale.")

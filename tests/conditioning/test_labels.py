@@ -14,22 +14,21 @@ def test_every_conditioner_has_the_whole_protocol():
   found = [value for value in vars(conditioning).values() if hasattr(value, "training_cond")]
   assert {Labels, Text, Unconditional} == set(found)
   for conditioner in found:
-    assert hasattr(conditioner, "null_cond")
-    assert list(inspect.signature(conditioner.cond).parameters)[:2] == ["self", "num"]
+    assert list(inspect.signature(conditioner.conds).parameters)[:2] == ["self", "num"]
 
 
 def test_labels_become_cond():
   labels = Labels(num_classes=10)
-  np.testing.assert_array_equal(labels.cond(2, labels=np.array([3, 9]))["label"], [3, 9])
-  assert labels.null_cond() == {"label": 10} and Labels(num_classes=10, null_label=False).null_cond() is None
-  assert labels.cond(2) is None and Unconditional().cond(2) is Unconditional().null_cond() is None
+  np.testing.assert_array_equal(labels.conds(2, labels=np.array([3, 9]))[0]["label"], [3, 9])
+  assert labels.conds(2) == (None, {"label": 10}) and Labels(num_classes=10, null_label=False).conds(2) == (None, None)
+  assert Unconditional().conds(2) == (None, None)
   for given, says in (
     ([3], "one label for each of the 2"),
     ([3, 10], r"3\.\.10 are out of range"),
     ([-1, 3], r"-1\.\.3"),
   ):
     with pytest.raises(ValueError, match=says):
-      labels.cond(2, labels=np.array(given))
+      labels.conds(2, labels=np.array(given))
 
 
 def test_each_label_is_dropped_by_its_own_key():

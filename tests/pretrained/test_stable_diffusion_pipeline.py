@@ -69,7 +69,7 @@ def test_without_a_negative_prompt_and_without_guidance(both, kind):
 
 def test_clip_skip_reads_an_earlier_layer(both):
   theirs, folder = both("1")
-  encode = lambda **asked: pretrained.load_pipeline(folder).conditioner.cond(1, SIZE, prompt=TEXTS[0], **asked)
+  encode = lambda **asked: pretrained.load_pipeline(folder).conditioner.conds(1, SIZE, prompt=TEXTS[0], **asked)[0]
   ids = theirs.tokenizer(TEXTS[0], padding="max_length", return_tensors="pt").input_ids
   hidden = theirs.text_encoder(ids, output_hidden_states=True).hidden_states
   for skip in (0, 1):
@@ -97,9 +97,9 @@ def test_other_schedulers_of_the_folder(both, tmp_path):
 def test_the_refiner_reads_the_aesthetic_score(both):
   theirs, folder = both("refiner")
   ours = pretrained.load_pipeline(folder)
-  cond = ours.conditioner.cond(1, SIZE, prompt=TEXTS[0])
+  cond, null_cond = ours.conditioner.conds(1, SIZE, prompt=TEXTS[0])
   np.testing.assert_array_equal(cond["sizes"], [[16, 24, 0, 0, 6.0]])
-  np.testing.assert_array_equal(ours.conditioner.null_cond(SIZE)["sizes"], [16, 24, 0, 0, 2.5])
+  np.testing.assert_array_equal(null_cond["sizes"], [16, 24, 0, 0, 2.5])
   hidden, _, pooled, _ = theirs.encode_prompt(TEXTS[0], do_classifier_free_guidance=False)
   np.testing.assert_allclose(cond["context"], hidden, **CLOSE)
   np.testing.assert_allclose(cond["pooled"], pooled, **CLOSE)
