@@ -154,10 +154,13 @@ def sections(prompt: str, syntax: str, tokenizer: Any) -> Sections:
   if syntax not in SYNTAXES:
     raise ValueError(f"there is no prompt syntax {syntax!r}; choose one of {', '.join(SYNTAXES)}.")
   parts = (parse_a1111 if syntax == "a1111" else parse_comfy)(prompt)
-  groups = [None if part.text is None else [(i, part.weight) for i in tokenizer.ids(part.text)] for part in parts]
+  ids = lambda part: [(i, part.weight) for i in tokenizer.ids(part.text)]
   room = tokenizer.length - 2  # start and end
   comma = tokenizer.ids(",")
-  rows = _split_at_commas(groups, room, comma) if syntax == "a1111" else _split_between_groups(groups, room)
+  if syntax == "a1111":
+    rows = _split_at_commas([None if part.text is None else ids(part) for part in parts], room, comma)
+  else:
+    rows = _split_between_groups([ids(part) for part in parts], room)
   return Sections(*map(np.stack, zip(*[_framed(row, tokenizer) for row in rows])))
 
 

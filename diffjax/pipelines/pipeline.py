@@ -215,13 +215,16 @@ class Pipeline:
       return draw_batches(programs, self.layout, codecs, assemble, own, numbers, at_once, progress, again=again)
 
     drawn = draw_these(np.arange(num))
-    for attempt in range(1, MAX_ATTEMPTS if guide and noise is None else 1):
+    for attempt in range(1, MAX_ATTEMPTS):
+      if guide is None or noise is not None:
+        break
       refused = np.flatnonzero(~processes.broadcast(guide.accepts(drawn.images)))
       if not refused.size:
         break
       put(drawn, refused, draw_these(refused + attempt * APART))
-    if mask is not None:  # a codec changes what is around the mask too
-      drawn.images[:, ~mask] = to_float(init_image)[~mask] if floats else init_image[~mask]
+    if mask is not None and init_image is not None:  # a codec changes what is around the mask too
+      kept = jnp.asarray(init_image)
+      drawn.images[:, ~mask] = np.asarray(to_float(kept) if floats else kept)[~mask]
     return drawn
 
   def _levels(self, steps, grid, sigmas):
