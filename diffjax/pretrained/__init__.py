@@ -5,6 +5,7 @@ from diffjax.pretrained.clip.preprocessing import load_preprocessing
 from diffjax.pretrained.schedulers import Published, from_diffusers
 from diffjax.pretrained.stable_diffusion.pipeline import INDEX as MODEL_INDEX
 from diffjax.pretrained.stable_diffusion.pipeline import load_pipeline
+from diffjax.pretrained.stable_diffusion.single_file import load_single_file
 
 __all__ = [
   "MODEL_INDEX",
@@ -14,6 +15,7 @@ __all__ = [
   "load_image_encoder",
   "load_pipeline",
   "load_preprocessing",
+  "load_single_file",
   "load_text_encoder",
   "save_clip",
 ]

@@ -9,14 +9,19 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 def open_folder(folder: str | os.PathLike) -> Path:
   """The folder as a path; raises ValueError if it is a pickle, another file, or missing."""
   path = Path(folder).expanduser()
-  if path.suffix.lower() in PICKLES and not path.is_dir():
-    raise ValueError(
-      f"{path} is a pickle, which can execute code when opened and is never read; convert it to safetensors."
-    )
+  refuse_pickle(path)
   if not path.is_dir():
     there = "is a file" if path.exists() else "does not exist"
     raise ValueError(f"weights folder {path} {there}; give the folder that holds config.json and model.safetensors.")
   return path
+
+
+def refuse_pickle(path: Path) -> None:
+  """Raises ValueError if the path is a pickle's."""
+  if path.suffix.lower() in PICKLES and not path.is_dir():
+    raise ValueError(
+      f"{path} is a pickle, which can execute code when opened and is never read; convert it to safetensors."
+    )
 
 
 def refuse_pickles(folder: Path) -> None:
