@@ -55,6 +55,8 @@ def draw(
   guidance_scale: float | None = None,
   best_of: int | None = None,
   best: bool = False,
+  tokenizer: str | None = None,
+  prediction: str | None = None,
   filmstrip: bool = False,
   **options,
 ) -> np.ndarray:
@@ -63,7 +65,7 @@ def draw(
   With several processes each draws its share and returns all images, and process 0 writes.
 
   Args:
-    workdir: the run's folder, or one of published weights.
+    workdir: the folder of a run or of published weights, or a single file of them.
     out: folder to write to; created if missing.
     num: number of images.
     labels: class labels, used cyclically.
@@ -78,6 +80,7 @@ def draw(
     guidance_scale: scale of classifier-free guidance by text or label, or of CLIP guidance where the model reads no
       text and a prompt is given.
     best_of: draw this many and keep the `num` with the highest CLIP scores.
+    tokenizer, prediction: as in `pretrained.load_single_file`.
     best: draw from the checkpoint with the lowest held-out loss instead of the newest.
     filmstrip: also write the trajectory from noise to image.
     **options: as in `diffjax.pipelines.Pipeline.draw`.
@@ -87,7 +90,8 @@ def draw(
     FileNotFoundError: if the folder holds no run or no checkpoint.
     OSError: if nothing can be written to `out`.
   """
-  (pipeline, source), out = open_pipeline(workdir, best=best), paths.as_path(out)
+  pipeline, source = open_pipeline(workdir, best=best, tokenizer=tokenizer, prediction=prediction)
+  out = paths.as_path(out)
   processes.from_first(lambda: writing.check_writable(out))
   options |= {"size": size} | read_images(pipeline, size, init_image, mask)
   if isinstance(pipeline.conditioner, Text):
@@ -211,6 +215,8 @@ def main() -> None:
     "image_prompt",
     "guidance",
     "best_of",
+    "tokenizer",
+    "prediction",
     "eta",
     "s_churn",
     "batch_size",
@@ -224,7 +230,9 @@ def main() -> None:
 if __name__ == "__main__":
   from ml_collections import config_flags
 
-  flags.DEFINE_string("workdir", None, "The run's folder, or one of published weights.")
+  flags.DEFINE_string("workdir", None, "Folder of a run or of published weights, or a single .safetensors file.")
+  flags.DEFINE_string("tokenizer", None, "Folder of CLIP's tokenizer, for a single file.")
+  flags.DEFINE_enum("prediction", None, ["eps", "v"], "What the network of a single file predicts, if it cannot tell.")
   flags.DEFINE_string("out", "out", "Folder to write to.")
   flags.DEFINE_integer("num", 64, "Number of images.")
   flags.DEFINE_integer("steps", None, "Noise levels above zero; default: the run's.")

@@ -59,19 +59,35 @@ class Run:
     return drawn.images if drawn.path is None else (drawn.images, drawn.path)
 
 
-def open_pipeline(workdir: str | pathlib.Path, *, best: bool = False) -> tuple[Pipeline, str]:
-  """The pipeline of a run, or of a folder of published weights, and its source, such as "step 2500".
+def open_pipeline(
+  workdir: str | pathlib.Path, *, best: bool = False, tokenizer: str | None = None, prediction: str | None = None
+) -> tuple[Pipeline, str]:
+  """The pipeline of a run, or of published weights, and its source, such as "step 2500".
+
+  Args:
+    workdir: the folder of a run, a folder of published weights, or a single file of them.
+    best: as `load_run`.
+    tokenizer, prediction: as `pretrained.load_single_file`.
 
   Raises:
-    ValueError: as `load_run` or `pretrained.load_pipeline`; or if `best` is asked of published weights.
+    ValueError: as there, or an option that does not apply to what `workdir` is.
     FileNotFoundError: as there.
   """
-  if not (paths.as_path(workdir) / pretrained.MODEL_INDEX).is_file():
-    run = load_run(workdir, best=best)
-    return run.pipeline, f"step {run.step}"
-  if best:
+  path = paths.as_path(workdir)
+  single, folder = path.suffix == ".safetensors", (path / pretrained.MODEL_INDEX).is_file()
+  if best and (single or folder):
     raise ValueError(f"{workdir} holds published weights, which have no best checkpoint; omit --best.")
-  return pretrained.load_pipeline(workdir), "published weights"
+  if not single and (tokenizer or prediction):
+    name = "tokenizer" if tokenizer else "prediction"
+    raise ValueError(f"{workdir} is a folder, which has its own {name}; omit --{name}.")
+  if single and tokenizer is None:
+    raise ValueError(f"{workdir} holds no tokenizer; give a folder with CLIP's as --tokenizer.")
+  if single:
+    return pretrained.load_single_file(path, tokenizer=tokenizer, prediction=prediction), "published weights"
+  if folder:
+    return pretrained.load_pipeline(path), "published weights"
+  run = load_run(workdir, best=best)
+  return run.pipeline, f"step {run.step}"
 
 
 def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
