@@ -42,7 +42,7 @@ def draw(
   workdir: str | pathlib.Path,
   out: str | pathlib.Path,
   *,
-  num: int = 64,
+  num: int | None = None,
   labels: list[int] | None = None,
   init_image: str | pathlib.Path | None = None,
   mask: str | pathlib.Path | None = None,
@@ -67,7 +67,7 @@ def draw(
   Args:
     workdir: the folder of a run or of published weights, or a single file of them.
     out: folder to write to; created if missing.
-    num: number of images.
+    num: number of images; default: 64, or as many as the model draws at a time if those are fewer.
     labels: class labels, used cyclically.
     init_image: an image file to start from, cropped and resized to the model's image size.
     mask: an image file of the same proportions, white where to redraw the init image, black where to keep it.
@@ -92,6 +92,7 @@ def draw(
   """
   pipeline, source = open_pipeline(workdir, best=best, tokenizer=tokenizer, prediction=prediction)
   out = paths.as_path(out)
+  num = min(64, pipeline.defaults.batch_size) if num is None else num
   processes.from_first(lambda: writing.check_writable(out))
   options |= {"size": size} | read_images(pipeline, size, init_image, mask)
   if isinstance(pipeline.conditioner, Text):
@@ -234,7 +235,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("tokenizer", None, "Folder of CLIP's tokenizer, for a single file.")
   flags.DEFINE_enum("prediction", None, ["eps", "v"], "What the network of a single file predicts, if it cannot tell.")
   flags.DEFINE_string("out", "out", "Folder to write to.")
-  flags.DEFINE_integer("num", 64, "Number of images.")
+  flags.DEFINE_integer("num", None, "Number of images; default: 64, or 4 from published weights.")
   flags.DEFINE_integer("steps", None, "Noise levels above zero; default: the run's.")
   flags.DEFINE_string("sampler", None, "Name of a sampler; default: that of the prompt's guidance, or the run's.")
   flags.DEFINE_string("grid", None, "Name of a grid; default: the one the run recommends for the number of steps.")
@@ -264,7 +265,7 @@ if __name__ == "__main__":
   flags.DEFINE_float("strength", None, "Fraction of the steps to take from the init image, in (0, 1].")
   flags.DEFINE_float("eta", None, "Fraction of fresh noise in each step, for samplers that have it.")
   flags.DEFINE_float("s_churn", None, "EDM's churn, for samplers heun and dpm2.")
-  flags.DEFINE_integer("batch_size", 256, "Images drawn at a time.")
+  flags.DEFINE_integer("batch_size", None, "Images drawn at a time; default: 256, or 4 with published weights.")
   flags.DEFINE_bool("best", False, "Draw from the checkpoint with the lowest held-out loss, not from the newest.")
   flags.DEFINE_bool(
     "filmstrip", False, "Also write the trajectory from noise to image: filmstrip.png and denoising.gif."

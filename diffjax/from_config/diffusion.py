@@ -320,6 +320,7 @@ class Defaults:
   """Sampling defaults from a run's config; implements `pipelines.Defaults`."""
 
   config: Any
+  batch_size: int = 256
 
   @property
   def steps(self) -> int:

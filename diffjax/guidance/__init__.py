@@ -6,6 +6,7 @@ from diffjax.guidance.autoguidance import AutoGuidance
 from diffjax.guidance.classifier import Classifier
 from diffjax.guidance.classifier_free import ClassifierFree
 from diffjax.guidance.composed import Composed
+from diffjax.guidance.embedded import Embedded
 from diffjax.guidance.energies import penalties
 from diffjax.guidance.energies.clip import ClipEnergy, clip
 from diffjax.guidance.energies.views import Cutouts, small_views
@@ -25,6 +26,7 @@ __all__ = [
   "Cutouts",
   "DecodedEnergy",
   "DynamicThreshold",
+  "Embedded",
   "Energies",
   "EnergyGuidance",
   "PerturbedAttention",

@@ -39,6 +39,11 @@ class Defaults(Protocol):
     """The scale of classifier-free guidance."""
     ...
 
+  @property
+  def batch_size(self) -> int:
+    """How many images are drawn at a time."""
+    ...
+
   def grid(self, num_steps: int, name: str | None = None) -> Array:
     """The noise levels [num_steps + 1] for a number of steps, by default or from the named grid."""
     ...
@@ -124,7 +129,7 @@ class Pipeline:
     init_image: np.ndarray | None = None,
     mask: np.ndarray | None = None,
     strength: float | None = None,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     floats: bool = False,
     trajectory: bool = False,
     progress: Callable[[Sequence[int]], Iterable[int]] = lambda batches: batches,
@@ -171,6 +176,7 @@ class Pipeline:
     """
     if num < 1:
       raise ValueError(f"num is {num}, but must be at least 1; raise it.")
+    batch_size = self.defaults.batch_size if batch_size is None else batch_size
     if batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}, but must be at least 1; raise it.")
     check_numbers({"seed": seed})

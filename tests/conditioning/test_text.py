@@ -10,6 +10,8 @@ from diffjax.conditioning import Text, TextTower
 from diffjax.data import train_tokenizer
 from diffjax.networks import TextEncoder
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["a red three on white", "a blue seven on black", "a green one"]
 SIZE = (32, 48)
 

@@ -17,11 +17,8 @@ def random_inputs(B, L, S, heads, d):
   return [jax.random.normal(key, (B, length, heads, d)) for key, length in zip(keys, (L, S, S))]
 
 
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize(("L", "S"), [(13, 13), (16, 16), (13, 7)])
+@pytest.mark.parametrize(("L", "S", "causal"), [(13, 13, True), (16, 7, False)])
 def test_chunks_equal_the_whole(monkeypatch, causal, L, S):
-  if causal and L != S:
-    pytest.skip("no positions to compare")
   inputs = random_inputs(2, L, S, 3, 4)
 
   def gradients(*inputs):

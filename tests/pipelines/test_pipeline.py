@@ -33,6 +33,7 @@ class Gaussian:
 class Recommended:
   steps: int = 6
   guidance_scale: float = 1.0
+  batch_size: int = 256
 
   def grid(self, num_steps, name=None):
     return grids.karras(num_steps, 0.01, 10.0)

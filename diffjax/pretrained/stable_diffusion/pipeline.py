@@ -16,13 +16,14 @@ from diffjax.conditioning import Text, TextTower
 from diffjax.data import load_tokenizer
 from diffjax.denoisers import BoundNetwork
 from diffjax.from_config import construction
+from diffjax.networks import TextUNet
 from diffjax.pipelines import Pipeline
 from diffjax.pretrained.clip import load_text_encoder
 from diffjax.pretrained.folders import open_folder
 from diffjax.pretrained.schedulers import Published, from_diffusers
 from diffjax.pretrained.stable_diffusion import weights
 from diffjax.system.files import read_json, shown
-from diffjax.typing import Array, Cond, Denoiser, Sampler
+from diffjax.typing import Array, Cond, Denoiser, PyTree, Sampler
 
 INDEX = "model_index.json"
 AESTHETIC = (6.0, 2.5)
@@ -37,12 +38,15 @@ class PublishedDefaults:
 
   Attributes:
     published: the configuration in our terms.
-    steps, guidance_scale: as in `pipelines.Defaults`.
+    steps, guidance_scale, batch_size: as in `pipelines.Defaults`.
+    embedded: whether the network reads the guidance scale itself.
   """
 
   published: Published
   steps: int = STEPS
   guidance_scale: float = GUIDANCE_SCALE
+  batch_size: int = 4
+  embedded: bool = False
 
   def grid(self, num_steps: int, name: str | None = None) -> Array:
     if name is None:
@@ -65,8 +69,11 @@ class PublishedDefaults:
 
   def guided(self, denoiser: Denoiser, null_cond: Cond = None, scale: float | None = None) -> Denoiser:
     """Classifier-free guidance for scales above 1, as in the published pipelines; at 1 or below, the model itself."""
-    if scale is not None and scale > 1:
-      denoiser = guidance.ClassifierFree(denoiser, null_cond, float(scale))
+    scale = 1.0 if scale is None else float(scale)
+    if self.embedded:
+      denoiser = guidance.Embedded(denoiser, scale)
+    elif scale > 1:
+      denoiser = guidance.ClassifierFree(denoiser, null_cond, scale)
     return self.published.threshold(denoiser)
 
 
@@ -89,6 +96,7 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
   dtype = jnp.dtype(dtype or ("float32" if devices.platform() == "cpu" else "bfloat16"))
   param_dtype = None if dtype == jnp.float32 else dtype
   network, params = weights.load_unet(_component(folder, index, "unet"), dtype=dtype, param_dtype=param_dtype)
+  check_channels(folder, network, params)
   unet_config = read_json(folder / "unet", "config.json")
   published = from_diffusers(read_json(_component(folder, index, "scheduler"), "scheduler_config.json"))
   codec = load_latents(_component(folder, index, "vae"), dtype)
@@ -103,15 +111,26 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
   if not isinstance(side, int) or not 0 < side <= 1024:
     raise ValueError(f"unet/config.json has sample_size {shown(side)}, expected a whole number in 1..1024; correct it.")
   size = side * codec.downscaling
-  steps = STEPS_OF_DISTILLED if network.guidance_dim else STEPS
+  distilled = network.guidance_dim > 0
+  steps, scale = (STEPS_OF_DISTILLED if distilled else STEPS), (GUIDANCE_SCALE_XL if large else GUIDANCE_SCALE)
   return Pipeline(
     denoiser=published.denoiser(BoundNetwork(params, network)),
     image_shape=(size, size, codec.module.channels),
-    defaults=PublishedDefaults(published, steps, GUIDANCE_SCALE_XL if large else GUIDANCE_SCALE),
+    defaults=PublishedDefaults(published, steps, scale, embedded=distilled),
     codec=codec,
     conditioner=conditioner,
     layout=Whole,
   )
+
+
+def check_channels(path: Path, network: TextUNet, params: PyTree) -> None:
+  """Raises ValueError if the U-Net reads more than latents."""
+  channels = params["params"]["conv_in"]["kernel"].shape[2]
+  if channels != network.out_channels:
+    raise ValueError(
+      f"{path} holds a U-Net of {channels} input channels, for inpainting, depth or upscaling, which is not drawn with"
+      " yet; give a text-to-image model."
+    )
 
 
 def load_latents(folder: str | os.PathLike, dtype: jnp.dtype) -> Latents:

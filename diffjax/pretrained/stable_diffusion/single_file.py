@@ -38,6 +38,7 @@ from diffjax.pretrained.stable_diffusion.pipeline import (
   GUIDANCE_SCALE_XL,
   STEPS,
   PublishedDefaults,
+  check_channels,
 )
 from diffjax.pretrained.tensors import Stored, open_tensors
 from diffjax.system.files import shown
@@ -153,6 +154,7 @@ def load_single_file(
       own = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
       own_dtype = None if prefix == AUTOENCODER else param_dtype
       params[prefix] = {"params": key_maps.load(key_map, shapes["params"], own, ours, own_dtype)}
+  check_channels(path, unet, params[UNET])
   large = unet.size_dim > 0
   published = from_diffusers(SCHEDULER | {"prediction_type": PREDICTIONS[prediction]})
   read = load_tokenizer(tokenizer, length=77)
