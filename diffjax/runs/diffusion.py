@@ -80,9 +80,9 @@ def open_pipeline(
   if not single and (tokenizer or prediction):
     name = "tokenizer" if tokenizer else "prediction"
     raise ValueError(f"{workdir} is a folder, which has its own {name}; omit --{name}.")
-  if single and tokenizer is None:
-    raise ValueError(f"{workdir} holds no tokenizer; give a folder with CLIP's as --tokenizer.")
   if single:
+    if tokenizer is None:
+      raise ValueError(f"{workdir} holds no tokenizer; give a folder with CLIP's as --tokenizer.")
     return pretrained.load_single_file(path, tokenizer=tokenizer, prediction=prediction), "published weights"
   if folder:
     return pretrained.load_pipeline(path), "published weights"
