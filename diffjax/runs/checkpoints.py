@@ -307,13 +307,19 @@ class Checkpoints:
 
   def _set_aside_damaged(self):
     names = lambda: [path.name for path in self.folder.glob("*") if path.name.isdigit()][:MOST]
-    for name in processes.from_first(names):
-      path = self.folder / name
-      if damage := checksums.find_damage(path):
-        if processes.is_first():
-          warning = f"checkpoint {path} is damaged: {damage}, so the next best is used."
-          warnings.warn(warning, DiffjaxWarning, stacklevel=3)
-        processes.from_first(functools.partial(self._rename, path))
+    found = {int(name): checksums.find_damage(self.folder / name) for name in processes.from_first(names)}
+    newest = max((step for step, damage in found.items() if not damage), default=-1)
+    for step, damage in found.items():
+      path = self.folder / str(step)
+      if not damage:
+        continue
+      if step < newest:  # a better one has replaced it, and deleting it was interrupted
+        processes.from_first(functools.partial(_remove, path))
+        continue
+      if processes.is_first():
+        warning = f"checkpoint {path} is damaged: {damage}, so the next best is used."
+        warnings.warn(warning, DiffjaxWarning, stacklevel=3)
+      processes.from_first(functools.partial(self._rename, path))
 
   def _set_aside(self, step):
     if not self._read_only:
@@ -322,11 +328,16 @@ class Checkpoints:
 
   def _rename(self, path):
     aside = self.folder / f"damaged-{path.name}"
-    if paths.is_remote(aside):
-      aside.rmtree(missing_ok=True)  # pyright: ignore[reportAttributeAccessIssue]  epath has it, pathlib does not
-    else:
-      shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
     path.rename(aside)
+
+
+def _remove(folder: pathlib.Path) -> None:
+  """Deletes a folder, if it is there."""
+  if paths.is_remote(folder):
+    folder.rmtree(missing_ok=True)  # pyright: ignore[reportAttributeAccessIssue]  epath has it, pathlib does not
+  else:
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _checked(contents: Any, path: pathlib.Path) -> dict:

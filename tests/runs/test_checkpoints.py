@@ -196,6 +196,20 @@ def test_damaged_best_gives_way(tmp_path):
     assert sorted(os.listdir(folder)) == ["2", "damaged-1"]
 
 
+@pytest.mark.parametrize("left", ["state", "metrics", None])
+def test_what_an_interrupted_deletion_left_of_a_former_best_is_removed(tmp_path, left):
+  best = Checkpoints(tmp_path, best=True)
+  best.save_if_best(2, at_step(2), {}, {}, 0.1)
+  best.close()
+  former = shutil.copytree(tmp_path / "2", tmp_path / "1")
+  for part in former.iterdir():
+    if part.name != left:
+      shutil.rmtree(part) if part.is_dir() else part.unlink()
+  with warnings.catch_warnings(action="error"):
+    Checkpoints(tmp_path, best=True).close()
+  assert os.listdir(tmp_path) == ["2"]
+
+
 @pytest.mark.parametrize(
   ("change", "says"),
   [
