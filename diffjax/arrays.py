@@ -1,5 +1,7 @@
 """Arithmetic on batches [B, ...]: per-sample levels, norms, and precision."""
 
+import numbers
+
 import jax
 import jax.numpy as jnp
 
@@ -24,11 +26,13 @@ def within(sigma: Array, interval: tuple[float, float]) -> Array:
   """Whether sigma lies within interval = (lowest, highest), ends included.
 
   Raises:
-    ValueError: if interval is not a pair.
+    ValueError: if interval is not a pair, or not in ascending order.
   """
   if not isinstance(interval, tuple | list) or len(interval) != 2:
     raise ValueError(f"interval is {interval}, but must be (lowest, highest) sigma; pass (0, inf) for all levels.")
   low, high = interval
+  if all(isinstance(end, numbers.Real) for end in interval) and not low <= high:
+    raise ValueError(f"interval is {interval}, but must begin with the lower sigma; swap the two.")
   return (low <= sigma) & (sigma <= high)
 
 

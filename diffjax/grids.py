@@ -4,6 +4,8 @@ Every grid is [num_steps + 1], descends strictly and ends in zero: `num_steps` l
 that would not, such as one with sigma_min above sigma_max, raises ValueError; under jit the levels are not checked.
 """
 
+import numbers
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,6 +56,8 @@ def stop_at(sigmas: Array, final_sigma: float) -> Array:
   """
   if isinstance(sigmas, Tracer):
     return sigmas
+  if not isinstance(final_sigma, numbers.Real):
+    raise ValueError(f"final_sigma is {final_sigma!r:.80}, but must be a Python number; pass float(sigma).")
   values = np.asarray(sigmas)
   if not 0 < final_sigma < values[0]:
     raise ValueError(

@@ -29,6 +29,8 @@ def test_root_has_no_slope_at_zero():
 
 def test_within():
   np.testing.assert_array_equal(arrays.within(jnp.array([0.5, 1.0, 2.0, 3.0]), (1.0, 2.0)), [False, True, True, False])
+  with pytest.raises(ValueError, match="must begin with the lower sigma"):
+    arrays.within(jnp.array([0.5]), (2.0, 1.0))
 
 
 def test_noise_of_a_sample_is_its_keys_alone():

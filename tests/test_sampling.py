@@ -391,3 +391,5 @@ def test_stopping_above_zero(name):
   np.testing.assert_allclose(jitted(x, cut), between, rtol=1e-4, atol=1e-5)
   with pytest.raises(ValueError, match=r"final_sigma is 30\.0, but must lie between 0 and"):
     diffjax.sample(Gaussian(0.3, 0.5), sampler, x, sigmas, key=KEY, final_sigma=30.0)
+  with pytest.raises(ValueError, match=r"final_sigma is '1', but must be a Python number"):
+    diffjax.sample(Gaussian(0.3, 0.5), sampler, x, sigmas, key=KEY, final_sigma="1")

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import tqdm
 
-from diffjax.checks import check_integer
+from diffjax.checks import check_in, check_integer
 from diffjax.cluster import devices, processes
 from diffjax.cluster.layouts import Replicated
 from diffjax.data import id_batches
@@ -52,10 +52,14 @@ def fit(
     The final state, as NumPy arrays: `state.averaged` to draw with, `state.params`.
 
   Raises:
-    ValueError: arrays of different lengths, or numbers out of range.
+    ValueError: data that is no dict, arrays of different lengths, or numbers out of range.
   """
   check_integer(1, steps=steps, batch_size=batch_size, steps_per_call=steps_per_call)
   devices.check_batch_size(batch_size, 1)
+  check_integer(0, seed=seed)
+  check_in("[0, 1)", ema_decay=ema_decay)
+  if not isinstance(data, Mapping):
+    raise ValueError(f'data is of type {type(data).__name__}; pass a dict of arrays such as {{"image": images}}.')
   lengths = {name: len(values) for name, values in data.items()}
   if len(set(lengths.values())) != 1:
     raise ValueError(f"data has arrays of lengths {lengths}; give at least one array, and all of one length.")

@@ -64,5 +64,12 @@ def test_what_cannot_be_fitted_is_said():
   params = {"w": jnp.zeros(3)}
   with pytest.raises(ValueError, match="data has arrays of lengths"):
     training.fit(objective, params, {"x": np.zeros((3, 3)), "y": np.zeros(2)}, steps=1)
-  with pytest.raises(ValueError, match="steps is 0"):
-    training.fit(objective, params, {"x": np.zeros((3, 3))}, steps=0)
+  with pytest.raises(ValueError, match="data is of type ndarray; pass a dict of arrays"):
+    training.fit(objective, params, np.zeros((3, 3)), steps=1)
+  for wrong, says in (
+    (dict(steps=0), "steps is 0"),
+    (dict(steps=1, ema_decay=-1), r"ema_decay is -1, but must be in \[0, 1\)"),
+    (dict(steps=1, seed=0.5), "seed is 0.5, but must be a whole number"),
+  ):
+    with pytest.raises(ValueError, match=says):
+      training.fit(objective, params, {"x": np.zeros((3, 3))}, **wrong)
