@@ -176,6 +176,8 @@ class Pipeline:
     """
     if num < 1:
       raise ValueError(f"num is {num}, but must be at least 1; raise it.")
+    if num > APART:
+      raise ValueError(f"num is {num}, but must be at most {APART}; draw fewer, with several seeds.")
     batch_size = self.defaults.batch_size if batch_size is None else batch_size
     if batch_size < 1:
       raise ValueError(f"batch_size is {batch_size}, but must be at least 1; raise it.")

@@ -149,6 +149,7 @@ def test_nothing_a_person_turns_compiles_again(conditional, caplog):
   ("options", "says"),
   [
     ({"num": 0}, "num is 0"),
+    ({"num": 10**12}, "num is 1000000000000, but must be at most 268435456; draw fewer"),
     ({"batch_size": 0}, "batch_size is 0"),
     ({"steps": 0}, "num_steps is 0"),
     ({"sampler": "dpmp_2m"}, "did you mean 'dpmpp_2m'"),
