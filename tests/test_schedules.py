@@ -245,8 +245,8 @@ def test_discrete_stays_within_its_steps():
     (lambda: schedules.squared_cosine(s=-2), "s is -2, but must not be negative"),
     (lambda: schedules.discretize(schedules.VP(), 0), "num_steps is 0, but"),
     (lambda: schedules.discretize(schedules.VP(), -3), "num_steps is -3, but"),
-    (lambda: schedules.zero_terminal_snr(schedules.Cosine()), "needs a discrete schedule"),
-    (lambda: schedules.zero_terminal_snr(schedules.linear(1)), "of several steps"),
+    (lambda: schedules.zero_terminal_snr(schedules.Cosine()), "needs several discrete steps"),
+    (lambda: schedules.zero_terminal_snr(schedules.linear(1)), "needs several discrete steps"),
     (
       lambda: schedules.zero_terminal_snr(schedules.discretize(schedules.RectifiedFlow(), 9)),
       "needs a variance-preserving schedule",
