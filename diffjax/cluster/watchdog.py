@@ -16,7 +16,8 @@ class Watchdog:
 
   If one process hangs, all others would wait in a collective forever. Instead each writes its index, its last step and
   the Python stacks of all its threads to stderr, and exits with 75. With a single process the watchdog does nothing: a
-  slow step is just a slow step. `exit_reasons` detects processes that are halted altogether.
+  slow step is just a slow step. `exit_reasons` detects processes that are halted altogether. The standard library's
+  `faulthandler.dump_traceback_later` would do half of this: it cannot name the process and step, nor exit with 75.
 
   Args:
     step: steps already done.

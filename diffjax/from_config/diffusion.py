@@ -368,6 +368,5 @@ def preview(config, params: PyTree, held_out: Callable[[], Source], path: pathli
 
 def memory_settings(config) -> dict[str, Any]:
   """Settings, besides the batch size, that affect the memory of a training step."""
-  net = module(config)
-  remat = {"model.remat": net.remat} if hasattr(net, "remat") else {}
-  return {"train.accumulate": config.train.accumulate} | remat
+  remat = contract(module(config)).remat
+  return {"train.accumulate": config.train.accumulate} | ({} if remat is None else {"model.remat": remat})

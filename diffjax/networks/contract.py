@@ -14,6 +14,7 @@ class Contract:
     augment_dim: length of cond["augment"] [B, augment_dim], EDM's augmentation label; 0: none.
     learned_variance: whether the output has as many additional channels, for the variance.
     cross_attention: whether the network uses cond["context"] [B, L, D].
+    remat: whether blocks are recomputed in the backward pass; None: the network cannot.
     largest_c_noise_at_least: the value c_noise must reach for the embedding to tell noise levels apart.
   """
 
@@ -22,6 +23,7 @@ class Contract:
   augment_dim: int = 0
   learned_variance: bool = False
   cross_attention: bool = False
+  remat: bool | None = None
   largest_c_noise_at_least: float = 0.0
 
 
