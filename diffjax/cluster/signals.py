@@ -117,7 +117,7 @@ class StopRequest:
       try:
         self._call_rescue()
         if not self._interrupt:
-          print("stopped; the same command resumes from the last checkpoint", flush=True)
+          print("stopped; the same command resumes from the last checkpoint, if there is one", flush=True)
       finally:
         _exit(signum)
 

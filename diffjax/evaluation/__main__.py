@@ -24,6 +24,8 @@ from diffjax.data.arrays import read_npz
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
 from diffjax.system import compilation, paths, writing
 
+SHOWN = 60
+"""Number of drawn images in evaluation.png."""
 DRAWING = ("num", "steps", "sampler", "eta", "seed", "guidance_scale", "batch_size")
 MAX_BYTES = 2**30
 """Largest size of the unpacked arrays in a file of samples."""
@@ -107,7 +109,8 @@ def _report_on_pictures(drawn, source, train, held_out, out):
   report = source | evaluate(drawn, train, held_out)
   with writing.replacing(out / "evaluation.json") as part:
     part.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-  shown = drawn["image"][:60]
+  count = len(drawn["image"])
+  shown = drawn["image"][np.linspace(0, count - 1, min(SHOWN, count)).astype(int)]  # of all classes, if in their order
   nearest = nearest_distances(pixels(shown), pixels(train["image"]))[1]
   plots.save(plots.real_beside_drawn(held_out["image"], shown, train["image"][nearest]), out / "evaluation.png")
   made = ", ".join(f"{name} {value}" for name, value in source.items() if value is not None)

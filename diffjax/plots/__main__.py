@@ -162,6 +162,9 @@ def main(argv: list[str]) -> None:
   flags.DEFINE_string("out", None, "Where to write (default: docs/NAME.png).", flag_values=options)
   with command_line.reporting():
     which = argv[1] if len(argv) > 1 else ""
+    if which in ("--help", "-h"):
+      print("python -m diffjax.plots schedules|samplers [--out=FILE.png]")
+      return
     if which not in ("schedules", "samplers"):
       raise ValueError(f"there is no plot {which!r}; choose 'schedules' or 'samplers'.")
     command_line.parse(argv[1:], options)
