@@ -9,8 +9,9 @@ import sys
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile thousands of programs and run most of them once: compiling is up to ten times faster this way.
 # JAX_DISABLE_MOST_OPTIMIZATIONS=0 runs them as users do.
-fast = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1"
-if fast and importlib.metadata.version("jaxlib").startswith("0.10."):  # later ones do not know the flag, and abort
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1" and importlib.metadata.version("jaxlib").startswith("0.10."):
+  # later versions do not know the flag, and abort
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
 import jax
