@@ -36,12 +36,14 @@ class Latents:
     params: of the autoencoder.
     scale, shift: numbers, or arrays [C], one for each channel.
     module: the autoencoder, such as `networks.AutoencoderKL`.
+    upcast: whether it must not run in float16, where most of them overflow.
   """
 
   params: PyTree
   scale: Array | float = 1.0
   shift: Array | float = 0.0
   module: Any = struct.field(pytree_node=False, default=None)
+  upcast: bool = struct.field(pytree_node=False, default=True)
 
   @property
   def downscaling(self) -> int:

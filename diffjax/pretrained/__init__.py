@@ -4,7 +4,7 @@ from diffjax.pretrained.clip import load_clip, load_image_encoder, load_text_enc
 from diffjax.pretrained.clip.preprocessing import load_preprocessing
 from diffjax.pretrained.schedulers import Published, from_diffusers
 from diffjax.pretrained.stable_diffusion.pipeline import INDEX as MODEL_INDEX
-from diffjax.pretrained.stable_diffusion.pipeline import load_pipeline
+from diffjax.pretrained.stable_diffusion.pipeline import load_pipeline, save_pipeline
 from diffjax.pretrained.stable_diffusion.single_file import load_single_file
 
 __all__ = [
@@ -18,4 +18,5 @@ __all__ = [
   "load_single_file",
   "load_text_encoder",
   "save_clip",
+  "save_pipeline",
 ]

@@ -1,8 +1,11 @@
 """Key maps: from the path of one of our parameters to its stored names and layout."""
 
+import json
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +109,27 @@ def load(
   read = lambda path: _finite(path, key_map.to_ours(prefix + path, stored), stored)
   # one by one, so that no more than one tensor is in memory twice
   return traverse_util.unflatten_dict({path: jnp.asarray(read(path), dtype) for path in flat}, sep="/")
+
+
+def save(
+  folder: str | os.PathLike, name: str, config: Mapping[str, Any], key_map: KeyMap, params: PyTree, prefix: str = ""
+) -> None:
+  """Writes config.json and {"params": ...}, in their own dtype, as `name`.safetensors; `prefix` as in `load`.
+
+  The folder is created if missing; these two files in it are replaced.
+  """
+  from safetensors.numpy import save_file
+
+  tensors = {}
+  for path, array in traverse_util.flatten_dict(params["params"], sep="/").items():
+    tensors |= key_map.to_stored(prefix + path, np.asarray(array))
+  tensors = {key: np.ascontiguousarray(tensor).reshape(tensor.shape) for key, tensor in tensors.items()}
+  folder = Path(folder).expanduser()
+  folder.mkdir(parents=True, exist_ok=True)
+  partial = folder / f"{name}.safetensors.partial"
+  save_file(tensors, partial, metadata={"format": "pt"})
+  partial.replace(folder / f"{name}.safetensors")
+  (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
 
 
 def _reshaped(tensor, wanted):

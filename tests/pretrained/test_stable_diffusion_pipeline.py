@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
@@ -131,3 +132,25 @@ def test_mistakes_in_a_request(both):
   ):
     with pytest.raises(ValueError, match=says):
       pipeline.draw(3, steps=2, **asked)
+
+
+@pytest.mark.parametrize("kind", ["1", "xl", "refiner"])
+def test_round_trip(both, tmp_path, kind):
+  theirs, folder = both(kind)
+  ours = pretrained.load_pipeline(folder)
+  pretrained.save_pipeline(tmp_path, ours)
+  again = pretrained.load_pipeline(tmp_path)
+  for part in (
+    lambda p: p.denoiser.network.params,
+    lambda p: p.codec.params,
+    lambda p: [t.params for t in p.conditioner.towers],
+  ):
+    jax.tree.map(np.testing.assert_array_equal, part(again), part(ours))
+  opened = type(theirs).from_pretrained(tmp_path)
+  for name in ("unet", "vae", "text_encoder", "text_encoder_2"):
+    if getattr(theirs, name, None) is not None:
+      found, expected = getattr(opened, name).state_dict(), getattr(theirs, name).state_dict()
+      assert all(torch.equal(found[key].squeeze(), expected[key].squeeze()) for key in expected), name
+  assert opened.scheduler.config.prediction_type == theirs.scheduler.config.prediction_type
+  prompts = [opened.tokenizer_2 if kind == "refiner" else opened.tokenizer][0](TEXTS, padding="max_length").input_ids
+  np.testing.assert_array_equal(prompts, ours.conditioner.towers[-1].tokenizer(TEXTS))

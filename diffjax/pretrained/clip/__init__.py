@@ -1,22 +1,18 @@
 """CLIP and SigLIP from and to local folders, in Hugging Face's layout or OpenCLIP's."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import traverse_util
 
 from diffjax.networks import CLIP, ImageEncoder, TextEncoder
 from diffjax.pretrained.clip import configs, open_clip_configs
 from diffjax.pretrained.clip.keys import HUGGING_FACE, HUGGING_FACE_TOWERS, IGNORED, OPEN_CLIP, OPEN_CLIP_TOWERS, SIGLIP
 from diffjax.pretrained.folders import open_folder, refuse_pickles
-from diffjax.pretrained.key_maps import KeyMap, load
+from diffjax.pretrained.key_maps import KeyMap, load, save
 from diffjax.pretrained.tensors import Stored, open_tensors
 from diffjax.system.files import read_json
 from diffjax.typing import PyTree
@@ -137,18 +133,10 @@ def save_clip(folder: str | os.PathLike, model: CLIP, params: PyTree) -> None:
   Raises:
     ValueError: a model that mixes CLIP's and SigLIP's parts.
   """
-  from safetensors.numpy import save_file
-
   config = configs.to_hugging_face(model)
-  key_map = {"clip": HUGGING_FACE, "siglip": SIGLIP}[config["model_type"]]
-  flat = traverse_util.flatten_dict(params["params"], sep="/")
-  tensors = {}
-  for path, array in flat.items():
-    tensors |= key_map.to_stored(path, np.asarray(array))
-  tensors = {name: np.ascontiguousarray(tensor).reshape(tensor.shape) for name, tensor in tensors.items()}
-  folder = Path(folder).expanduser()
-  folder.mkdir(parents=True, exist_ok=True)
-  partial = folder / "model.safetensors.partial"
-  save_file(tensors, partial, metadata={"format": "pt"})
-  partial.replace(folder / "model.safetensors")
-  (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+  save(folder, "model", config, {"clip": HUGGING_FACE, "siglip": SIGLIP}[config["model_type"]], params)
+
+
+def save_text_encoder(folder: str | os.PathLike, encoder: TextEncoder, params: PyTree) -> None:
+  """Writes CLIP's text tower alone, as `save_clip` does; `load_text_encoder` and `transformers` read it."""
+  save(folder, "model", configs.text_to_hugging_face(encoder), HUGGING_FACE, params, "text/")

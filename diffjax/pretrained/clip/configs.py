@@ -169,6 +169,19 @@ def to_hugging_face(model: CLIP) -> Config:
   }
 
 
+def text_to_hugging_face(text: TextEncoder) -> Config:
+  """Hugging Face's configuration of CLIP's text tower alone, or ValueError if it has another architecture."""
+  if text.pooling == "last" or not text.causal or text.projection_bias:
+    raise ValueError("this text encoder is not CLIP's, so there is no published layout to save it in.")
+  return {
+    "model_type": "clip_text_model",
+    "architectures": ["CLIPTextModelWithProjection" if text.features else "CLIPTextModel"],
+    **_to_part(text, TEXT),
+    "eos_token_id": text.eos_id if text.pooling == "eos" else 2,
+    **({"projection_dim": text.features} if text.features else {}),
+  }
+
+
 def _to_part(tower, keys):
   names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
   values = {key: getattr(tower, ours) for key, ours, _ in keys}

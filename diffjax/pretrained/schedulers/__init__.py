@@ -125,8 +125,9 @@ class Published:
 
   `grid(num_steps)` returns the noise levels, [num_steps + 1] that end in zero (fewer for single-step solvers, where
   num_steps counts network calls). The network's time is `time_scale` times the schedule's. `threshold` clips a
-  denoiser's x0 as configured. diffusers stops at `final_sigma`. `spec` has the sampler's name and options. Sampling
-  starts at x = `start_std(sigma)` * noise, with the variance of noise alone or of noise and data, the latter being 1.
+  denoiser's x0 as configured. diffusers stops at `final_sigma`. `spec` has the sampler's name and options,
+  `config` is the configuration itself. Sampling starts at x = `start_std(sigma)` * noise, with the variance of noise
+  alone or of noise and data, the latter being 1.
   """
 
   schedule: Schedule
@@ -137,6 +138,7 @@ class Published:
   threshold: Callable[[Denoiser], Denoiser]
   final_sigma: float
   spec: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+  config: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
   from_noise_alone: bool = True
 
   def start_std(self, sigma: Array) -> Array:
@@ -145,12 +147,17 @@ class Published:
 
   def denoiser(self, network: Network) -> Denoiser:
     """The denoiser that the configuration makes of a network with bound parameters."""
-    return self.threshold(denoisers.NetworkDenoiser(network, self.prediction, self.schedule, self.time_scale))
+    return self.threshold(self.unclipped(network))
+
+  def unclipped(self, network: Network) -> denoisers.NetworkDenoiser:
+    """The same without `threshold`, which belongs around guidance."""
+    return denoisers.NetworkDenoiser(network, self.prediction, self.schedule, self.time_scale)
 
 
 def from_diffusers(config: Config) -> Published:
   """See `diffjax.schedules.from_diffusers`."""
-  scheduler, config = _read(config)
+  given = config
+  scheduler, config = _read(given)
   schedule = scheduler.schedule(config) if scheduler.schedule else _schedule(config)
   spec = scheduler.sampler(config, schedule)
   if spec["name"] not in from_config.SAMPLERS:
@@ -169,6 +176,7 @@ def from_diffusers(config: Config) -> Published:
     threshold=_threshold(config),
     final_sigma=_final_sigma(config, schedule),
     spec=spec,
+    config=dict(given),
     from_noise_alone=levels.is_flow(config)
     or (config["_class_name"] in FROM_NOISE_ALONE and config.get("timestep_spacing") != "leading"),
   )

@@ -1,12 +1,14 @@
 """Stable Diffusion as a pipeline, from a folder of published weights in Hugging Face's layout."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import from_config, guidance
 from diffjax.cluster import devices
@@ -14,18 +16,19 @@ from diffjax.cluster.layouts import Whole
 from diffjax.codecs import Latents
 from diffjax.conditioning import Text, TextTower
 from diffjax.data import load_tokenizer
-from diffjax.denoisers import BoundNetwork
+from diffjax.denoisers import BoundNetwork, NetworkDenoiser
 from diffjax.from_config import construction
 from diffjax.networks import TextUNet
 from diffjax.pipelines import Pipeline
-from diffjax.pretrained.clip import load_text_encoder
+from diffjax.pretrained.clip import load_text_encoder, save_text_encoder
 from diffjax.pretrained.folders import open_folder
 from diffjax.pretrained.schedulers import Published, from_diffusers
 from diffjax.pretrained.stable_diffusion import weights
+from diffjax.pretrained.stable_diffusion.configs import LatentSpace
 from diffjax.system.files import read_json, shown
 from diffjax.typing import Array, Cond, Denoiser, PyTree, Sampler
 
-INDEX = "model_index.json"
+INDEX, PIPELINE = "model_index.json", "StableDiffusionPipeline"
 AESTHETIC = (6.0, 2.5)
 """The refiner's aesthetic scores of what is asked for, and of what is guided away from (Podell et al. 2023)."""
 STEPS, STEPS_OF_DISTILLED = 30, 4
@@ -114,7 +117,7 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
   distilled = network.guidance_dim > 0
   steps, scale = (STEPS_OF_DISTILLED if distilled else STEPS), (GUIDANCE_SCALE_XL if large else GUIDANCE_SCALE)
   return Pipeline(
-    denoiser=published.denoiser(BoundNetwork(params, network)),
+    denoiser=published.unclipped(BoundNetwork(params, network)),
     image_shape=(size, size, codec.module.channels),
     defaults=PublishedDefaults(published, steps, scale, embedded=distilled),
     codec=codec,
@@ -138,7 +141,60 @@ def load_latents(folder: str | os.PathLike, dtype: jnp.dtype) -> Latents:
   network, params, space = weights.load_autoencoder(folder)
   dtype = jnp.dtype(jnp.float32) if space.upcast and dtype == jnp.float16 else dtype
   scale, shift = (jnp.asarray(value, jnp.float32) for value in (space.scale, space.shift))
-  return Latents(params, scale, shift, network.clone(dtype=dtype))
+  return Latents(params, scale, shift, network.clone(dtype=dtype), space.upcast)
+
+
+def save_pipeline(folder: str | os.PathLike, pipeline: Pipeline) -> None:
+  """Writes a text-to-image pipeline as a folder that `load_pipeline` and diffusers read; every weight in its own dtype.
+
+  Raises:
+    ValueError: the pipeline has no counterpart in diffusers, such as a model of pixels or a schedule of our own.
+  """
+  defaults, codec, conditioner = pipeline.defaults, pipeline.codec, pipeline.conditioner
+  network = pipeline.denoiser.network if isinstance(pipeline.denoiser, NetworkDenoiser) else None
+  if not (
+    isinstance(network, BoundNetwork)
+    and isinstance(defaults, PublishedDefaults)
+    and isinstance(codec, Latents)
+    and isinstance(conditioner, Text)
+  ):
+    raise ValueError("only text-to-image pipelines with a published scheduler can be saved; save its parts yourself.")
+  folder = Path(folder).expanduser()
+  weights.save_unet(folder / "unet", network.module, network.params)
+  scale, shift = (np.asarray(value).tolist() for value in (codec.scale, codec.shift))
+  each = lambda value: tuple(value) if isinstance(value, list) else value
+  space = LatentSpace(each(scale), each(shift), codec.upcast)
+  weights.save_autoencoder(folder / "vae", codec.module, codec.params, space)
+  scheduler = dict(defaults.published.config)
+  (folder / "scheduler").mkdir(parents=True, exist_ok=True)
+  _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
+  large = network.module.size_dim > 0
+  components = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "scheduler": ("diffusers", scheduler["_class_name"]),
+  }
+  refiner = large and len(conditioner.towers) == 1
+  for number, tower in enumerate(conditioner.towers, 1 + refiner):
+    ending = "" if number == 1 else f"_{number}"
+    save_text_encoder(folder / f"text_encoder{ending}", tower.module, tower.params)
+    tower.tokenizer.save(folder / f"tokenizer{ending}")
+    projected = "CLIPTextModelWithProjection" if tower.module.features else "CLIPTextModel"
+    components |= {f"text_encoder{ending}": ("transformers", projected)}
+    components |= {f"tokenizer{ending}": ("transformers", "CLIPTokenizer")}
+  if refiner:
+    components |= {"text_encoder": (None, None), "tokenizer": (None, None)}
+  if large:
+    more: dict[str, Any] = {"force_zeros_for_empty_prompt": conditioner.zero_null}
+    more |= {"requires_aesthetics_score": True} if conditioner.aesthetic else {}
+  else:
+    more = dict.fromkeys(("safety_checker", "feature_extractor"), (None, None)) | {"requires_safety_checker": False}
+  name = "StableDiffusionXLImg2ImgPipeline" if refiner else "StableDiffusionXLPipeline" if large else PIPELINE
+  _write_json(folder / INDEX, {"_class_name": name, **components, **more})
+
+
+def _write_json(path: Path, value: Any) -> None:
+  path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def _component(folder: Path, index: Mapping[str, Any], name: str) -> Path:

@@ -165,7 +165,7 @@ def load_single_file(
   size = kind.size[prediction]
   own_dtype = jnp.dtype(jnp.float32) if dtype == jnp.float16 else dtype
   return Pipeline(
-    denoiser=published.denoiser(BoundNetwork(params[UNET], unet)),
+    denoiser=published.unclipped(BoundNetwork(params[UNET], unet)),
     image_shape=(size, size, 3),
     defaults=PublishedDefaults(published, STEPS, GUIDANCE_SCALE_XL if large else GUIDANCE_SCALE),
     codec=Latents(params[AUTOENCODER], kind.scale, 0.0, autoencoder.clone(dtype=own_dtype)),

@@ -1,15 +1,11 @@
 """The parameters of Stable Diffusion's networks, from and to folders in Hugging Face's layout."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import traverse_util
 
 from diffjax.networks import AutoencoderKL, TextUNet, TinyAutoencoder
 from diffjax.pretrained import key_maps
@@ -104,23 +100,6 @@ def weights_file(folder: Path, name: str) -> str:
   raise AssertionError("refuse_pickles raises")
 
 
-def save(folder: str | os.PathLike, name: str, config: Mapping[str, Any], key_map: KeyMap, params: PyTree) -> None:
-  """Writes config.json and the parameters, in their own dtype, as `name`.safetensors."""
-  from safetensors.numpy import save_file
-
-  flat = traverse_util.flatten_dict(params["params"], sep="/")
-  tensors = {}
-  for path, array in flat.items():
-    tensors |= key_map.to_stored(path, np.asarray(array))
-  folder = Path(folder).expanduser()
-  folder.mkdir(parents=True, exist_ok=True)
-  partial = folder / f"{name}.safetensors.partial"
-  tensors = {name: np.ascontiguousarray(tensor).reshape(tensor.shape) for name, tensor in tensors.items()}
-  save_file(tensors, partial, metadata={"format": "pt"})
-  partial.replace(folder / f"{name}.safetensors")
-  (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
-
-
 def save_unet(folder: str | os.PathLike, network: TextUNet, params: PyTree, *, linear_projection: bool = True) -> None:
   """Writes a folder that `load_unet` and diffusers read."""
   tree = params["params"]
@@ -128,12 +107,12 @@ def save_unet(folder: str | os.PathLike, network: TextUNet, params: PyTree, *, l
   context = tree["middle_transformer"]["block_0"]["attention_1"]["k"]["kernel"].shape[0]
   pooled = tree["embed_pooled"]["dense_0"]["kernel"].shape[0] if network.size_dim else 0
   config = configs.from_unet(network, channels, context, pooled, linear_projection)
-  save(folder, NAME, config, keys.unet(network, linear_projection=linear_projection), params)
+  key_maps.save(folder, NAME, config, keys.unet(network, linear_projection=linear_projection), params)
 
 
 def save_autoencoder(folder: str | os.PathLike, network: AutoencoderKL, params: PyTree, latents: LatentSpace) -> None:
   """Writes a folder that `load_autoencoder` and diffusers read."""
-  save(folder, NAME, configs.from_autoencoder(network, latents), keys.autoencoder(network), params)
+  key_maps.save(folder, NAME, configs.from_autoencoder(network, latents), keys.autoencoder(network), params)
 
 
 def load_tiny_autoencoder(
