@@ -25,7 +25,7 @@ class Drawn(NamedTuple):
   Attributes:
     images: uint8 [num, H, W, C], or float32 in about [-1, 1] on request.
     path: on request, the trajectory [steps + 1, num, H, W, C] in the dtype of images, scaled to unit variance.
-    noise: the standard normal noise [num, ...] that the images started from.
+    noise: with floats, the standard normal noise [num, ...] that the images started from.
     calls: int [num], network calls per image, for samplers that count them.
   """
 
@@ -39,8 +39,8 @@ class Programs(NamedTuple):
   """The compiled functions of drawing; what they take and return has the batch axis first, the path too.
 
   Attributes:
-    draw: (denoiser, sampler, sigmas, std, key, start, numbers [b], (cond, noise)) -> {"x0", "noise"}, and where there
-      are any "calls" and "path", as in `Drawn`.
+    draw: (denoiser, sampler, sigmas, std, key, start, numbers [b], (cond, noise)) -> {"x0"}, and where there are
+      any "noise", "calls" and "path", as in `Drawn`.
     decode: (codec, x0) -> {"images", "finite" [b]}.
     decode_path: (codec, path) -> the images of each of its moments.
   """
@@ -67,7 +67,9 @@ def compiled(layout: DrawingLayout, shape: tuple[int, ...], floats: bool, trajec
     noise = randomness.normal(key_start, (numbers.shape[0], *shape)) if noise is None else noise
     x = start + std * noise
     x0, *path, carry = sample(denoiser, sampler, x, sigmas, key=key_path, cond=cond, trajectory=trajectory, carry=True)
-    drawn = {"x0": x0, "noise": noise}
+    drawn = {"x0": x0}
+    if floats:
+      drawn["noise"] = noise
     if isinstance(carry, Progress) and not isinstance(sampler, samplers.Recurrent):
       drawn["calls"] = carry.calls + 1  # not for time travel, where each repeat restarts from the same count
     if trajectory:

@@ -223,13 +223,12 @@ class Pipeline:
       return draw_batches(programs, self.layout, codecs, assemble, own, numbers, at_once, progress, again=again)
 
     drawn = draw_these(np.arange(num))
-    for attempt in range(1, MAX_ATTEMPTS):
-      if guide is None or noise is not None:
-        break
-      refused = np.flatnonzero(~processes.broadcast(guide.accepts(drawn.images)))
-      if not refused.size:
-        break
-      put(drawn, refused, draw_these(refused + attempt * APART))
+    if guide is not None and noise is None:
+      for attempt in range(1, MAX_ATTEMPTS):
+        refused = np.flatnonzero(~processes.broadcast(guide.accepts(drawn.images)))
+        if not refused.size:
+          break
+        put(drawn, refused, draw_these(refused + attempt * APART))
     if mask is not None and init_image is not None:  # a codec changes what is around the mask too
       kept = jnp.asarray(init_image)
       drawn.images[:, ~mask] = np.asarray(to_float(kept) if floats else kept)[~mask]

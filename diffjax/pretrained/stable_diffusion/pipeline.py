@@ -23,10 +23,10 @@ from diffjax.pipelines import Pipeline
 from diffjax.pretrained.clip import load_text_encoder, save_text_encoder
 from diffjax.pretrained.folders import open_folder
 from diffjax.pretrained.schedulers import Published, from_diffusers
-from diffjax.pretrained.stable_diffusion import weights
+from diffjax.pretrained.stable_diffusion import configs, weights
 from diffjax.pretrained.stable_diffusion.configs import LatentSpace
 from diffjax.system.files import read_json, shown
-from diffjax.typing import Array, Cond, Denoiser, PyTree, Sampler
+from diffjax.typing import Array, Cond, Denoiser, Sampler
 
 INDEX, PIPELINE = "model_index.json", "StableDiffusionPipeline"
 AESTHETIC = (6.0, 2.5)
@@ -96,11 +96,11 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
   if not (folder / INDEX).exists():
     raise FileNotFoundError(f"{folder} holds no {INDEX}; give the folder of a whole pipeline.")
   index = read_json(folder, INDEX)
-  dtype = jnp.dtype(dtype or ("float32" if devices.platform() == "cpu" else "bfloat16"))
-  param_dtype = None if dtype == jnp.float32 else dtype
-  network, params = weights.load_unet(_component(folder, index, "unet"), dtype=dtype, param_dtype=param_dtype)
-  check_channels(folder, network, params)
-  unet_config = read_json(folder / "unet", "config.json")
+  dtype, param_dtype = dtypes(dtype)
+  unet_config = read_json(_component(folder, index, "unet"), "config.json")
+  network, channels, _ = configs.unet(unet_config, dtype)
+  check_channels(folder, channels, network)
+  network, params = weights.load_unet(folder / "unet", dtype=dtype, param_dtype=param_dtype)
   published = from_diffusers(read_json(_component(folder, index, "scheduler"), "scheduler_config.json"))
   codec = load_latents(_component(folder, index, "vae"), dtype)
   large = network.size_dim > 0
@@ -113,11 +113,16 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
   side = unet_config.get("sample_size", 64)
   if not isinstance(side, int) or not 0 < side <= 1024:
     raise ValueError(f"unet/config.json has sample_size {shown(side)}, expected a whole number in 1..1024; correct it.")
-  size = side * codec.downscaling
-  distilled = network.guidance_dim > 0
-  steps, scale = (STEPS_OF_DISTILLED if distilled else STEPS), (GUIDANCE_SCALE_XL if large else GUIDANCE_SCALE)
+  return assemble(BoundNetwork(params, network), published, codec, conditioner, side * codec.downscaling)
+
+
+def assemble(network: BoundNetwork, published: Published, codec: Latents, conditioner: Text, size: int) -> Pipeline:
+  """The pipeline of a published model's parts, with settings to draw squares of `size` pixels."""
+  unet = network.module
+  distilled = unet.guidance_dim > 0
+  steps, scale = (STEPS_OF_DISTILLED if distilled else STEPS), (GUIDANCE_SCALE_XL if unet.size_dim else GUIDANCE_SCALE)
   return Pipeline(
-    denoiser=published.unclipped(BoundNetwork(params, network)),
+    denoiser=published.unclipped(network),
     image_shape=(size, size, codec.module.channels),
     defaults=PublishedDefaults(published, steps, scale, embedded=distilled),
     codec=codec,
@@ -126,9 +131,14 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
   )
 
 
-def check_channels(path: Path, network: TextUNet, params: PyTree) -> None:
-  """Raises ValueError if the U-Net reads more than latents."""
-  channels = params["params"]["conv_in"]["kernel"].shape[2]
+def dtypes(dtype: jnp.dtype | None) -> tuple[jnp.dtype, jnp.dtype | None]:
+  """What networks compute in, and what weights are stored in, None: as in the file; by default as `load_pipeline`."""
+  dtype = jnp.dtype(dtype or ("float32" if devices.platform() == "cpu" else "bfloat16"))
+  return dtype, None if dtype == jnp.float32 else dtype
+
+
+def check_channels(path: Path, channels: int, network: TextUNet) -> None:
+  """Raises ValueError if the U-Net's input channels are more than latents."""
   if channels != network.out_channels:
     raise ValueError(
       f"{path} holds a U-Net of {channels} input channels, for inpainting, depth or upscaling, which is not drawn with"

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffjax.cluster import devices
-from diffjax.cluster.layouts import Whole
 from diffjax.codecs import Latents
 from diffjax.conditioning import Text, TextTower
 from diffjax.data import load_tokenizer
@@ -34,11 +32,9 @@ from diffjax.pretrained.schedulers import from_diffusers
 from diffjax.pretrained.stable_diffusion import keys, weights
 from diffjax.pretrained.stable_diffusion.pipeline import (
   AESTHETIC,
-  GUIDANCE_SCALE,
-  GUIDANCE_SCALE_XL,
-  STEPS,
-  PublishedDefaults,
+  assemble,
   check_channels,
+  dtypes,
 )
 from diffjax.pretrained.tensors import Stored, open_tensors
 from diffjax.system.files import shown
@@ -130,13 +126,13 @@ def load_single_file(
   refuse_pickle(path)
   if not path.is_file():
     raise FileNotFoundError(f"there is no file {path}; give a .safetensors file.")
-  dtype = jnp.dtype(dtype or ("float32" if devices.platform() == "cpu" else "bfloat16"))
-  param_dtype = None if dtype == jnp.float32 else dtype
+  dtype, param_dtype = dtypes(dtype)
   with open_tensors(path.parent, path.name) as stored:
     stored = {name: tensor for name, tensor in stored.items() if _read(name)}
     kind, channels, context = _kind(path, stored)
     prediction = _prediction(path, kind, prediction)
     unet, autoencoder, encoders = _networks(kind, dtype)
+    check_channels(path, channels, unet)
     pooled = encoders[-1].width + (5 if kind is KINDS[1280] else 6) * unet.size_dim if unet.size_dim else 0
     parts: dict[str, tuple] = {
       UNET: (
@@ -154,7 +150,6 @@ def load_single_file(
       own = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
       own_dtype = None if prefix == AUTOENCODER else param_dtype
       params[prefix] = {"params": key_maps.load(key_map, shapes["params"], own, ours, own_dtype)}
-  check_channels(path, unet, params[UNET])
   large = unet.size_dim > 0
   published = from_diffusers(SCHEDULER | {"prediction_type": PREDICTIONS[prediction]})
   read = load_tokenizer(tokenizer, length=77)
@@ -162,18 +157,11 @@ def load_single_file(
     TextTower(params[prefix], encoder, read._replace(pad_id=0) if open_clip else read, kind.layer, not large)
     for (prefix, _, open_clip), encoder in zip(kind.encoders, encoders)
   ]
-  size = kind.size[prediction]
   own_dtype = jnp.dtype(jnp.float32) if dtype == jnp.float16 else dtype
-  return Pipeline(
-    denoiser=published.unclipped(BoundNetwork(params[UNET], unet)),
-    image_shape=(size, size, 3),
-    defaults=PublishedDefaults(published, STEPS, GUIDANCE_SCALE_XL if large else GUIDANCE_SCALE),
-    codec=Latents(params[AUTOENCODER], kind.scale, 0.0, autoencoder.clone(dtype=own_dtype)),
-    conditioner=Text(
-      tuple(towers), pooled=large, zero_null=large, aesthetic=AESTHETIC if kind is KINDS[1280] else None
-    ),
-    layout=Whole,
-  )
+  codec = Latents(params[AUTOENCODER], kind.scale, 0.0, autoencoder.clone(dtype=own_dtype))
+  aesthetic = AESTHETIC if kind is KINDS[1280] else None
+  conditioner = Text(tuple(towers), pooled=large, zero_null=large, aesthetic=aesthetic)
+  return assemble(BoundNetwork(params[UNET], unet), published, codec, conditioner, kind.size[prediction])
 
 
 def encoder_shapes(encoder: TextEncoder) -> PyTree:
