@@ -55,7 +55,7 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   # Every error in the config shows here, before anything is written
   from_config.check(config)
   devices.check_batch_size(config.train.batch_size, config.train.accumulate)
-  frozen = from_config.initial_frozen(config)
+  frozen = runs.load_frozen(config, workdir)
   layout = from_config.layout(config, frozen)
   multi_step = layout.compile(functools.partial(several_steps, from_config.train_step(config)))
   phases.reach("data")
@@ -72,11 +72,12 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
   spec = config.train
 
   # Resume or start
+  runs.keep_frozen(config, workdir, frozen)
   phases.reach("start")
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
   best = Checkpoints(workdir / runs.BEST, best=True)
   found = newest.restore_newest(layout.target.trained, config.to_dict())
-  state, saved = found or (layout.initial(lambda: from_config.initial_state(config)), None)
+  state, saved = found or (layout.initial(lambda: from_config.initial_state(config, frozen).replace(frozen=None)), None)
   state = state.replace(frozen=frozen)
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
@@ -91,7 +92,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
 
   # Data: ids of examples that live on the devices, or the examples themselves
   if config.data.in_memory:
-    resident = layout.replicate(data.in_memory(source))
+    resident = layout.replicate(runs.in_memory(config, source, frozen))
     batches = data.id_batches(len(source), spec.batch_size, spec.seed, **processes.process())
   else:
     resident = {}
@@ -129,7 +130,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
 
   def preview(step, state):
     phases.reach("preview")
-    runs.preview(config, state.averaged, workdir / "samples" / f"step_{step:07d}.png")
+    runs.preview(config, state.averaged, frozen, workdir / "samples" / f"step_{step:07d}.png")
     report.draw_curve()
 
   with (
@@ -213,7 +214,7 @@ def dry_run(config, workdir: str | pathlib.Path) -> None:
   from_config.check(config)
   devices.check_batch_size(config.train.batch_size, config.train.accumulate)
   with memory.explaining(None, memory_settings(config)):  # the compiler may run out of memory
-    layout = from_config.layout(config, from_config.initial_frozen(config))
+    layout = from_config.layout(config, runs.load_frozen(config, workdir))
     text = runs.dry_run(config, paths.as_path(workdir), from_config.train_step(config), layout)
   processes.announce(text)
 

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffjax import struct
+from diffjax.networks.autoencoder import Gaussian
 from diffjax.typing import Array, PyTree
 
 
@@ -52,13 +53,24 @@ class Latents:
 
   def encode(self, images: Array, key: Array | None = None) -> Array:
     """Images [B, H, W, C] in [-1, 1] -> x0 [B, h, w, c]: the latents' mean, or with keys [B] a sample."""
-    z = self.module.apply(self.params, images, key, method="latents")
-    return (z - self._per_channel(self.shift)) * self._per_channel(self.scale)
+    return self._scaled(self.module.apply(self.params, images, key, method="latents"))
+
+  def moments(self, images: Array) -> Array:
+    """Images [B, H, W, C] in [-1, 1] -> [B, h, w, 2 c], all that training needs of them; see `sample`."""
+    return self.module.apply(self.params, images, method="moments")
+
+  def sample(self, moments: Array, key: Array | None) -> Array:
+    """Stored moments [B, h, w, 2 c] of images -> x0 [B, h, w, c], as `encode` returns it."""
+    latents = Gaussian.of(moments.astype(jnp.float32))
+    return self._scaled(latents.mean if key is None else latents.sample(key))
 
   def decode(self, x0: Array) -> Array:
     """x0 [B, h, w, c] -> images [B, H, W, C], in [-1, 1] up to the autoencoder's error."""
     z = x0 / self._per_channel(self.scale) + self._per_channel(self.shift)
     return self.module.apply(self.params, z, method="decode")
+
+  def _scaled(self, z):
+    return (z - self._per_channel(self.shift)) * self._per_channel(self.scale)
 
   @staticmethod
   def _per_channel(value):

@@ -79,6 +79,11 @@ def uniform(keys: Array) -> Array:
   return jax.vmap(alone(lambda key: jax.random.uniform(key, minval=jnp.finfo(jnp.float32).tiny)))(_checked(keys))
 
 
+def choice(keys: Array, num: int) -> Array:
+  """int32 [B], for each of keys [B] one of 0..num-1, all equally likely."""
+  return jax.vmap(alone(lambda key: jax.random.randint(key, (), 0, num)))(_checked(keys))
+
+
 def stratified(key: Array, index: Array, batch_size: int) -> Array:
   """Low-discrepancy uniform numbers in (0, 1), spread evenly over the unit interval within a batch.
 

@@ -84,11 +84,13 @@ class Text:
     pooled: whether the network reads "pooled" and "sizes".
     zero_null: whether the null cond, unless a negative prompt is given, is zero instead of the empty text's.
     dropout: the fraction of texts that training replaces by the empty one (Ho & Salimans 2022, algorithm 1).
+    captions: int32 [templates, classes, L], the tokens of the captions of labelled images, for training; or None.
     aesthetic: the refiner's last entry of "sizes", for prompt and null cond; None: sizes end with the target size.
   """
 
   towers: tuple[TextTower, ...]
   dropout: float = 0.0
+  captions: Array | np.ndarray | None = None
   pooled: bool = struct.field(pytree_node=False, default=False)
   zero_null: bool = struct.field(pytree_node=False, default=False)
   aesthetic: tuple[float, float] | None = struct.field(pytree_node=False, default=None)
@@ -138,7 +140,9 @@ class Text:
     return cond, null_cond
 
   def training_cond(self, batch: PyTree, keys: Array) -> Cond:
-    """The cond of a batch's "tokens", int32 [b, L]; each text is replaced by the empty one at random, by keys [b].
+    """The cond of a batch's "tokens", int32 [b, L], or of a random caption of each "label", int32 [b].
+
+    Each text is replaced by the empty one at random, by keys [b].
 
     Raises:
       ValueError: the network reads more than one tower's hidden states.
@@ -146,9 +150,16 @@ class Text:
     if len(self.towers) > 1 or self.pooled:
       raise ValueError("training reads the hidden states of one text encoder; use a network of that kind.")
     tower = next(iter(self.towers))
+    tokens = batch["tokens"] if "tokens" in batch else self._caption(batch["label"], randomness.fold_in(keys, 1))
     dropped = randomness.uniform(keys) < self.dropout
-    tokens = jnp.where(dropped[:, None], jnp.asarray(tower.tokenizer([""])), batch["tokens"])
+    tokens = jnp.where(dropped[:, None], jnp.asarray(tower.tokenizer([""])), tokens)
     return {"context": tower.states(tokens)[0]}
+
+  def _caption(self, labels, keys):
+    if self.captions is None:
+      raise ValueError("the images have labels but no captions; set captions.names and captions.templates.")
+    captions = jnp.asarray(self.captions)
+    return captions[randomness.choice(keys, captions.shape[0]), labels]
 
   def _encode(self, texts, syntax, clip_skip) -> dict[str, np.ndarray]:
     """ "context" [T, S * L, D] of texts of up to S sections, and if it is read "pooled" [T, P] of their first."""

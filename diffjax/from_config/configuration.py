@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from diffjax.from_config import clip, defaults, diffusion
+from diffjax.from_config import autoencoder, clip, defaults, diffusion, latent
 from diffjax.from_config.kinds import KINDS, kind_of
 from diffjax.system.files import parse_json, shown
 
@@ -13,6 +13,8 @@ FREE_KEYS = ("parallel",)
 
 default_config = diffusion.default_config
 default_clip_config = clip.default_config
+default_autoencoder_config = autoencoder.default_config
+default_latent_config = latent.default_config
 default_guidance_config = defaults.guidance
 
 

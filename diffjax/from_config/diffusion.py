@@ -32,7 +32,7 @@ from diffjax.networks import contract
 from diffjax.pipelines import Pipeline
 from diffjax.schedules import Schedule
 from diffjax.training.augmentation import AUGMENT_DIM
-from diffjax.training.objectives.denoising import DenoisingObjective
+from diffjax.training.objectives.denoising import DenoisingObjective, Frozen
 from diffjax.typing import Array, Codec, Cond, Conditioner, Denoiser, PyTree, Sampler
 
 SCHEDULES: dict[str, Callable[..., Schedule]] = {
@@ -88,6 +88,11 @@ NETWORKS: dict[str, Callable[..., Any]] = {
   "unet": networks.UNet,
   **{name: functools.partial(networks.UNet, **fields) for name, fields in networks.PUBLISHED.items()},
 }
+TEXT_NETWORKS: dict[str, Callable[..., Any]] = {
+  "text_unet": networks.TextUNet,
+  **{name: functools.partial(networks.TextUNet, **fields) for name, fields in networks.PUBLISHED_TEXT_UNETS.items()},
+}
+"""Networks that are conditioned on a text; `latent` trains them."""
 NOUN: str = "a diffusion model"
 NEW_KEYS: tuple[str, ...] = (
   "sampler.guidance_interval",
@@ -103,11 +108,18 @@ PREVIEWED = 64
 
 def default_config() -> Any:
   """A diffusion model's ConfigDict with every key that train.py and sample.py read; files in configs/ fill it in."""
-  config = defaults.common()
+  config = common_config()
   config.model = defaults.fields(networks.UNet)
   config.data.augment = 0.0
+  config.train.update(label_dropout=0.0, bound_weight=0.0)
+  return config
+
+
+def common_config() -> Any:
+  """A ConfigDict with the keys that diffusion models of pixels and of latents share."""
+  config = defaults.common()
   config.update(schedule={}, prediction={}, time_scale=1.0, loss={})
-  config.train.update(label_dropout=0.0, stratified=False, bound_weight=0.0)
+  config.train.stratified = False
   config.sampler = dict(
     name="dpmpp_2m",
     steps=20,
@@ -126,7 +138,7 @@ def module(config) -> Any:
   fields = set_fields(config.model)
   if "dtype" in fields:
     fields["dtype"] = lookup(DTYPES, "dtype", fields["dtype"])
-  return construct(NETWORKS, "network", fields, out_channels=config.data.channels)
+  return construct(NETWORKS | TEXT_NETWORKS, "network", fields, out_channels=config.data.channels)
 
 
 def num_classes(config) -> int:
@@ -188,25 +200,31 @@ def guided(config, denoiser: Denoiser, null_cond: Cond = None, scale: float | No
 
 def objective(config) -> DenoisingObjective:
   """The training objective of a config."""
-  parts = {"schedule": schedule(config), "prediction": prediction(config)}
-  return DenoisingObjective(
-    **parts,
-    noise_levels=construct(NOISE_LEVELS, "noise level distribution", config.noise_levels, **parts),
-    weight=construct(LOSSES, "loss", config.loss, **parts),
+  return common_objective(config).replace(
     codec=codec(config),
     conditioner=conditioner(config),
-    time_scale=config.time_scale,
     bound_weight=config.train.bound_weight,
-    module=module(config),
-    batch_size=config.train.batch_size,
-    stratified=config.train.stratified,
-    flip=config.data.flip,
     augment=float(config.data.augment),
     hybrid=config.train.bound_weight > 0,
   )
 
 
-def initial_params(config, key: Array) -> PyTree:
+def common_objective(config) -> DenoisingObjective:
+  """The part of the training objective that diffusion models of pixels and of latents share."""
+  parts = {"schedule": schedule(config), "prediction": prediction(config)}
+  return DenoisingObjective(
+    **parts,
+    noise_levels=construct(NOISE_LEVELS, "noise level distribution", config.noise_levels, **parts),
+    weight=construct(LOSSES, "loss", config.loss, **parts),
+    time_scale=config.time_scale,
+    module=module(config),
+    batch_size=config.train.batch_size,
+    stratified=config.train.stratified,
+    flip=config.data.flip,
+  )
+
+
+def initial_params(config, key: Array, frozen: PyTree = None) -> PyTree:
   """Initial parameters of the network."""
   cond = {"label": jnp.zeros((1,), jnp.int32)} if num_classes(config) else None
   return module(config).init(key, jnp.zeros((1, *image_shape(config))), jnp.zeros(()), cond)
@@ -272,14 +290,7 @@ def check(config) -> None:
   train = config.train
   if config.model.get("multipliers") == ():
     raise ValueError("model.multipliers is empty; give one for each level, such as (1, 2, 2).")
-  made = schedule(config)
-  low, high = made.sigma(made.t_min), made.sigma(made.t_max)
-  if not 0 < low < high:
-    raise ValueError(
-      f"schedule goes from sigma {low:.3g} to {high:.3g}, but must rise from above 0; check its numbers."
-    )
-  denoisers.check_prediction(prediction(config), made)
-  can = contract(module(config))
+  made, can = schedule(config), contract(module(config))
   if can.cross_attention:
     raise ValueError(
       "model.cross_attention=True cannot be trained from a config, which has no text or other context; unset it, or"
@@ -294,6 +305,18 @@ def check(config) -> None:
       "train.bound_weight needs a learned variance and a discrete schedule; set model.learned_variance=True and a"
       " schedule such as 'linear', without a shift."
     )
+  check_common(config)
+
+
+def check_common(config) -> None:
+  """Raises ValueError for the first mistake in what diffusion models of pixels and of latents share."""
+  made, can = schedule(config), contract(module(config))
+  low, high = made.sigma(made.t_min), made.sigma(made.t_max)
+  if not 0 < low < high:
+    raise ValueError(
+      f"schedule goes from sigma {low:.3g} to {high:.3g}, but must rise from above 0; check its numbers."
+    )
+  denoisers.check_prediction(prediction(config), made)
   in_time = not isinstance(prediction(config), denoisers.EDM | denoisers.Consistency)
   largest = made.t_max * config.time_scale
   if in_time and largest < can.largest_c_noise_at_least:
@@ -343,19 +366,19 @@ class Defaults:
     return guided(self.config, denoiser, null_cond, scale)
 
 
-def pipeline(config, params: PyTree) -> Pipeline:
-  """A config's model with the given parameters, ready for sampling."""
+def pipeline(config, params: PyTree, frozen: Frozen | None = None) -> Pipeline:
+  """A config's model with the given parameters, ready for sampling; `frozen` is that of a latent diffusion model."""
   return Pipeline(
-    denoiser=denoiser(config, params),
+    denoiser=common_objective(config).denoiser(params),
     image_shape=image_shape(config),
     defaults=Defaults(config),
-    codec=codec(config),
-    conditioner=conditioner(config),
+    codec=codec(config) if frozen is None else frozen.codec,
+    conditioner=conditioner(config) if frozen is None else frozen.conditioner,
     layout=LAYOUTS[config.parallel],
   )
 
 
-def preview(config, params: PyTree, held_out: Callable[[], Source], path: pathlib.Path) -> None:
+def preview(config, params: PyTree, frozen: PyTree, held_out: Callable[[], Source], path: pathlib.Path) -> None:
   """Writes a grid of samples, of all classes if there are any."""
   from diffjax import plots
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from diffjax.data import Source
-from diffjax.from_config import clip, diffusion
+from diffjax.from_config import autoencoder, clip, diffusion, latent
 from diffjax.typing import Array, PyTree
 
 
@@ -38,12 +38,12 @@ class Kind(Protocol):
     """The training objective, a struct with a field `train`."""
     ...
 
-  def initial_params(self, config, key: Array) -> PyTree:
-    """Initial parameters."""
+  def initial_params(self, config, key: Array, frozen: PyTree = None) -> PyTree:
+    """Initial parameters; only the shapes of what is frozen may matter."""
     ...
 
   def initial_frozen(self, config) -> PyTree:
-    """What training reads but does not change, as in `from_config.initial_frozen`."""
+    """What training reads but does not change, as in `from_config.initial_frozen`; None: nothing from the config."""
     ...
 
   def bounds(self, config) -> tuple:
@@ -54,12 +54,12 @@ class Kind(Protocol):
     """Settings, besides the batch size, that affect the memory of a training step."""
     ...
 
-  def preview(self, config, params: PyTree, held_out: Callable[[], Source], path: pathlib.Path) -> None:
+  def preview(self, config, params: PyTree, frozen: PyTree, held_out: Callable[[], Source], path: pathlib.Path) -> None:
     """Writes a picture of what the model can do; all processes take part. `held_out` opens the held-out data."""
     ...
 
 
-KINDS: dict[str, Kind] = {"diffusion": diffusion, "clip": clip}
+KINDS: dict[str, Kind] = {"diffusion": diffusion, "clip": clip, "autoencoder": autoencoder, "latent": latent}
 
 
 def kind_of(config) -> str:

@@ -87,7 +87,7 @@ def initial_frozen(config) -> PyTree:
 def initial_state(config, frozen: PyTree = None) -> TrainState:
   """The initial state for train.seed; use `jax.eval_shape` to get its shapes only."""
   key_init = jax.random.fold_in(jax.random.key(config.train.seed), NO_STEP)
-  params = kind(config).initial_params(config, key_init)
+  params = kind(config).initial_params(config, key_init, frozen)
   return init_state(params, optimizer(config), len(config.ema.decays), frozen)
 
 

@@ -26,6 +26,12 @@ class Gaussian:
     """A sample [B, h, w, C]; keys [B]."""
     return self.mean + jnp.exp(0.5 * self.log_variance) * randomness.normal(keys, self.mean.shape)
 
+  @classmethod
+  def of(cls, moments: Array) -> "Gaussian":
+    """From moments [B, h, w, 2 C], means before log-variances, the latter clipped as published."""
+    mean, log_variance = jnp.split(moments, 2, axis=-1)
+    return cls(mean, jnp.clip(log_variance, *LOG_VARIANCES))
+
   def kl(self) -> Array:
     """The Kullback-Leibler divergence from the standard normal distribution, summed over entries: [B], in nats."""
     terms = jnp.square(self.mean) + jnp.exp(self.log_variance) - 1 - self.log_variance
@@ -152,6 +158,13 @@ class AutoencoderKL(nn.Module):
   def encode(self, images: Array) -> Gaussian:
     """Images [B, H, W, C] in [-1, 1] -> the distribution of their latents [B, h, w, latent_channels].
 
+    Errors are those of `moments`.
+    """
+    return Gaussian.of(self.moments(images))
+
+  def moments(self, images: Array) -> Array:
+    """Images [B, H, W, C] in [-1, 1] -> means and log-variances of their latents, [B, h, w, 2 * latent_channels].
+
     Raises:
       ValueError: H or W is no multiple of `downscaling`, or C is not `channels`.
     """
@@ -162,9 +175,7 @@ class AutoencoderKL(nn.Module):
         f" {self.downscaling}; crop or pad them."
       )
     moments = self.encoder(images)
-    moments = self.quant(moments) if self.quant_conv else moments
-    mean, log_variance = jnp.split(moments, 2, axis=-1)
-    return Gaussian(mean, jnp.clip(log_variance, *LOG_VARIANCES))
+    return self.quant(moments) if self.quant_conv else moments
 
   def latents(self, images: Array, keys: Array | None = None) -> Array:
     """Images [B, H, W, C] in [-1, 1] -> the mean of their latents, or with keys [B] a sample."""

@@ -4,8 +4,9 @@ from diffjax.pretrained.clip import load_clip, load_image_encoder, load_text_enc
 from diffjax.pretrained.clip.preprocessing import load_preprocessing
 from diffjax.pretrained.schedulers import Published, from_diffusers
 from diffjax.pretrained.stable_diffusion.pipeline import INDEX as MODEL_INDEX
-from diffjax.pretrained.stable_diffusion.pipeline import load_pipeline, save_pipeline
+from diffjax.pretrained.stable_diffusion.pipeline import load_latents, load_pipeline, save_latents, save_pipeline
 from diffjax.pretrained.stable_diffusion.single_file import load_single_file
+from diffjax.pretrained.stable_diffusion.text import load_text_tower, save_text_tower
 
 __all__ = [
   "MODEL_INDEX",
@@ -13,10 +14,14 @@ __all__ = [
   "from_diffusers",
   "load_clip",
   "load_image_encoder",
+  "load_latents",
   "load_pipeline",
   "load_preprocessing",
   "load_single_file",
   "load_text_encoder",
+  "load_text_tower",
   "save_clip",
+  "save_latents",
   "save_pipeline",
+  "save_text_tower",
 ]

@@ -1,10 +1,12 @@
 """A run's folder, and the trained models in it."""
 
 from diffjax.from_config.clip_run import ClipRun
+from diffjax.runs.autoencoder import load_autoencoder
 from diffjax.runs.clip import load_clip
 from diffjax.runs.diffusion import Run, load_run, open_pipeline
 from diffjax.runs.dry_run import dry_run
 from diffjax.runs.folder import BEST, CHECKPOINTS, CONFIG, LOCK, claim, claimed, load_data, read_config
+from diffjax.runs.frozen import in_memory, keep_frozen, load_frozen
 from diffjax.runs.preview import preview
 from diffjax.runs.prompts import Prompt, make_prompt
 
@@ -19,8 +21,12 @@ __all__ = [
   "claim",
   "claimed",
   "dry_run",
+  "in_memory",
+  "keep_frozen",
+  "load_autoencoder",
   "load_clip",
   "load_data",
+  "load_frozen",
   "load_run",
   "make_prompt",
   "open_pipeline",

@@ -10,6 +10,7 @@ import numpy as np
 from diffjax import data, from_config, pretrained
 from diffjax.pipelines import Pipeline
 from diffjax.runs.folder import check_kind, load_data, read_config, restore_averaged
+from diffjax.runs.frozen import load_frozen
 from diffjax.system import paths
 from diffjax.typing import PyTree
 
@@ -22,18 +23,20 @@ class Run:
     config: the run's ConfigDict.
     params: parameters of the network, on the host, or with config.parallel == "fsdp" sharded as in training.
     step: number of training steps done.
+    frozen: what the model stands on, as `runs.load_frozen` returns it.
     calls: int [num], network calls for each image of the last `draw`, if the sampler counts them; else None.
   """
 
   config: object
   params: PyTree
   step: int
+  frozen: PyTree = None
   calls: np.ndarray | None = None
 
   @functools.cached_property
   def pipeline(self) -> Pipeline:
     """The model with everything needed for sampling."""
-    return from_config.pipeline(self.config, self.params)
+    return from_config.pipeline(self.config, self.params, self.frozen)
 
   @property
   def num_classes(self) -> int:
@@ -98,5 +101,6 @@ def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
     ValueError: if its config or all of its checkpoints are damaged, or if it is the run of another kind of model.
   """
   config = read_config(workdir)
-  check_kind(workdir, config, "diffusion", ", which cannot sample; give a diffusion model's as --workdir.")
-  return Run(config, *restore_averaged(workdir, config, best=best))
+  check_kind(workdir, config, ("diffusion", "latent"), ", which cannot sample; give a diffusion model's as --workdir.")
+  frozen = load_frozen(config, workdir)
+  return Run(config, *restore_averaged(workdir, config, best=best, frozen=frozen), frozen)

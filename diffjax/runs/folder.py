@@ -65,10 +65,10 @@ def read_config(workdir: str | pathlib.Path):
     raise ValueError(f"{path} is not a valid run config ({reason}); restore it, or train in a new workdir.") from error
 
 
-def check_kind(workdir: str | pathlib.Path, config, kind: str, advice: str) -> None:
+def check_kind(workdir: str | pathlib.Path, config, kinds: str | tuple[str, ...], advice: str) -> None:
   """Raises ValueError, ending in the advice, if the run in a folder trains another kind of model."""
   found = from_config.kind_of(config)
-  if found != kind:
+  if found not in ((kinds,) if isinstance(kinds, str) else kinds):
     raise ValueError(f"{workdir} is the run of {from_config.KINDS[found].NOUN}{advice}")
 
 
@@ -78,10 +78,12 @@ def check_folder(workdir: str | pathlib.Path) -> None:
     raise ValueError(f"{workdir} is a file; give the folder of a run as --workdir.")
 
 
-def restore_averaged(workdir: str | pathlib.Path, config, *, best: bool = False) -> tuple[PyTree, int]:
+def restore_averaged(
+  workdir: str | pathlib.Path, config, *, best: bool = False, frozen: PyTree = None
+) -> tuple[PyTree, int]:
   """Restores the parameters to sample with, at a run's newest intact checkpoint or that with the lowest held-out loss.
 
-  Nothing else of the state is read.
+  Nothing else of the state is read; `frozen` is what the model stands on, as `runs.load_frozen` returns it.
 
   Returns:
     (params, step): NumPy arrays, or with parallel="fsdp" jax.Arrays sharded among the devices.
@@ -90,23 +92,23 @@ def restore_averaged(workdir: str | pathlib.Path, config, *, best: bool = False)
     FileNotFoundError: if there is no checkpoint yet.
     ValueError: if all are damaged, or the config defines no valid model.
   """
-  target = _target(workdir, config)
+  target = _target(workdir, config, frozen)
   fields = ("step", "ema" if target.ema else "params")
   folder = paths.as_path(workdir) / (BEST if best else CHECKPOINTS)
   found = None
   if folder.is_dir():
     with contextlib.closing(Checkpoints(folder, read_only=True)) as checkpoints:
-      found = checkpoints.restore_newest(target, config.to_dict(), fields)
+      found = checkpoints.restore_newest(target.trained, config.to_dict(), fields)
   if found is None:
     raise FileNotFoundError(f"{workdir} holds no checkpoint yet; train until the first is saved.")
   return found[0].averaged, int(found[0].step)
 
 
-def _target(workdir, config) -> TrainState:
+def _target(workdir, config, frozen) -> TrainState:
   """Shapes and shardings of the state that a config trains; the config, read from untrusted JSON, may be wrong."""
   try:
     from_config.check(config)
-    shapes = jax.eval_shape(lambda: from_config.initial_state(config))
+    shapes = jax.eval_shape(lambda frozen: from_config.initial_state(config, frozen), frozen)
   except Exception as error:
     reason = files.shown(str(error) or type(error).__name__, 500)
     raise ValueError(f"{pathlib.Path(workdir) / CONFIG} defines no valid model: {reason}") from error

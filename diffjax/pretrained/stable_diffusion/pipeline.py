@@ -15,16 +15,15 @@ from diffjax.cluster import devices
 from diffjax.cluster.layouts import Whole
 from diffjax.codecs import Latents
 from diffjax.conditioning import Text, TextTower
-from diffjax.data import load_tokenizer
 from diffjax.denoisers import BoundNetwork, NetworkDenoiser
 from diffjax.from_config import construction
 from diffjax.networks import TextUNet
 from diffjax.pipelines import Pipeline
-from diffjax.pretrained.clip import load_text_encoder, save_text_encoder
 from diffjax.pretrained.folders import open_folder
 from diffjax.pretrained.schedulers import Published, from_diffusers
 from diffjax.pretrained.stable_diffusion import configs, weights
 from diffjax.pretrained.stable_diffusion.configs import LatentSpace
+from diffjax.pretrained.stable_diffusion.text import read_text_tower, save_text_tower
 from diffjax.system.files import read_json, shown
 from diffjax.typing import Array, Cond, Denoiser, Sampler
 
@@ -146,12 +145,19 @@ def check_channels(path: Path, channels: int, network: TextUNet) -> None:
     )
 
 
-def load_latents(folder: str | os.PathLike, dtype: jnp.dtype) -> Latents:
+def load_latents(folder: str | os.PathLike, dtype: jnp.dtype = jnp.float32) -> Latents:
   """The codec of an `AutoencoderKL`'s folder; float16, which overflows in most of them, only where it may be used."""
   network, params, space = weights.load_autoencoder(folder)
   dtype = jnp.dtype(jnp.float32) if space.upcast and dtype == jnp.float16 else dtype
   scale, shift = (jnp.asarray(value, jnp.float32) for value in (space.scale, space.shift))
   return Latents(params, scale, shift, network.clone(dtype=dtype), space.upcast)
+
+
+def save_latents(folder: str | os.PathLike, codec: Latents) -> None:
+  """Writes an autoencoder's folder that `load_latents` and diffusers read."""
+  scale, shift = (np.asarray(value).tolist() for value in (codec.scale, codec.shift))
+  each = lambda value: tuple(value) if isinstance(value, list) else value
+  weights.save_autoencoder(folder, codec.module, codec.params, LatentSpace(each(scale), each(shift), codec.upcast))
 
 
 def save_pipeline(folder: str | os.PathLike, pipeline: Pipeline) -> None:
@@ -171,10 +177,7 @@ def save_pipeline(folder: str | os.PathLike, pipeline: Pipeline) -> None:
     raise ValueError("only text-to-image pipelines with a published scheduler can be saved; save its parts yourself.")
   folder = Path(folder).expanduser()
   weights.save_unet(folder / "unet", network.module, network.params)
-  scale, shift = (np.asarray(value).tolist() for value in (codec.scale, codec.shift))
-  each = lambda value: tuple(value) if isinstance(value, list) else value
-  space = LatentSpace(each(scale), each(shift), codec.upcast)
-  weights.save_autoencoder(folder / "vae", codec.module, codec.params, space)
+  save_latents(folder / "vae", codec)
   scheduler = dict(defaults.published.config)
   (folder / "scheduler").mkdir(parents=True, exist_ok=True)
   _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
@@ -187,8 +190,7 @@ def save_pipeline(folder: str | os.PathLike, pipeline: Pipeline) -> None:
   refiner = large and len(conditioner.towers) == 1
   for number, tower in enumerate(conditioner.towers, 1 + refiner):
     ending = "" if number == 1 else f"_{number}"
-    save_text_encoder(folder / f"text_encoder{ending}", tower.module, tower.params)
-    tower.tokenizer.save(folder / f"tokenizer{ending}")
+    save_text_tower(folder / f"text_encoder{ending}", folder / f"tokenizer{ending}", tower)
     projected = "CLIPTextModelWithProjection" if tower.module.features else "CLIPTextModel"
     components |= {f"text_encoder{ending}": ("transformers", projected)}
     components |= {f"tokenizer{ending}": ("transformers", "CLIPTokenizer")}
@@ -220,17 +222,10 @@ def _towers(folder, index, large, dtype, param_dtype) -> tuple[TextTower, ...]:
     raise ValueError(f"{folder / INDEX} names no text_encoder; give a text-to-image model.")
   towers = []
   for name in names:
-    encoder, params = load_text_encoder(_component(folder, index, name), dtype=dtype, param_dtype=param_dtype)
-    tokenizer = load_tokenizer(
-      _component(folder, index, name.replace("text_encoder", "tokenizer")), length=encoder.context
-    )
-    if tokenizer.vocab_size > encoder.vocab_size:
-      raise ValueError(
-        f"{folder} has a tokenizer of {tokenizer.vocab_size} tokens, but {name} knows {encoder.vocab_size}; take both"
-        " from one model."
-      )
+    parts = _component(folder, index, name), _component(folder, index, name.replace("text_encoder", "tokenizer"))
+    tower = read_text_tower(*parts, dtype=dtype, param_dtype=param_dtype)
     # SDXL reads the penultimate layer, as it is
-    towers.append(TextTower(params, encoder, tokenizer, layer=-2 if large else -1, normed=not large))
+    towers.append(dataclasses.replace(tower, layer=-2, normed=False) if large else tower)
   return tuple(towers)
 
 

@@ -11,7 +11,6 @@ from diffjax.cluster import devices
 from diffjax.codecs import to_float
 from diffjax.losses.contrastive import sigmoid_losses, softmax_losses
 from diffjax.networks.image_features import prepare
-from diffjax.randomness import alone
 from diffjax.training import augmentation
 from diffjax.typing import Array, PyTree
 
@@ -47,8 +46,7 @@ class ContrastiveObjective:
   ) -> tuple[Array, dict[str, Array]]:
     del frozen  # not used
     key_template, key_picture = randomness.split(randomness.fold_in_each(key, batch["index"]))
-    draw = lambda key: jax.random.randint(key, (), 0, self.tokens.shape[0])
-    template = jax.vmap(alone(draw))(key_template)
+    template = randomness.choice(key_template, self.tokens.shape[0])
     tokens = jnp.asarray(self.tokens)[template, batch["label"]]
     images = self._augment(batch["image"], key_picture, axis_name)
     images = prepare(images, self.module.image)

@@ -6,11 +6,24 @@ import jax
 import jax.numpy as jnp
 
 from diffjax import denoisers, losses, randomness, struct
-from diffjax.codecs import Pixels, to_float
-from diffjax.conditioning import Unconditional
+from diffjax.codecs import Latents, Pixels, to_float
+from diffjax.conditioning import Text, Unconditional
 from diffjax.schedules import Schedule
 from diffjax.training import augmentation
 from diffjax.typing import Array, Codec, Conditioner, PyTree
+
+
+@struct.dataclass
+class Frozen:
+  """What a latent diffusion model stands on, and its training does not change.
+
+  Attributes:
+    codec: the autoencoder.
+    conditioner: the text encoder.
+  """
+
+  codec: Latents
+  conditioner: Text
 
 
 @struct.dataclass
@@ -20,6 +33,9 @@ class DenoisingObjective:
   A batch has "image" [b, H, W, C], uint8 or float in [-1, 1], "index" int32 [b], and what the conditioner reads. Every
   random number of an example comes from `key` and its index in the global batch, so the loss does not depend on how the
   batch is split among devices or accumulated.
+
+  A latent diffusion model's `codec` and `conditioner` are those of `frozen`, a `Frozen`. Its batch may have "moments"
+  [b, h, w, 2 c] instead of "image", the codec's of that image computed once (`codecs.Latents.moments`).
 
   Attributes:
     prediction, schedule, time_scale: as in `denoisers.NetworkDenoiser`.
@@ -61,17 +77,18 @@ class DenoisingObjective:
   def __call__(
     self, params: PyTree, batch: PyTree, key: Array, *, frozen: PyTree = None, axis_name: str | None = None
   ) -> tuple[Array, dict[str, Array]]:
-    del frozen, axis_name  # not used: each example's loss is independent of the others
+    del axis_name  # not used: each example's loss is independent of the others
+    codec, conditioner = (self.codec, self.conditioner) if frozen is None else (frozen.codec, frozen.conditioner)
     keys = randomness.fold_in_each(key, batch["index"])
     key_noise, key_level, key_flip, key_cond, key_network = randomness.split(keys, 5)
-    images = batch["image"]
-    images = to_float(images) if images.dtype == jnp.uint8 else images
-    images = augmentation.flip(key_flip, images) if self.flip and self.train else images
-    cond = self.conditioner.training_cond(batch, key_cond)
-    if self.augment and self.train:
-      images, label = augmentation.non_leaking(randomness.fold_in(key_flip, 1), images, self.augment)
-      cond = (cond or {}) | {"augment": label}
-    x0 = self.codec.encode(images, randomness.fold_in(key_noise, 1))
+    cond = conditioner.training_cond(batch, key_cond)
+    key_encode = randomness.fold_in(key_noise, 1)
+    if "moments" in batch:
+      x0 = codec.sample(batch["moments"], key_encode)
+    else:
+      images, label = self._augmented(batch["image"], key_flip)
+      cond = cond if label is None else (cond or {}) | {"augment": label}
+      x0 = codec.encode(images, key_encode)
     sigma = self.noise_levels(self._uniform(key, key_level, batch["index"]))
     noise = randomness.normal(key_noise, x0.shape)
     denoiser = self.denoiser(params, train=self.train)
@@ -80,6 +97,16 @@ class DenoisingObjective:
       return losses.denoising(denoiser, weight, x0, noise, sigma, cond, key=key_network), {}
     sigma_next, share = self.schedule.sigma_below(sigma), self.bound_weight
     return losses.hybrid(denoiser, weight, x0, noise, sigma, sigma_next, cond, bound_weight=share, key=key_network), {}
+
+  def _augmented(self, images, keys):
+    """(images in [-1, 1], the label of their augmentations or None)."""
+    images = to_float(images) if images.dtype == jnp.uint8 else images
+    if not self.train:
+      return images, None
+    images = augmentation.flip(keys, images) if self.flip else images
+    if not self.augment:
+      return images, None
+    return augmentation.non_leaking(randomness.fold_in(keys, 1), images, self.augment)
 
   def _uniform(self, key, keys, index):
     if not self.stratified:

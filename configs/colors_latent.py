@@ -1,0 +1,36 @@
+"""Stable Diffusion in miniature: handwritten digits in colours, drawn from text in the latents of an autoencoder.
+
+python train.py --config=configs/colors_autoencoder.py --workdir=runs/colors_autoencoder
+python train.py --config=configs/colors_clip.py --workdir=runs/colors_clip
+python train.py --config=configs/colors_latent.py --workdir=runs/colors_latent
+python sample.py --workdir=runs/colors_latent --prompt="a red three on white" --num=30
+
+Needs the extra `examples`. Hardware, time and result: not run yet.
+"""
+
+from diffjax.data import colored_digits
+from diffjax.from_config.configuration import default_latent_config
+
+
+def get_config():
+  config = default_latent_config()
+  config.autoencoder, config.text = "runs/colors_autoencoder", "runs/colors_clip"
+  config.data.update(name="colored_digits", image_size=32, channels=3)
+  config.captions.update(
+    names=colored_digits.class_names(),
+    templates=colored_digits.TEMPLATES,
+    held_out=colored_digits.HELD_OUT_TEMPLATES,
+  )
+  config.model.update(
+    widths=(32, 64), layers_per_level=1, attending=(False, True), depth=(1, 1), num_heads=(2, 4),
+    only_cross_attention=(False, False), num_groups=8,
+  )  # fmt: skip
+  config.noise_levels.update(name="log_normal", mean=0.0, std=1.2)
+  config.train.update(
+    steps=4000, batch_size=32, optimizer="muon", learning_rate=3e-3, b2=0.99, warmup_steps=100, decay="cosine",
+    stratified=True, steps_per_call=50, checkpoint_every=4000, sample_every=4000,
+  )  # fmt: skip
+  config.ema.decays = (0.995,)
+  config.sampler.update(name="dpmpp_2m", steps=10, guidance_scale=2.0)
+  config.sampler.grids = {"1": dict(name="karras")}
+  return config

@@ -1,0 +1,104 @@
+"""Builds latent diffusion models from configs; they draw from text, with an autoencoder and a text encoder."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffjax import networks, randomness
+from diffjax.cluster import processes
+from diffjax.data import Source, captions
+from diffjax.from_config import defaults, diffusion
+from diffjax.networks import contract
+from diffjax.training.objectives.denoising import Frozen
+from diffjax.typing import Array, PyTree
+
+NETWORKS: dict[str, Callable[..., Any]] = diffusion.TEXT_NETWORKS
+NOUN: str = "a latent diffusion model"
+NEW_KEYS: tuple[str, ...] = ()
+PREVIEWED = 60
+"""Number of pictures in a preview."""
+bounds, objective = diffusion.bounds, diffusion.common_objective
+
+
+def default_config() -> Any:
+  """A latent diffusion model's ConfigDict with every key that train.py and sample.py read."""
+  config = diffusion.common_config()
+  config.autoencoder = ""
+  config.text = ""
+  config.model = defaults.fields(networks.TextUNet)
+  config.model.update(name="text_unet", out_channels=4)
+  config.schedule.update(name="scaled_linear", num_steps=1000, beta_start=0.00085, beta_end=0.012)
+  config.prediction.name = "v"
+  config.loss.name = "simple"
+  config.captions = dict(names={}, templates=(), held_out=())
+  config.train.caption_dropout = 0.1
+  return config
+
+
+def num_classes(config) -> int:
+  """Number of classes in the captions; 0 if the data has its own."""
+  return len(training_captions(config)[0]) if config.captions.templates else 0
+
+
+def training_captions(config) -> list[list[str]]:
+  """The captions that labelled images are trained with, [templates][classes]."""
+  return captions(config.captions.templates, config.captions.names)
+
+
+def held_out_captions(config) -> list[list[str]]:
+  """The captions not used in training, [templates][classes]."""
+  return captions(config.captions.held_out, config.captions.names)
+
+
+def initial_params(config, key: Array, frozen: PyTree = None) -> PyTree:
+  """Initial parameters of the network, for the latents and the text states of what is frozen."""
+  assert isinstance(frozen, Frozen)
+  shape = diffusion.image_shape(config)
+  x = jax.eval_shape(frozen.codec.encode, jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+  length = frozen.conditioner.towers[0].tokenizer.length
+  batch = {"tokens": jax.ShapeDtypeStruct((1, length), jnp.int32)}
+  keys = jax.eval_shape(lambda: randomness.sample_keys(jax.random.key(0), 1))
+  cond = jax.eval_shape(frozen.conditioner.training_cond, batch, keys)
+  x, cond = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (x, cond))
+  return diffusion.module(config).init(key, x, jnp.zeros(()), cond)
+
+
+def initial_frozen(config) -> PyTree:
+  """Nothing that the config alone defines: `runs.load_frozen` reads it from other runs."""
+  return None
+
+
+def check(config) -> None:
+  """Raises ValueError for the first mistake in a latent diffusion model's config, including its sampling."""
+  for key in ("autoencoder", "text"):
+    if not config[key]:
+      raise ValueError(f"{key} is empty; give the run, or the folder of published weights, that the model stands on.")
+  can = contract(diffusion.module(config))
+  if not can.cross_attention:
+    raise ValueError(f"the network {config.model.name!r} reads no text; use one of {', '.join(sorted(NETWORKS))}.")
+  if config.data.flip and config.data.in_memory:
+    raise ValueError("data.flip needs images, but latents are computed once; set data.in_memory=False, or do not flip.")
+  if not 0 <= config.train.caption_dropout < 1:
+    raise ValueError(f"train.caption_dropout is {config.train.caption_dropout}, but must be in [0, 1); try 0.1.")
+  if config.captions.templates:
+    training_captions(config)
+  diffusion.check_common(config)
+
+
+def preview(config, params: PyTree, frozen: PyTree, held_out: Callable[[], Source], path: pathlib.Path) -> None:
+  """Writes a grid of samples, each of another caption."""
+  from diffjax import plots
+
+  texts = [text for template in training_captions(config) for text in template]
+  chosen = [texts[i * 7919 % len(texts)] for i in range(PREVIEWED)]
+  drawn = diffusion.pipeline(config, params, frozen).draw(PREVIEWED, prompt=chosen, batch_size=PREVIEWED)
+  if processes.is_first():
+    plots.save(plots.grid(drawn.images), path)
+
+
+def memory_settings(config) -> dict[str, Any]:
+  """Settings, besides the batch size, that affect the memory of a training step."""
+  return diffusion.memory_settings(config)

@@ -1,0 +1,56 @@
+"""Loads a trained autoencoder from its run, or from published weights."""
+
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from diffjax import from_config, pretrained
+from diffjax.cluster import devices
+from diffjax.codecs import Latents, to_float
+from diffjax.runs.folder import CHECKPOINTS, check_kind, load_data, read_config, restore_averaged
+from diffjax.system import compilation, paths
+from diffjax.typing import Array
+
+VAE = "vae"
+"""The autoencoder's folder in that of a latent diffusion model."""
+MEASURED, BATCH = 1024, 64
+"""Number of training images whose latents' deviation is measured, and how many are encoded at a time."""
+
+
+def load_autoencoder(folder: str | pathlib.Path) -> Latents:
+  """The codec of an autoencoder's run, or of a folder of published weights, whole or only its vae/.
+
+  A run's latents are scaled to unit variance over its training images (Rombach et al. 2022, appendix G).
+
+  Raises:
+    FileNotFoundError: if the folder holds neither, or no checkpoint yet.
+    ValueError: if it holds another kind of model, or is damaged.
+  """
+  path = paths.as_path(folder)
+  if (path / VAE).is_dir() or not (path / CHECKPOINTS).is_dir():
+    return pretrained.load_latents(path / VAE if (path / VAE).is_dir() else path)
+  config = read_config(path)
+  check_kind(path, config, "autoencoder", "; give an autoencoder's.")
+  params = devices.whole(restore_averaged(path, config)[0])
+  codec = Latents(params, jnp.float32(1.0), jnp.float32(0.0), from_config.autoencoder.module(config))
+  source = load_data(config, "train")
+  chosen = np.linspace(0, len(source) - 1, min(MEASURED, len(source))).astype(int)
+  moments = encoded(codec, np.stack([source[i]["image"] for i in chosen]))
+  z = np.asarray(codec.sample(jnp.asarray(moments), None))
+  return codec.replace(scale=jnp.float32(1 / z.std()))
+
+
+def encoded(codec: Latents, images: np.ndarray) -> np.ndarray:
+  """Images uint8 [N, H, W, C] -> the moments of their latents, float32 [N, h, w, 2 c]."""
+  parts = []
+  for start in range(0, len(images), BATCH):
+    part = images[start : start + BATCH]
+    padded = np.concatenate([part, np.repeat(part[-1:], BATCH - len(part), axis=0)])  # one shape, compiled once
+    parts.append(np.asarray(_moments(codec, padded))[: len(part)])
+  return np.concatenate(parts)
+
+
+@compilation.jit
+def _moments(codec: Latents, images: Array) -> Array:
+  return codec.moments(to_float(images))

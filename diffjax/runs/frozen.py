@@ -1,0 +1,67 @@
+"""What a latent diffusion run stands on and does not train, kept in the run's own folder."""
+
+import pathlib
+
+import jax
+import numpy as np
+
+from diffjax import data, from_config, pretrained
+from diffjax.cluster import processes
+from diffjax.conditioning import Text
+from diffjax.runs.autoencoder import VAE, encoded, load_autoencoder
+from diffjax.runs.text import TEXT_ENCODER, TOKENIZER, load_text_tower
+from diffjax.system import paths
+from diffjax.training.objectives.denoising import Frozen
+from diffjax.typing import PyTree
+
+
+def load_frozen(config, workdir: str | pathlib.Path) -> PyTree:
+  """What a run reads but does not train, as NumPy arrays: None for most kinds of models.
+
+  For a latent diffusion model: a `Frozen` from the run's own folder, or else from where its config says.
+
+  Raises:
+    ValueError, FileNotFoundError: as `load_autoencoder` and `load_text_tower`.
+  """
+  if from_config.kind_of(config) != "latent":
+    return from_config.initial_frozen(config)
+  workdir = paths.as_path(workdir)
+  own = all((workdir / part).is_dir() for part in (VAE, TEXT_ENCODER, TOKENIZER))
+  codec = load_autoencoder(workdir if own else config.autoencoder)
+  tower = load_text_tower(workdir if own else config.text)
+  _check(config, codec)
+  captions = None
+  if config.captions.templates:
+    texts = from_config.latent.training_captions(config)
+    captions = np.stack([tower.tokenizer(each) for each in texts])
+  conditioner = Text((tower,), dropout=float(config.train.caption_dropout), captions=captions)
+  return jax.tree.map(np.asarray, Frozen(codec, conditioner))
+
+
+def _check(config, codec):
+  size, channels, latents = config.data.image_size, config.data.channels, config.model.out_channels
+  if size % codec.downscaling:
+    raise ValueError(f"data.image_size is {size}, but {config.autoencoder} needs a multiple of {codec.downscaling}.")
+  if (channels, latents) != (codec.module.channels, codec.module.latent_channels):
+    raise ValueError(
+      f"{config.autoencoder} maps {codec.module.channels} channels to {codec.module.latent_channels}, but"
+      f" data.channels is {channels} and model.out_channels {latents}; make them agree."
+    )
+
+
+def keep_frozen(config, workdir: pathlib.Path, frozen: PyTree) -> None:
+  """Copies what `load_frozen` loaded into the run's folder, so that it needs nothing else."""
+  if from_config.kind_of(config) == "latent" and processes.is_first() and not (workdir / TOKENIZER).is_dir():
+    codec, (tower,) = frozen.codec, frozen.conditioner.towers
+    pretrained.save_latents(workdir / VAE, codec)
+    pretrained.save_text_tower(workdir / TEXT_ENCODER, workdir / TOKENIZER, tower)
+
+
+def in_memory(config, source: data.Source, frozen: PyTree) -> dict[str, np.ndarray]:
+  """All examples of a source, as training keeps them in memory: with the moments of their latents for their images."""
+  examples = data.in_memory(source)
+  if from_config.kind_of(config) != "latent":
+    return examples
+  images = examples.pop("image")
+  # float16 is precise to 0.1 %, far below the latents' own deviation, and takes half of the memory
+  return examples | {"moments": encoded(frozen.codec, images).astype(np.float16)}

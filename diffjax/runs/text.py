@@ -1,0 +1,38 @@
+"""Loads the text encoder of a text-to-image model from a CLIP's run, or from published weights."""
+
+import dataclasses
+import pathlib
+
+import jax
+import numpy as np
+
+from diffjax import from_config, pretrained
+from diffjax.conditioning import TextTower
+from diffjax.runs.clip import load_clip
+from diffjax.runs.folder import CHECKPOINTS
+from diffjax.system import paths
+
+TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
+"""Their folders in that of a latent diffusion model."""
+
+
+def load_text_tower(folder: str | pathlib.Path) -> TextTower:
+  """The text encoder of a CLIP's run, or of a folder of published weights: a text-to-image model's or CLIP's own.
+
+  The last norm of a run's encoder is scaled so that the hidden states of its training captions have unit variance.
+
+  Raises:
+    FileNotFoundError: if the folder holds neither, or no checkpoint yet.
+    ValueError: if it holds another kind of model, or is damaged.
+  """
+  path = paths.as_path(folder)
+  if (path / TEXT_ENCODER).is_dir() or not (path / CHECKPOINTS).is_dir():
+    return pretrained.load_text_tower(path)
+  clip = load_clip(path)
+  params = {name: value for name, value in clip.params["params"]["text"].items() if name != "projection"}
+  tower = TextTower({"params": params}, clip.module.text.clone(features=None, parent=None), clip.tokenizer)
+  texts = [text for template in from_config.clip.training_captions(clip.config) for text in template]
+  hidden, _ = jax.jit(tower.states)(clip.tokenizer(texts))
+  std = float(np.asarray(hidden).std())
+  scaled = jax.tree.map(lambda a: a / std, params["norm_out"])
+  return dataclasses.replace(tower, params={"params": params | {"norm_out": scaled}})
