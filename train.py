@@ -77,7 +77,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
   best = Checkpoints(workdir / runs.BEST, best=True)
   found = newest.restore_newest(layout.target.trained, config.to_dict())
-  state, saved = found or (layout.initial(lambda: from_config.initial_state(config, frozen).replace(frozen=None)), None)
+  state, saved = found or (layout.initial(lambda: from_config.initial_state(config, frozen).trained), None)
   state = state.replace(frozen=frozen)
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))

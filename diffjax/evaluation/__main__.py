@@ -1,14 +1,15 @@
-"""Draws from a run and reports the quality of the pictures, or a CLIP's zero-shot accuracy on held-out pictures.
+"""Draws from a run and reports the quality of the pictures; or a CLIP's accuracy, or an autoencoder's precision.
 
   python -m diffjax.evaluation --workdir=runs/digits [--num=1000 --steps=10 --sampler=dpmpp_2m --seed=0]
   python -m diffjax.evaluation --workdir=runs/clip_digits --zero_shot
   python -m diffjax.evaluation --workdir=runs/digits --clip=runs/clip_digits --num=300 --steps=25
+  python -m diffjax.evaluation --workdir=runs/colors_autoencoder
 
 Prints a table and writes `evaluation.json` and `evaluation.png`. Pictures are compared by their pixels; for other
-features call `diffjax.evaluation.evaluate`. Conditional models draw every label equally often. With --zero_shot each
-held-out picture is classified by its most similar caption, with the training templates and with held-out ones.
-With --clip every class is prompted by its captions, held-out ones or with --captions=training those of training, and a
-classifier reads the result.
+features call `diffjax.evaluation.evaluate`. Conditional models draw every label equally often. An autoencoder's run
+reconstructs held-out pictures. With --zero_shot each held-out picture is classified by its most similar caption, with
+the training templates and with held-out ones. With --clip every class is prompted by its captions, held-out ones or
+with --captions=training those of training, and a classifier reads the result.
 """
 
 import json
@@ -26,6 +27,8 @@ from diffjax.system import compilation, paths, writing
 
 SHOWN = 60
 """Number of drawn images in evaluation.png."""
+RECONSTRUCTED = 20
+"""Number of reconstructed images in an autoencoder's evaluation.png."""
 DRAWING = ("num", "steps", "sampler", "eta", "seed", "guidance_scale", "batch_size")
 MAX_BYTES = 2**30
 """Largest size of the unpacked arrays in a file of samples."""
@@ -40,7 +43,12 @@ def main(argv: list[str]) -> None:
       print(__doc__, *(f"  --{name}: {options[name].help}" for name in options), sep="\n")
       return
     command_line.join(options)
-    (report_on_clip if options.zero_shot else report_on_run)(options)
+    if options.zero_shot:
+      report_on_clip(options)
+    elif is_autoencoder(options):
+      report_on_autoencoder(options)
+    else:
+      report_on_run(options)
 
 
 def report_on_clip(options: flags.FlagValues) -> None:
@@ -81,6 +89,47 @@ def _report_on_clip(clip, workdir, held_out, out):
   for part, shares in report.items():
     print(f"\n{part}", *(f"{share:>9.1%}   {template}" for template, share in shares.items()), sep="\n")
   print(f"\nwrote {out}")
+
+
+def is_autoencoder(options: flags.FlagValues) -> bool:
+  """Whether the folder holds the run of an autoencoder; False if it holds no run at all."""
+  from diffjax import from_config
+  from diffjax.runs import CONFIG, read_config
+
+  folder = options.workdir and paths.as_path(options.workdir)
+  return bool(folder) and (folder / CONFIG).is_file() and from_config.kind_of(read_config(folder)) == "autoencoder"
+
+
+def report_on_autoencoder(options: flags.FlagValues) -> None:
+  """Reconstructs held-out pictures, prints their peak signal-to-noise ratio and writes the files."""
+  given = [name for name in (*DRAWING, "samples", "clip", "captions", "guidance") if options[name].present]
+  given = [name for name in given if name not in ("num", "batch_size")]
+  if given:
+    raise ValueError(f"an autoencoder draws nothing, so --{given[0]} has no effect; drop it.")
+  from diffjax.runs import load_autoencoder, load_data, read_config
+  from diffjax.runs.autoencoder import reconstructed
+
+  codec, held_out = load_autoencoder(options.workdir), load_data(read_config(options.workdir), "test")
+  out = _out(options)
+  chosen = np.linspace(0, len(held_out) - 1, min(options.num, len(held_out))).astype(int)
+  images = np.stack([held_out[i]["image"] for i in chosen])
+  again = reconstructed(codec, images)
+  error = np.square(again.astype(np.float64) - images).mean(axis=(1, 2, 3))
+  psnr = 10 * np.log10(255**2 / np.maximum(error, 1e-9))
+  report = {"images": len(images), "psnr": float(psnr.mean()), "least": float(psnr.min()), "scale": float(codec.scale)}
+  processes.from_first(lambda: _report_on_reconstructions(report, images, again, options.workdir, out))
+
+
+def _report_on_reconstructions(report, images, again, workdir, out):
+  with writing.replacing(out / "evaluation.json") as part:
+    part.write_text(json.dumps(report, indent=2) + "\n")
+  shown = np.linspace(0, len(images) - 1, min(RECONSTRUCTED, len(images))).astype(int)
+  pairs = np.concatenate([images[shown], again[shown]])
+  plots.save(plots.grid(pairs, columns=len(shown)), out / "evaluation.png")
+  print(
+    f"{report['images']} held-out images, reconstructed by {workdir}\n\npeak signal-to-noise ratio"
+    f" {report['psnr']:.2f} dB on average, {report['least']:.2f} dB at least\n\nwrote {out}"
+  )
 
 
 def report_on_run(options: flags.FlagValues) -> None:

@@ -1,6 +1,6 @@
 """Builds objects from a config: plain tables of names, and the only package that reads a ConfigDict."""
 
-from diffjax.from_config import clip, guidance
+from diffjax.from_config import autoencoder, clip, guidance, latent
 from diffjax.from_config.diffusion import (
   DTYPES,
   GRIDS,
@@ -11,6 +11,7 @@ from diffjax.from_config.diffusion import (
   SAMPLERS,
   SCHEDULES,
   THRESHOLDS,
+  Defaults,
   codec,
   denoiser,
   grid,
@@ -50,6 +51,8 @@ __all__ = [
   "SAMPLERS",
   "SCHEDULES",
   "THRESHOLDS",
+  "Defaults",
+  "autoencoder",
   "check",
   "clip",
   "codec",
@@ -62,6 +65,7 @@ __all__ = [
   "initial_frozen",
   "initial_state",
   "kind_of",
+  "latent",
   "layout",
   "learning_rate",
   "memory_settings",

@@ -200,7 +200,8 @@ def guided(config, denoiser: Denoiser, null_cond: Cond = None, scale: float | No
 
 def objective(config) -> DenoisingObjective:
   """The training objective of a config."""
-  return common_objective(config).replace(
+  return dataclasses.replace(
+    common_objective(config),
     codec=codec(config),
     conditioner=conditioner(config),
     bound_weight=config.train.bound_weight,

@@ -9,6 +9,7 @@ from diffjax.runs.folder import BEST, CHECKPOINTS, CONFIG, LOCK, claim, claimed,
 from diffjax.runs.frozen import in_memory, keep_frozen, load_frozen
 from diffjax.runs.preview import preview
 from diffjax.runs.prompts import Prompt, make_prompt
+from diffjax.runs.text import load_text_tower
 
 __all__ = [
   "BEST",
@@ -28,6 +29,7 @@ __all__ = [
   "load_data",
   "load_frozen",
   "load_run",
+  "load_text_tower",
   "make_prompt",
   "open_pipeline",
   "preview",

@@ -1,5 +1,6 @@
 """Loads a trained autoencoder from its run, or from published weights."""
 
+import dataclasses
 import pathlib
 
 import jax.numpy as jnp
@@ -7,9 +8,9 @@ import numpy as np
 
 from diffjax import from_config, pretrained
 from diffjax.cluster import devices
-from diffjax.codecs import Latents, to_float
-from diffjax.runs.folder import CHECKPOINTS, check_kind, load_data, read_config, restore_averaged
-from diffjax.system import compilation, paths
+from diffjax.codecs import Latents, to_float, to_uint8
+from diffjax.runs.folder import CHECKPOINTS, check_kind, existing, load_data, read_config, restore_averaged
+from diffjax.system import compilation
 from diffjax.typing import Array
 
 VAE = "vae"
@@ -27,7 +28,7 @@ def load_autoencoder(folder: str | pathlib.Path) -> Latents:
     FileNotFoundError: if the folder holds neither, or no checkpoint yet.
     ValueError: if it holds another kind of model, or is damaged.
   """
-  path = paths.as_path(folder)
+  path = existing(folder, "an autoencoder")
   if (path / VAE).is_dir() or not (path / CHECKPOINTS).is_dir():
     return pretrained.load_latents(path / VAE if (path / VAE).is_dir() else path)
   config = read_config(path)
@@ -38,7 +39,7 @@ def load_autoencoder(folder: str | pathlib.Path) -> Latents:
   chosen = np.linspace(0, len(source) - 1, min(MEASURED, len(source))).astype(int)
   moments = encoded(codec, np.stack([source[i]["image"] for i in chosen]))
   z = np.asarray(codec.sample(jnp.asarray(moments), None))
-  return codec.replace(scale=jnp.float32(1 / z.std()))
+  return dataclasses.replace(codec, scale=jnp.float32(1 / z.std()))
 
 
 def encoded(codec: Latents, images: np.ndarray) -> np.ndarray:
@@ -49,6 +50,18 @@ def encoded(codec: Latents, images: np.ndarray) -> np.ndarray:
     padded = np.concatenate([part, np.repeat(part[-1:], BATCH - len(part), axis=0)])  # one shape, compiled once
     parts.append(np.asarray(_moments(codec, padded))[: len(part)])
   return np.concatenate(parts)
+
+
+def reconstructed(codec: Latents, images: np.ndarray) -> np.ndarray:
+  """Images uint8 [N, H, W, C] -> what the autoencoder makes of the means of their latents, likewise."""
+  moments = encoded(codec, images)
+  parts = [np.asarray(_decoded(codec, moments[i : i + BATCH])) for i in range(0, len(images), BATCH)]
+  return np.concatenate(parts)
+
+
+@compilation.jit
+def _decoded(codec: Latents, moments: Array) -> Array:
+  return to_uint8(codec.decode(codec.sample(moments, None)))
 
 
 @compilation.jit

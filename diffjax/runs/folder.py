@@ -72,6 +72,14 @@ def check_kind(workdir: str | pathlib.Path, config, kinds: str | tuple[str, ...]
     raise ValueError(f"{workdir} is the run of {from_config.KINDS[found].NOUN}{advice}")
 
 
+def existing(folder: str | pathlib.Path, holds: str) -> pathlib.Path:
+  """The path of a folder of runs or weights; FileNotFoundError, naming what it should hold, if there is none."""
+  path = paths.as_path(folder)
+  if not path.is_dir():
+    raise FileNotFoundError(f"there is no folder {folder}; train {holds} there, or give published weights.")
+  return path
+
+
 def check_folder(workdir: str | pathlib.Path) -> None:
   """Raises ValueError if `workdir` is a file."""
   if paths.as_path(workdir).is_file():

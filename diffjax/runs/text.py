@@ -9,8 +9,7 @@ import numpy as np
 from diffjax import from_config, pretrained
 from diffjax.conditioning import TextTower
 from diffjax.runs.clip import load_clip
-from diffjax.runs.folder import CHECKPOINTS
-from diffjax.system import paths
+from diffjax.runs.folder import CHECKPOINTS, existing
 
 TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 """Their folders in that of a latent diffusion model."""
@@ -25,7 +24,7 @@ def load_text_tower(folder: str | pathlib.Path) -> TextTower:
     FileNotFoundError: if the folder holds neither, or no checkpoint yet.
     ValueError: if it holds another kind of model, or is damaged.
   """
-  path = paths.as_path(folder)
+  path = existing(folder, "a CLIP")
   if (path / TEXT_ENCODER).is_dir() or not (path / CHECKPOINTS).is_dir():
     return pretrained.load_text_tower(path)
   clip = load_clip(path)

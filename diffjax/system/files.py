@@ -43,11 +43,14 @@ def _inside(target: Path, folder: Path) -> bool:
   return any(target.parent == home / "blobs" for home in homes)
 
 
-def read_json(folder: Path, name: str, most: int = MAX_JSON) -> dict[str, Any]:
-  """The JSON object in the `file_in` a folder; ValueError if there is none, or more than `most` bytes."""
+def read_json(folder: Path, name: str, most: int = MAX_JSON, *, infinite: bool = False) -> dict[str, Any]:
+  """The JSON object in the `file_in` a folder; ValueError if there is none, or more than `most` bytes.
+
+  With `infinite` it may have the constant -Infinity, which is not JSON.
+  """
   text = read_small(folder, name, most)
   try:
-    value = parse_json(text)
+    value = parse_json(text, infinite=infinite)
   except ValueError as error:
     raise ValueError(f"{folder / name} is not valid JSON ({error}); download it again.") from None
   if not isinstance(value, dict):
@@ -69,15 +72,16 @@ def read_at_most(path: Path, most: int) -> bytes:
   return read
 
 
-def parse_json(text: str | bytes) -> Any:
-  """Parses JSON; bytes must be UTF-8.
+def parse_json(text: str | bytes, *, infinite: bool = False) -> Any:
+  """Parses JSON; bytes must be UTF-8; `infinite` as `read_json`.
 
   Raises:
     ValueError: not JSON; a duplicate key in an object; a number that is not finite; more than 32 levels of nesting.
   """
   try:
     text = text.decode("utf-8") if isinstance(text, bytes) else text
-    value = json.loads(text, object_pairs_hook=_object, parse_constant=_refuse_number, parse_float=_finite)
+    constant = _infinite if infinite else _refuse_number
+    value = json.loads(text, object_pairs_hook=_object, parse_constant=constant, parse_float=_finite)
   except RecursionError:
     raise ValueError(_TOO_DEEP) from None
   except ValueError as error:
@@ -111,6 +115,10 @@ def _object(pairs):
 def _finite(text):
   number = float(text)
   return number if abs(number) < float("inf") else _refuse_number(text)
+
+
+def _infinite(text):
+  return -float("inf") if text == "-Infinity" else _refuse_number(text)
 
 
 def _refuse_number(text):

@@ -51,7 +51,7 @@ def load_clip(
 
 
 def load_text_encoder(
-  folder: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, param_dtype: jnp.dtype = jnp.float32
+  folder: str | os.PathLike, *, dtype: jnp.dtype = jnp.float32, param_dtype: jnp.dtype | None = jnp.float32
 ) -> tuple[TextEncoder, PyTree]:
   """The text tower of a published model, or of a folder with only a text tower, as in text-to-image models.
 

@@ -112,7 +112,9 @@ def unet(given: Config, dtype: jnp.dtype) -> tuple[TextUNet, int, int]:
   return network, channels, _whole("cross_attention_dim", _same(config, "cross_attention_dim"), MAX_NUMBER)
 
 
-def from_unet(network: TextUNet, channels: int, context: int, pooled: int, linear_projection: bool) -> dict[str, Any]:
+def from_unet(
+  network: TextUNet, channels: int, context: int, pooled: int, linear_projection: bool, side: int | None
+) -> dict[str, Any]:
   """Diffusers' configuration of a U-Net.
 
   Args:
@@ -121,6 +123,7 @@ def from_unet(network: TextUNet, channels: int, context: int, pooled: int, linea
     context: width of the text's hidden states.
     pooled: width of the embedded pooled text and sizes together; unused without `size_dim`.
     linear_projection: as in `keys.unet`.
+    side: of the latents that it draws by default.
   """
   down = ["CrossAttnDownBlock2D" if attending else "DownBlock2D" for attending in network.attending]
   adds = dict(
@@ -130,6 +133,7 @@ def from_unet(network: TextUNet, channels: int, context: int, pooled: int, linea
   )
   return dict(
     _class_name="UNet2DConditionModel",
+    sample_size=side,
     in_channels=channels,
     out_channels=network.out_channels,
     down_block_types=down,

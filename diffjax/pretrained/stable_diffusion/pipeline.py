@@ -21,6 +21,7 @@ from diffjax.networks import TextUNet
 from diffjax.pipelines import Pipeline
 from diffjax.pretrained.folders import open_folder
 from diffjax.pretrained.schedulers import Published, from_diffusers
+from diffjax.pretrained.schedulers.writing import to_diffusers
 from diffjax.pretrained.stable_diffusion import configs, weights
 from diffjax.pretrained.stable_diffusion.configs import LatentSpace
 from diffjax.pretrained.stable_diffusion.text import read_text_tower, save_text_tower
@@ -100,7 +101,9 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
   network, channels, _ = configs.unet(unet_config, dtype)
   check_channels(folder, channels, network)
   network, params = weights.load_unet(folder / "unet", dtype=dtype, param_dtype=param_dtype)
-  published = from_diffusers(read_json(_component(folder, index, "scheduler"), "scheduler_config.json"))
+  # diffusers itself writes -Infinity, DPM-Solver's default for `lambda_min_clipped`
+  scheduler = read_json(_component(folder, index, "scheduler"), "scheduler_config.json", infinite=True)
+  published = from_diffusers(scheduler)
   codec = load_latents(_component(folder, index, "vae"), dtype)
   large = network.size_dim > 0
   conditioner = Text(
@@ -163,6 +166,8 @@ def save_latents(folder: str | os.PathLike, codec: Latents) -> None:
 def save_pipeline(folder: str | os.PathLike, pipeline: Pipeline) -> None:
   """Writes a text-to-image pipeline as a folder that `load_pipeline` and diffusers read; every weight in its own dtype.
 
+  A run's sampler and grid are not saved: its folder draws with DPM++ 2M on Karras' grid over its schedule.
+
   Raises:
     ValueError: the pipeline has no counterpart in diffusers, such as a model of pixels or a schedule of our own.
   """
@@ -170,15 +175,19 @@ def save_pipeline(folder: str | os.PathLike, pipeline: Pipeline) -> None:
   network = pipeline.denoiser.network if isinstance(pipeline.denoiser, NetworkDenoiser) else None
   if not (
     isinstance(network, BoundNetwork)
-    and isinstance(defaults, PublishedDefaults)
+    and isinstance(defaults, PublishedDefaults | from_config.Defaults)
     and isinstance(codec, Latents)
     and isinstance(conditioner, Text)
   ):
-    raise ValueError("only text-to-image pipelines with a published scheduler can be saved; save its parts yourself.")
+    raise ValueError("only text-to-image pipelines can be saved, published or a run's; save its parts yourself.")
+  if isinstance(defaults, PublishedDefaults):
+    scheduler = dict(defaults.published.config)
+  else:
+    scheduler = to_diffusers(defaults.config.schedule, defaults.config.prediction)
   folder = Path(folder).expanduser()
-  weights.save_unet(folder / "unet", network.module, network.params)
+  side = max(pipeline.image_shape[:2]) // codec.downscaling
+  weights.save_unet(folder / "unet", network.module, network.params, side=side)
   save_latents(folder / "vae", codec)
-  scheduler = dict(defaults.published.config)
   (folder / "scheduler").mkdir(parents=True, exist_ok=True)
   _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
   large = network.module.size_dim > 0

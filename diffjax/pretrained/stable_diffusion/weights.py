@@ -100,13 +100,20 @@ def weights_file(folder: Path, name: str) -> str:
   raise AssertionError("refuse_pickles raises")
 
 
-def save_unet(folder: str | os.PathLike, network: TextUNet, params: PyTree, *, linear_projection: bool = True) -> None:
-  """Writes a folder that `load_unet` and diffusers read."""
+def save_unet(
+  folder: str | os.PathLike,
+  network: TextUNet,
+  params: PyTree,
+  *,
+  linear_projection: bool = True,
+  side: int | None = None,
+) -> None:
+  """Writes a folder that `load_unet` and diffusers read; `side` is that of the latents drawn by default."""
   tree = params["params"]
   channels = tree["conv_in"]["kernel"].shape[2]
   context = tree["middle_transformer"]["block_0"]["attention_1"]["k"]["kernel"].shape[0]
   pooled = tree["embed_pooled"]["dense_0"]["kernel"].shape[0] if network.size_dim else 0
-  config = configs.from_unet(network, channels, context, pooled, linear_projection)
+  config = configs.from_unet(network, channels, context, pooled, linear_projection, side)
   key_maps.save(folder, NAME, config, keys.unet(network, linear_projection=linear_projection), params)
 
 

@@ -84,6 +84,7 @@ class DenoisingObjective:
     cond = conditioner.training_cond(batch, key_cond)
     key_encode = randomness.fold_in(key_noise, 1)
     if "moments" in batch:
+      assert isinstance(codec, Latents)
       x0 = codec.sample(batch["moments"], key_encode)
     else:
       images, label = self._augmented(batch["image"], key_flip)

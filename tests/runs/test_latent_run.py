@@ -1,0 +1,180 @@
+"""A latent diffusion run: what it stands on is kept in its folder, and it draws from words with nothing else."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffjax import data, from_config, runs
+from diffjax.codecs import to_float
+from diffjax.from_config.configuration import default_autoencoder_config, default_latent_config
+from diffjax.runs import autoencoder, frozen
+from train import train
+
+pytestmark = pytest.mark.slow
+
+
+def autoencoder_config(data_dir):
+  config = default_autoencoder_config()
+  config.data.update(name="digits", image_size=8, channels=1, data_dir=str(data_dir))
+  config.model.update(latent_channels=3, widths=(4, 8), layers_per_level=1, num_groups=2, middle_attention=False)
+  config.train.update(steps=6, batch_size=16, steps_per_call=3, log_every=3, checkpoint_every=3, sample_every=6)
+  return config
+
+
+def latent_config(folder, data_dir):
+  config = default_latent_config()
+  config.autoencoder, config.text = str(folder / "autoencoder"), str(folder / "text")
+  config.data.update(name="digits", image_size=8, channels=1, data_dir=str(data_dir))
+  config.captions.update(
+    names=dict(word=("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")),
+    templates=("a handwritten {word}", "the digit {word}"),
+    held_out=("a {word}",),
+  )
+  config.model.update(
+    out_channels=3, widths=(8, 16), layers_per_level=1, attending=(False, True), depth=(1, 1), num_heads=(2, 2),
+    only_cross_attention=(False, False), num_groups=2,
+  )  # fmt: skip
+  config.noise_levels.update(name="log_normal", mean=0.0, std=1.0)
+  config.train.update(
+    steps=6, batch_size=16, learning_rate=5e-3, steps_per_call=3, log_every=3, checkpoint_every=3, sample_every=6
+  )
+  config.sampler.update(steps=4, guidance_scale=2.0)
+  config.sampler.grids = {"1": dict(name="karras")}
+  return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, tiny_data):
+  """(folder, config of the latent run in it); the two runs it stands on are gone."""
+  import tiny_clip_config
+
+  folder = tmp_path_factory.mktemp("latent")
+  train(autoencoder_config(tiny_data), folder / "autoencoder")
+  clip = tiny_clip_config.get_config()
+  clip.data.data_dir = str(tiny_data)
+  train(clip, folder / "text")
+  config = latent_config(folder, tiny_data)
+  codec, tower = runs.load_autoencoder(folder / "autoencoder"), runs.load_text_tower(folder / "text")
+  train(config, folder / "latent")
+  for name in ("autoencoder", "text"):
+    shutil.move(folder / name, folder / f"gone_{name}")
+  return folder, config, codec, tower
+
+
+def test_latents_have_unit_variance_and_text_states_too(trained):
+  folder, config, codec, tower = trained
+  images = data.in_memory(runs.load_data(config, "train"))["image"]
+  x0 = np.asarray(codec.encode(to_float(jnp.asarray(images))))
+  assert abs(x0.std() - 1) < 0.05 and float(codec.scale) != 1
+  states, _ = tower.states(tower.tokenizer(_clip_captions(folder)))
+  assert abs(np.asarray(states).std() - 1) < 1e-3
+
+
+def _clip_captions(folder):
+  config = runs.read_config(folder / "gone_text")
+  return [text for template in from_config.clip.training_captions(config) for text in template]
+
+
+def test_what_it_stands_on_is_kept_exactly(trained):
+  folder, config, codec, tower = trained
+  kept = frozen.load_frozen(config, folder / "latent")
+  same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
+  same(kept.codec.params, codec.params)
+  same(kept.conditioner.towers[0].params, tower.params)
+  assert kept.codec.scale == codec.scale and kept.codec.shift == 0
+  assert kept.conditioner.captions.shape == (2, 10, 8) and kept.conditioner.dropout == 0.1
+
+
+def test_a_fresh_folder_says_what_is_missing(trained, tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"no folder .*/autoencoder; train an autoencoder there, or give"):
+    train(trained[1], tmp_path / "other")
+  assert not (tmp_path / "other").exists()
+
+
+def test_stored_moments_are_those_of_the_images(trained):
+  folder, config, codec, _ = trained
+  stood_on = frozen.load_frozen(config, folder / "latent")
+  source = runs.load_data(config, "test")
+  stored = frozen.in_memory(config, source, stood_on)
+  images = data.in_memory(source)["image"]
+  assert sorted(stored) == ["label", "moments"] and stored["moments"].shape == (len(images), 4, 4, 6)
+  np.testing.assert_allclose(
+    codec.sample(jnp.asarray(stored["moments"]), None), codec.encode(to_float(jnp.asarray(images))), atol=2e-2
+  )
+  np.testing.assert_array_equal(autoencoder.encoded(codec, images[:3]), autoencoder.encoded(codec, images)[:3])
+
+
+def test_prompts_draw_and_labels_do_not(trained):
+  folder, _, _, _ = trained
+  run = runs.load_run(folder / "latent")
+  three = run.draw(2, prompt="a handwritten three")
+  assert three.shape == (2, 8, 8, 1) and three.dtype == np.uint8
+  both = run.draw(2, prompt=["a handwritten three", "the digit seven"])
+  assert np.abs(both[0].astype(int) - three[0]).max() <= 1 and not np.array_equal(both[1], three[1])
+  assert not np.array_equal(run.draw(2, prompt="a handwritten three", negative_prompt="the digit seven"), three)
+  with pytest.raises(ValueError, match="write a prompt"):
+    run.draw(2)
+  with pytest.raises(ValueError, match="draws from text, not by labels"):
+    run.draw(2, prompt="a three", labels=np.zeros(2, int))
+
+
+def test_a_stopped_run_resumes_exactly_without_the_runs_it_stood_on(trained, tmp_path):
+  folder, config, _, _ = trained
+  whole = runs.load_run(folder / "latent")
+  shutil.copytree(folder / "latent", tmp_path / "latent")
+  shutil.rmtree(tmp_path / "latent" / "checkpoints" / "6")
+  state = train(config, tmp_path / "latent")
+  jax.tree.map(np.testing.assert_array_equal, state.averaged, whole.params)
+  assert state.frozen is not None
+
+
+def test_the_runs_folder_stands_in_for_both_others(trained, tmp_path):
+  folder, config, codec, _ = trained
+  config = config.copy_and_resolve_references()
+  config.autoencoder = config.text = str(folder / "latent")
+  config.train.update(steps=1, steps_per_call=1)
+  train(config, tmp_path / "second")
+  assert runs.load_autoencoder(tmp_path / "second").scale == codec.scale
+
+
+def test_streamed_images_train_too(trained, tmp_path):
+  folder, config, _, _ = trained
+  config = config.copy_and_resolve_references()
+  config.autoencoder = config.text = str(folder / "latent")
+  config.data.update(in_memory=False, flip=True)
+  config.train.steps = 3
+  assert int(train(config, tmp_path / "streamed").step) == 3
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (dict(autoencoder=""), "autoencoder is empty; give the run"),
+    (dict(text=""), "text is empty; give the run"),
+    ({"model.out_channels": 4}, "maps 1 channels to 3, but data.channels is 1 and model.out_channels 4"),
+    ({"data.image_size": 9}, "needs a multiple of 2"),
+    ({"data.flip": True}, "latents are computed once; set data.in_memory=False"),
+    ({"train.caption_dropout": 1.5}, r"train.caption_dropout is 1.5, but must be in \[0, 1\)"),
+  ],
+)
+def test_mistakes(trained, tmp_path, change, message):
+  folder, config, _, _ = trained
+  config = config.copy_and_resolve_references()
+  config.autoencoder = config.text = str(folder / "latent")
+  config.update_from_flattened_dict(change)
+  with pytest.raises(ValueError, match=message):
+    train(config, tmp_path / "wrong")
+  assert not (tmp_path / "wrong").exists()
+
+
+def test_other_kinds_are_refused_by_name(trained):
+  folder, _, _, _ = trained
+  with pytest.raises(ValueError, match="is the run of a CLIP; give an autoencoder's"):
+    runs.load_autoencoder(folder / "gone_text")
+  with pytest.raises(ValueError, match="is the run of an autoencoder"):
+    runs.load_text_tower(folder / "gone_autoencoder")
+  with pytest.raises(ValueError, match="is the run of an autoencoder, which cannot sample"):
+    runs.load_run(folder / "gone_autoencoder")
