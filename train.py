@@ -9,6 +9,7 @@ second signal exits at once; checkpoints already written are kept.
 """
 
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import sys
@@ -62,7 +63,8 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   opened = []
   processes.from_first(lambda: opened.append(runs.load_data(config, "train")))  # prepared once, not by all at once
   source = opened.pop() if opened else runs.load_data(config, "train")
-  held_out = held_out_batches(config)
+  source = runs.captioned(config, source, frozen)
+  held_out = held_out_batches(config, frozen)
   with runs.claimed(workdir, config), memory.explaining(multi_step, memory_settings(config)) as multi_step:
     return continue_run(config, workdir, multi_step, layout, frozen, source, held_out)
 
@@ -77,8 +79,12 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
   best = Checkpoints(workdir / runs.BEST, best=True)
   found = newest.restore_newest(layout.target.trained, config.to_dict())
-  state, saved = found or (layout.initial(lambda: from_config.initial_state(config, frozen).trained), None)
-  state = state.replace(frozen=frozen)
+  if found:
+    state, saved = found
+  else:
+    state, saved = layout.initial(lambda: from_config.initial_state(config, frozen).trained), None
+    state = runs.start_from(config, state)
+  state = dataclasses.replace(state, frozen=frozen)
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
   say = processes.announce
@@ -214,14 +220,15 @@ def dry_run(config, workdir: str | pathlib.Path) -> None:
   from_config.check(config)
   devices.check_batch_size(config.train.batch_size, config.train.accumulate)
   with memory.explaining(None, memory_settings(config)):  # the compiler may run out of memory
-    layout = from_config.layout(config, runs.load_frozen(config, workdir))
-    text = runs.dry_run(config, paths.as_path(workdir), from_config.train_step(config), layout)
+    frozen = runs.load_frozen(config, workdir)
+    layout = from_config.layout(config, frozen)
+    text = runs.dry_run(config, paths.as_path(workdir), from_config.train_step(config), layout, frozen)
   processes.announce(text)
 
 
-def held_out_batches(config) -> list[dict[str, np.ndarray]]:
+def held_out_batches(config, frozen=None) -> list[dict[str, np.ndarray]]:
   """The images that checkpoints are compared on, in batches of equal size."""
-  source = runs.load_data(config, "test")
+  source = runs.captioned(config, runs.load_data(config, "test"), frozen)
   size = min(len(source), PART)
   num = min(len(source), HELD_OUT) // size * size
   examples = [source[i] for i in np.linspace(0, len(source) - 1, num).astype(int)]

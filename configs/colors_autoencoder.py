@@ -12,7 +12,7 @@ def get_config():
   config = default_autoencoder_config()
   config.data.update(name="colored_digits", image_size=32, channels=3)
   config.model.update(latent_channels=4, widths=(8, 32, 64), layers_per_level=1, num_groups=8, middle_attention=False)
-  config.loss.kl_weight = 1e-5
+  config.loss.kl_weight = 3e-3
   config.train.update(
     steps=2500, batch_size=8, optimizer="muon", learning_rate=2e-3, b2=0.99, warmup_steps=100, decay="cosine",
     steps_per_call=50, checkpoint_every=2500, sample_every=2500,

@@ -27,8 +27,8 @@ def get_config():
   )  # fmt: skip
   config.noise_levels.update(name="log_normal", mean=0.0, std=1.2)
   config.train.update(
-    steps=4000, batch_size=32, optimizer="muon", learning_rate=3e-3, b2=0.99, warmup_steps=100, decay="cosine",
-    stratified=True, steps_per_call=50, checkpoint_every=4000, sample_every=4000,
+    steps=2400, batch_size=64, optimizer="muon", learning_rate=5e-3, b2=0.99, warmup_steps=100, decay="cosine",
+    stratified=True, steps_per_call=50, checkpoint_every=2400, sample_every=2400,
   )  # fmt: skip
   config.ema.decays = (0.995,)
   config.sampler.update(name="dpmpp_2m", steps=10, guidance_scale=2.0)

@@ -25,6 +25,7 @@ from diffjax import from_config
 from diffjax.cluster import command_line
 from diffjax.from_config.construction import lookup
 from diffjax.runs.dry_run import examples
+from diffjax.runs.frozen import load_frozen
 from diffjax.system.memory import tree_bytes
 
 
@@ -82,10 +83,10 @@ def all_reduce_bytes(num_bytes: float, count: int) -> float:
 def step_cost(config, batch_size: int, platform: str = "tpu") -> Cost:
   """The cost of a training step with `batch_size` examples on each device."""
   step = dataclasses.replace(from_config.train_step(config), accumulate=1)
-  frozen = from_config.initial_frozen(config)
+  frozen = load_frozen(config)
   state = jax.eval_shape(lambda frozen: from_config.initial_state(config, frozen), frozen)
   key = jax.eval_shape(lambda: jax.random.key(0))
-  flops, operands = count(jax.make_jaxpr(step)(state, examples(config, batch_size), key).jaxpr, platform)
+  flops, operands = count(jax.make_jaxpr(step)(state, examples(config, batch_size, frozen=frozen), key).jaxpr, platform)
   gradients = tree_bytes(state.params)
   return Cost(flops, operands + 2 * tree_bytes(state) + 2 * gradients, gradients)
 

@@ -6,7 +6,7 @@ classes, in sorted order; otherwise there are no labels.
 
 If the folder holds a train/ and a test/ (or a val/, valid/ or validation/) and nothing else, that is the split, and
 classes are folders within those. Otherwise about 5 % of the images are held out, each by a hash of its relative path,
-whatever else the folder holds.
+whatever else the folder holds. Images may have captions; see `picture_captions`.
 """
 
 import functools
@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from diffjax.data.picture_captions import read_captions
 from diffjax.data.pictures import BRANDS, fit, read_picture, why_unreadable
 from diffjax.data.source import Source
 from diffjax.data.splits import choose
@@ -47,7 +48,12 @@ KEEP_BYTES = 2**30
 
 
 def open_folder(
-  folder: str | os.PathLike, split: str, image_size: int, channels: int, max_unreadable: float = 0.1
+  folder: str | os.PathLike,
+  split: str,
+  image_size: int,
+  channels: int,
+  max_unreadable: float = 0.1,
+  captions: bool = False,
 ) -> Source:
   """Opens a folder of images as [image_size, image_size, channels]; each is decoded once now, as a check.
 
@@ -57,9 +63,11 @@ def open_folder(
     image_size: side length in pixels, after cropping the central square and resizing.
     channels: 1 or 3.
     max_unreadable: fraction of files, in [0, 1], that may be unreadable; those are skipped and named in a warning.
+    captions: read the images' captions, if there are any.
 
   Raises:
-    ValueError: no folder, no images, too many unreadable ones, or a single one, so that none can be held out.
+    ValueError: no folder, no images, too many unreadable ones, or a single one, so that none can be held out; captions
+      of only a part of the images.
   """
   folder = Path(folder).expanduser()
   if not folder.is_dir():
@@ -75,6 +83,7 @@ def open_folder(
   _report(folder, dict(zip(paths, reasons)), max_unreadable)
   readable = [i for i, reason in enumerate(reasons) if reason is None]
   names = [paths[i] for i in readable]
+  texts = read_captions(folder, names) if captions else None
   if "test" in heads:
     chosen = [i for i, name in enumerate(names) if name.startswith(f"{heads[split]}/")]
     if not chosen:
@@ -94,6 +103,7 @@ def open_folder(
     num_classes=len(classes),
     records=[readable[i] for i in chosen],
     decode=decode,
+    text=None if texts is None else dict(zip(readable, texts)).__getitem__,
   )
 
 

@@ -14,6 +14,7 @@ def load(
   channels: int | None = None,
   data_dir: str | os.PathLike | None = None,
   prepare: bool = True,
+  captions: bool = False,
 ) -> Source:
   """Opens one split of a data set.
 
@@ -30,6 +31,7 @@ def load(
     channels: 1 or 3. None: as stored, or 3 for "image_folder".
     data_dir: where TFDS keeps prepared sets. None: TFDS_DATA_DIR or ~/tensorflow_datasets.
     prepare: download and prepare a TFDS set that is not prepared yet.
+    captions: read the captions of "image_folder", if it has any; those of TFDS sets are read in any case.
 
   Raises:
     ValueError: an unknown name (the message names the nearest), split, size or channel count, or a folder without
@@ -49,7 +51,7 @@ def load(
 
     if not folder or image_size is None:
       raise ValueError("data set 'image_folder' needs a folder and an image size; set data.folder and data.image_size.")
-    return open_folder(folder, split, image_size, channels or 3)
+    return open_folder(folder, split, image_size, channels or 3, captions=captions)
   if name == "arrays":
     from diffjax.data.arrays import open_arrays
 

@@ -18,6 +18,7 @@ class Source:
     num_classes: labels are in [0, num_classes); 0 without labels.
     records: the stored examples, anything with a length and random access.
     decode: turns one record into an example.
+    text: the caption of a record, if the data has captions.
 
   Raises:
     IndexError: an index outside [-len, len).
@@ -28,6 +29,7 @@ class Source:
   num_classes: int
   records: Sequence[Any] = dataclasses.field(repr=False)
   decode: Callable[[Any], dict[str, Any]] = dataclasses.field(repr=False)
+  text: Callable[[Any], str] | None = dataclasses.field(repr=False, default=None)
 
   def __len__(self) -> int:
     return len(self.records)
@@ -37,6 +39,22 @@ class Source:
 
   def __iter__(self) -> Iterator[dict[str, Any]]:
     return (self[i] for i in range(len(self)))
+
+
+def with_tokens(source: Source, tokenize: Callable[[Sequence[str]], np.ndarray]) -> Source:
+  """The source with its captions as "tokens", int32 [L], in each example.
+
+  Raises:
+    ValueError: it has no captions.
+  """
+  text = source.text
+  if text is None:
+    raise ValueError(
+      f"data set {source.name!r} has no captions; for labelled images set captions.names and captions.templates, in an"
+      " image folder write metadata.jsonl or a .txt file beside each image."
+    )
+  decode = lambda record: source.decode(record) | {"tokens": tokenize([text(record)])[0]}
+  return dataclasses.replace(source, decode=decode)
 
 
 def in_memory(source: Source) -> dict[str, np.ndarray]:

@@ -17,6 +17,9 @@ from diffjax.data.digits import open_digits
 from diffjax.data.pictures import fit, read_picture
 from diffjax.data.source import Source
 
+CAPTIONS = ("caption", "captions")
+"""Features with the text of an image, or several."""
+
 
 def open_tfds(
   name: str,
@@ -49,7 +52,16 @@ def open_tfds(
     num_classes=num_classes,
     records=_open_records(builder, name, _stored_split(builder, name, split, num_classes > 0)),
     decode=functools.partial(_decode, name=name, size=image_size, channels=depth, labelled=num_classes > 0),
+    text=next((functools.partial(_caption, key=key) for key in CAPTIONS if key in features), None),
   )
+
+
+def _caption(record: dict[str, Any], key: str) -> str:
+  """The caption of a record, or the first of several."""
+  found = record[key]
+  while not isinstance(found, bytes | str):
+    found = found["text"] if isinstance(found, dict) else found[0]
+  return found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
 
 
 def _open_builder(name: str, data_dir: str | os.PathLike | None) -> tfds.core.DatasetBuilder:

@@ -28,6 +28,7 @@ def default_config() -> Any:
   config = diffusion.common_config()
   config.autoencoder = ""
   config.text = ""
+  config.init_from = ""
   config.model = defaults.fields(networks.TextUNet)
   config.model.update(name="text_unet", out_channels=4)
   config.schedule.update(name="scaled_linear", num_steps=1000, beta_start=0.00085, beta_end=0.012)
@@ -92,8 +93,13 @@ def preview(config, params: PyTree, frozen: PyTree, held_out: Callable[[], Sourc
   """Writes a grid of samples, each of another caption."""
   from diffjax import plots
 
-  texts = [text for template in training_captions(config) for text in template]
-  chosen = [texts[i * 7919 % len(texts)] for i in range(PREVIEWED)]
+  if config.captions.templates:
+    texts = [text for template in training_captions(config) for text in template]
+  else:
+    source = held_out()
+    assert source.text is not None
+    texts = [source.text(source.records[i]) for i in range(min(PREVIEWED, len(source)))]
+  chosen = [texts[i * 7919 % len(texts)] for i in range(PREVIEWED)]  # a prime, so of all templates and classes
   drawn = diffusion.pipeline(config, params, frozen).draw(PREVIEWED, prompt=chosen, batch_size=PREVIEWED)
   if processes.is_first():
     plots.save(plots.grid(drawn.images), path)

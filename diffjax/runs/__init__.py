@@ -6,7 +6,8 @@ from diffjax.runs.clip import load_clip
 from diffjax.runs.diffusion import Run, load_run, open_pipeline
 from diffjax.runs.dry_run import dry_run
 from diffjax.runs.folder import BEST, CHECKPOINTS, CONFIG, LOCK, claim, claimed, load_data, read_config
-from diffjax.runs.frozen import in_memory, keep_frozen, load_frozen
+from diffjax.runs.frozen import captioned, in_memory, keep_frozen, load_frozen
+from diffjax.runs.initial import start_from
 from diffjax.runs.preview import preview
 from diffjax.runs.prompts import Prompt, make_prompt
 from diffjax.runs.text import load_text_tower
@@ -19,6 +20,7 @@ __all__ = [
   "ClipRun",
   "Prompt",
   "Run",
+  "captioned",
   "claim",
   "claimed",
   "dry_run",
@@ -34,4 +36,5 @@ __all__ = [
   "open_pipeline",
   "preview",
   "read_config",
+  "start_from",
 ]

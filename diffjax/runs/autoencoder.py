@@ -43,7 +43,7 @@ def load_autoencoder(folder: str | pathlib.Path) -> Latents:
 
 
 def encoded(codec: Latents, images: np.ndarray) -> np.ndarray:
-  """Images uint8 [N, H, W, C] -> the moments of their latents, float32 [N, h, w, 2 c]."""
+  """Images uint8 [N, H, W, C] -> the moments of their latents, float16 [N, h, w, 2 c]."""
   parts = []
   for start in range(0, len(images), BATCH):
     part = images[start : start + BATCH]
@@ -64,6 +64,9 @@ def _decoded(codec: Latents, moments: Array) -> Array:
   return to_uint8(codec.decode(codec.sample(moments, None)))
 
 
-@compilation.jit
-def _moments(codec: Latents, images: Array) -> Array:
-  return codec.moments(to_float(images))
+def stored_moments(codec: Latents, images: Array) -> Array:
+  """As `encoded`. float16 is precise to 0.1 %, far below the latents' own deviation, and takes half of the memory."""
+  return codec.moments(to_float(images)).astype(jnp.float16)
+
+
+_moments = compilation.jit(stored_moments)

@@ -12,16 +12,18 @@ import jax.numpy as jnp
 from diffjax import data, from_config
 from diffjax.cluster import devices, processes
 from diffjax.cluster.layouts import Layout
+from diffjax.runs.autoencoder import stored_moments
 from diffjax.runs.folder import load_data
 from diffjax.system import memory, paths
 from diffjax.system.memory import text, tree_bytes
+from diffjax.training.objectives.denoising import Frozen
 from diffjax.training.step import TrainStep, several_steps
 from diffjax.typing import PyTree
 
 UNPREPARED = "not prepared yet; the run will do this first"
 
 
-def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout) -> str:
+def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout, frozen: PyTree = None) -> str:
   """Describes devices, batch, parameters, memory, cost, data and folders; compiles one step but runs nothing.
 
   Args:
@@ -29,11 +31,13 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout
     workdir: the run's folder, which is not touched.
     train_step: the training step.
     layout: placement of its state on the devices.
+    frozen: what the run stands on, as `load_frozen` returns it.
   """
   spec, num_processes, num_devices = config.train, processes.process()["process_count"], devices.device_count()
   state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), layout.target)
   source = _data(config)
-  batch = examples(config, spec.batch_size // num_devices, labelled=source.num_classes > 0 if source else None)
+  labelled = source.num_classes > 0 if source else None
+  batch = examples(config, spec.batch_size // num_devices, labelled, frozen)
   rows = {
     "mesh": f"{_count(num_processes, 'process', 'es')} x "
     + _count(num_devices // num_processes, f"{devices.platform()} device"),
@@ -48,12 +52,21 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout
   return "\n".join(f"{name:<15} {value}" for name, value in rows.items())
 
 
-def examples(config, batch_size: int, labelled: bool | None = None) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of a batch of examples, with labels if `labelled` (None: if the model uses them)."""
+def examples(
+  config, batch_size: int, labelled: bool | None = None, frozen: PyTree = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of a batch of examples, with labels if `labelled` (None: if the model uses them); `frozen` as `dry_run`."""
   labelled = from_config.num_classes(config) > 0 if labelled is None else labelled
-  batch = {"image": jax.ShapeDtypeStruct((batch_size, *from_config.image_shape(config)), jnp.uint8)}
+  batch: dict[str, Any] = {"image": jax.ShapeDtypeStruct((batch_size, *from_config.image_shape(config)), jnp.uint8)}
   names = ("label", "index") if labelled else ("index",)
-  return batch | {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in names}
+  batch |= {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in names}
+  if isinstance(frozen, Frozen):
+    if frozen.conditioner.captions is None:
+      length = frozen.conditioner.towers[0].tokenizer.length
+      batch["tokens"] = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
+    if config.data.in_memory:
+      batch["moments"] = jax.eval_shape(lambda images: stored_moments(frozen.codec, images), batch.pop("image"))
+  return batch
 
 
 def _data(config) -> data.Source | None:

@@ -37,6 +37,7 @@ def load_data(config, split: str, *, prepare: bool = True) -> data.Source:
     channels=spec.channels,
     data_dir=spec.data_dir or None,
     prepare=prepare,
+    captions=from_config.kind_of(config) == "latent",
   )
   classes = from_config.num_classes(config)
   if classes and source.num_classes != classes:

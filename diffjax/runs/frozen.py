@@ -14,21 +14,26 @@ from diffjax.system import paths
 from diffjax.training.objectives.denoising import Frozen
 from diffjax.typing import PyTree
 
+PARTS = (VAE, TEXT_ENCODER, TOKENIZER)
+"""Folders in that of a latent diffusion run."""
 
-def load_frozen(config, workdir: str | pathlib.Path) -> PyTree:
+
+def load_frozen(config, workdir: str | pathlib.Path | None = None) -> PyTree:
   """What a run reads but does not train, as NumPy arrays: None for most kinds of models.
 
-  For a latent diffusion model: a `Frozen` from the run's own folder, or else from where its config says.
+  For a latent diffusion model: a `Frozen` from the run's own folder, if it has one yet, or else from where its config
+  says.
 
   Raises:
     ValueError, FileNotFoundError: as `load_autoencoder` and `load_text_tower`.
   """
   if from_config.kind_of(config) != "latent":
     return from_config.initial_frozen(config)
-  workdir = paths.as_path(workdir)
-  own = all((workdir / part).is_dir() for part in (VAE, TEXT_ENCODER, TOKENIZER))
-  codec = load_autoencoder(workdir if own else config.autoencoder)
-  tower = load_text_tower(workdir if own else config.text)
+  kept = None if workdir is None else paths.as_path(workdir)
+  if kept is not None and not all((kept / part).is_dir() for part in PARTS):
+    kept = None
+  codec = load_autoencoder(config.autoencoder if kept is None else kept)
+  tower = load_text_tower(config.text if kept is None else kept)
   _check(config, codec)
   captions = None
   if config.captions.templates:
@@ -57,11 +62,17 @@ def keep_frozen(config, workdir: pathlib.Path, frozen: PyTree) -> None:
     pretrained.save_text_tower(workdir / TEXT_ENCODER, workdir / TOKENIZER, tower)
 
 
+def captioned(config, source: data.Source, frozen: PyTree) -> data.Source:
+  """The source with the tokens of its captions, where the model reads captions of the data's own."""
+  if from_config.kind_of(config) != "latent" or frozen.conditioner.captions is not None:
+    return source
+  return data.with_tokens(source, frozen.conditioner.towers[0].tokenizer)
+
+
 def in_memory(config, source: data.Source, frozen: PyTree) -> dict[str, np.ndarray]:
   """All examples of a source, as training keeps them in memory: with the moments of their latents for their images."""
   examples = data.in_memory(source)
   if from_config.kind_of(config) != "latent":
     return examples
   images = examples.pop("image")
-  # float16 is precise to 0.1 %, far below the latents' own deviation, and takes half of the memory
-  return examples | {"moments": encoded(frozen.codec, images).astype(np.float16)}
+  return examples | {"moments": encoded(frozen.codec, images)}

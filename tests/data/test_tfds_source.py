@@ -21,6 +21,10 @@ def png(i):
   return file
 
 
+def example(i):
+  return {"image": png(i), "label": i % 4, "id": str(i), "captions": [{"text": f"number {i}"}, {"text": "another"}]}
+
+
 class MadeUpPictures(tfds.core.GeneratorBasedBuilder):
   """Forty pictures and no test split."""
 
@@ -32,11 +36,12 @@ class MadeUpPictures(tfds.core.GeneratorBasedBuilder):
       "image": tfds.features.Image(shape=(None, None, 3)),
       "label": tfds.features.ClassLabel(num_classes=4),
       "id": tfds.features.Text(),
+      "captions": tfds.features.Sequence({"text": tfds.features.Text()}),
     }
     return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
   def _split_generators(self, dl_manager):
-    return {"train": ((i, {"image": png(i), "label": i % 4, "id": str(i)}) for i in range(40))}
+    return {"train": ((i, example(i)) for i in range(40))}
 
   def _generate_examples(self):
     raise NotImplementedError
@@ -211,3 +216,9 @@ def test_arrays_that_are_not_square_are_cut():
   record = {"image": np.arange(96, dtype=np.uint8).reshape(8, 12, 1)}
   decoded = tfds_source._decode(record, "set", 8, 1, False)["image"]
   np.testing.assert_array_equal(decoded, record["image"][:, 2:10])
+
+
+def test_the_first_of_several_captions(pictures_dir):
+  source = load(pictures_dir, image_size=5)
+  for i in (0, 7):
+    assert source.text(source.records[i]) == f"number {source[i]['image'][0, 0, 0]}"

@@ -34,9 +34,7 @@ def config_of(name):
 def moved(params, seed, by):
   leaves, tree = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(seed), len(leaves))
-  return jax.tree.unflatten(
-    tree, [leaf + by * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)]
-  )
+  return jax.tree.unflatten(tree, [leaf + by * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys)])
 
 
 @pytest.fixture(scope="module")

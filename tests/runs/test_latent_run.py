@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffjax import data, from_config, runs
+from diffjax import data, from_config, pretrained, runs
 from diffjax.codecs import to_float
 from diffjax.from_config.configuration import default_autoencoder_config, default_latent_config
 from diffjax.runs import autoencoder, frozen
@@ -178,3 +178,24 @@ def test_other_kinds_are_refused_by_name(trained):
     runs.load_text_tower(folder / "gone_autoencoder")
   with pytest.raises(ValueError, match="is the run of an autoencoder, which cannot sample"):
     runs.load_run(folder / "gone_autoencoder")
+
+
+def test_a_new_run_starts_from_another_ones_network(trained, tmp_path):
+  folder, config, _, _ = trained
+  config = config.copy_and_resolve_references()
+  config.autoencoder = config.text = config.init_from = str(folder / "latent")
+  config.train.update(steps=1, steps_per_call=1, learning_rate=1e-30)
+  state = train(config, tmp_path / "tuned")
+  run = runs.load_run(folder / "latent")
+  jax.tree.map(np.testing.assert_array_equal, state.params, run.params)
+  pretrained.save_pipeline(tmp_path / "published", run.pipeline)
+  config.init_from = config.autoencoder = config.text = str(tmp_path / "published")
+  state = train(config, tmp_path / "again")
+  jax.tree.map(np.testing.assert_array_equal, state.averaged, run.params)
+  with pytest.raises(ValueError, match=r"predicts v, but prediction.name is 'eps'; set it to 'v'"):
+    config.prediction.name = "eps"
+    train(config, tmp_path / "other_prediction")
+  with pytest.raises(ValueError, match=r"has \(.*\) at params/.*, where the config's has .*; set the keys of `model`"):
+    config.prediction.name = "v"
+    config.model.widths = (8, 24)
+    train(config, tmp_path / "other_network")
