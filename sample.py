@@ -7,10 +7,12 @@
   python sample.py --workdir=runs/digits --init_image=eight.png --mask=upper_half.png
   python sample.py --workdir=runs/digits --clip=runs/clip_digits --prompt="a handwritten three" --steps=25
   python sample.py --workdir=stable-diffusion-v1-5 --prompt="a lighthouse at dusk" --negative_prompt="people" --num=4
+  python sample.py --workdir=hub:stabilityai/sdxl-turbo --prompt="a lighthouse" --guidance_scale=1 --steps=4
   python sample.py --list_samplers
 
 Writes samples.npz (`images`, uint8 [N, H, W, C], `labels` if requested, and with a prompt `scores`), grid.png, and
-with --filmstrip filmstrip.png and denoising.gif. Needs only the run's folder, and for a prompt that of the CLIP. The
+with --filmstrip filmstrip.png and denoising.gif. A text-to-image model's images are also written one by one, with
+prompt and settings in their metadata. Needs only the run's folder, and for a prompt that of the CLIP. The
 same seed draws the same images.
 """
 
@@ -28,14 +30,16 @@ from diffjax.conditioning import Text, split_prompt
 from diffjax.conditioning.prompt_weights import SYNTAXES
 from diffjax.data.pictures import load_picture
 from diffjax.pipelines import Pipeline
+from diffjax.plots.parameters import parameters, save_png
 from diffjax.runs import Prompt, load_clip, make_prompt, open_pipeline
 from diffjax.samplers import METHODS
 from diffjax.samplers.methods import table
 from diffjax.system import compilation, paths, writing
+from diffjax.system.files import read_at_most
 
 IN_GRID, IN_FILM = 100, 8
 """Number of images in grid.png and in the film strip."""
-MAX_SIDE = 2**14
+MAX_SIDE, MAX_PROMPTS = 2**14, 2**20
 
 
 def draw(
@@ -48,6 +52,7 @@ def draw(
   mask: str | pathlib.Path | None = None,
   clip: str | pathlib.Path | None = None,
   prompt: str | None = None,
+  prompts: str | pathlib.Path | None = None,
   negative_prompt: str | None = None,
   size: tuple[int, int] | None = None,
   image_prompt: str | None = None,
@@ -67,12 +72,14 @@ def draw(
   Args:
     workdir: the folder of a run or of published weights, or a single file of them.
     out: folder to write to; created if missing.
-    num: number of images; default: 64, or as many as the model draws at a time if those are fewer.
+    num: number of images, with `prompts` of each; default: 64, or as many as the model draws at a time if those are
+      fewer, and with `prompts` 1.
     labels: class labels, used cyclically.
     init_image: an image file to start from, cropped and resized to the model's image size.
     mask: an image file of the same proportions, white where to redraw the init image, black where to keep it.
     clip: the folder of a CLIP, its run or published weights, for a prompt.
     prompt: for a text-to-image model a text; with a CLIP, texts separated by |, each with a weight after ::.
+    prompts: a text file with a prompt in each line, for a text-to-image model.
     negative_prompt: what to guide away from, for a text-to-image model.
     size: (height, width) of the images; default: the model's.
     image_prompt: image files to resemble, in the syntax of prompts.
@@ -92,13 +99,18 @@ def draw(
   """
   pipeline, source = open_pipeline(workdir, best=best, tokenizer=tokenizer, prediction=prediction)
   out = paths.as_path(out)
-  num = min(64, pipeline.defaults.batch_size) if num is None else num
+  texts = None if prompts is None else read_prompts(prompts, prompt)
+  num = (1 if texts else min(64, pipeline.defaults.batch_size)) if num is None else num
+  num *= len(texts or [""])
   processes.from_first(lambda: writing.check_writable(out))
   options |= {"size": size} | read_images(pipeline, size, init_image, mask)
   if isinstance(pipeline.conditioner, Text):
     asked = read_guide(clip, prompt if clip else None, image_prompt, guidance, None)
-    options |= dict(prompt=prompt, negative_prompt=negative_prompt, guidance_scale=guidance_scale)
+    texts = [text for text in texts for _ in range(num // len(texts))] if texts else prompt
+    options |= dict(prompt=texts, negative_prompt=negative_prompt, guidance_scale=guidance_scale)
   else:
+    if prompts is not None:
+      raise ValueError("--prompts needs a text-to-image model; with --clip give one prompt at a time.")
     if negative_prompt is not None:
       raise ValueError(
         "--negative_prompt needs a text-to-image model; with --clip write it as in --prompt='a three|a four::-0.5'."
@@ -106,28 +118,44 @@ def draw(
     asked = read_guide(clip, prompt, image_prompt, guidance, guidance_scale)
     options |= {"guidance_scale": guidance_scale} if asked is None else {}
   count = num if best_of is None else best_of
+  if best_of is not None and prompts is not None:
+    raise ValueError("--best_of selects the images of one prompt; give that as --prompt instead of --prompts.")
   if best_of is not None and (asked is None or best_of < num):
     raise ValueError(f"--best_of={best_of} selects {num} images by a prompt; give a prompt, and --best_of >= --num.")
   arrays = {} if labels is None else {"labels": np.array([labels[i % len(labels)] for i in range(count)])}
   options |= dict(labels=arrays.get("labels"), guide=asked, trajectory=filmstrip, progress=_progress)
   drawn = pipeline.draw(count, **options)
-  images, path = drawn.images, drawn.path
+  images, path, numbers = drawn.images, drawn.path, np.arange(count)
   if asked:
     arrays["scores"] = asked.scores(images)
   if best_of is not None:
     kept = np.argsort(-arrays["scores"], kind="stable")[:num]
     images, arrays = images[kept], {name: values[kept] for name, values in arrays.items()}
+    numbers = numbers[kept]
     path = None if path is None else path[:, kept]
-  processes.from_first(lambda: write(out, images, arrays, path, asked))
+  settings = settings_of(pipeline, numbers, options) if isinstance(pipeline.conditioner, Text) else []
+  processes.from_first(lambda: write(out, images, arrays, path, asked, settings))
   calls = "" if drawn.calls is None else f", each with {drawn.calls.min()} to {drawn.calls.max()} network calls"
   processes.announce(f"{num} images from {source} in {out}{calls}")
   return images
 
 
-def write(out: pathlib.Path, images: np.ndarray, arrays: dict[str, np.ndarray], path, asked: Prompt | None) -> None:
-  """Writes the images, their labels and scores if any, and the trajectory if there is one."""
+def write(
+  out: pathlib.Path,
+  images: np.ndarray,
+  arrays: dict[str, np.ndarray],
+  path,
+  asked: Prompt | None,
+  settings: list[str],
+) -> None:
+  """Writes the images, their labels and scores if any, and the trajectory if there is one.
+
+  With `settings`, a text for each image, they are also written one by one.
+  """
   with writing.replacing(out / "samples.npz") as part, part.open("wb") as file:
     np.savez_compressed(file, images=images, **arrays)  # pyright: ignore[reportArgumentType]  none is allow_pickle
+  for i, text in enumerate(settings):
+    save_png(images[i], out / f"{i:04d}.png", text)
   notes = [f"{score:.2f}" for score in arrays.get("scores", ())[:IN_GRID]]
   plots.save(plots.grid(images[:IN_GRID], notes=notes), out / "grid.png")
   if path is not None:
@@ -135,6 +163,46 @@ def write(out: pathlib.Path, images: np.ndarray, arrays: dict[str, np.ndarray], 
     scores = np.stack([asked.scores(moment) for moment in film]) if asked else None
     plots.save(plots.film_strip(film, scores=scores), out / "filmstrip.png")
     plots.animation(path[:, :IN_GRID], out / "denoising.gif")
+
+
+def settings_of(pipeline: Pipeline, numbers: np.ndarray, options: dict[str, Any]) -> list[str]:
+  """For each image, given by its number, how it was drawn, as `plots.parameters` writes it."""
+  get, defaults = options.get, pipeline.defaults
+  height, width = get("size") or pipeline.image_shape[:2]
+  scale = get("guidance_scale")
+  common = dict(
+    steps=get("steps") or defaults.steps,
+    sampler=get("sampler") or defaults.sampler_name,
+    cfg_scale=defaults.guidance_scale if scale is None else scale,
+    seed=get("seed", 0),
+    size=f"{width}x{height}",  # as their readers expect it
+    denoising_strength=get("strength"),
+    clip_skip=None if get("clip_skip") is None else get("clip_skip") + 1,  # theirs counts the last layer too
+  )
+  prompt = options["prompt"]
+  prompts = prompt if isinstance(prompt, list) else [prompt] * (int(numbers.max()) + 1)
+  return [parameters(prompts[i], get("negative_prompt"), **common, image=int(i)) for i in numbers]
+
+
+def read_prompts(file: str | pathlib.Path, prompt: str | None) -> list[str]:
+  """The lines of a text file that are not blank.
+
+  Raises:
+    ValueError: no such file, none but blank lines, or a prompt besides.
+  """
+  if prompt is not None:
+    raise ValueError("--prompt and --prompts are both given; omit one of them.")
+  path = pathlib.Path(file).expanduser()
+  if not path.is_file():
+    raise ValueError(f"there is no file {file}; give a text file with a prompt in each line as --prompts.")
+  try:
+    texts = [line.strip() for line in read_at_most(path, MAX_PROMPTS).decode("utf-8-sig").splitlines()]
+  except UnicodeDecodeError:
+    raise ValueError(f"{file} is not UTF-8 text; save it as that.") from None
+  texts = [text for text in texts if text]
+  if not texts:
+    raise ValueError(f"{file} holds no prompt; write one in each line.")
+  return texts
 
 
 def read_guide(clip, prompt, image_prompt, guidance, scale) -> Prompt | None:
@@ -210,6 +278,7 @@ def main() -> None:
     "strength",
     "clip",
     "prompt",
+    "prompts",
     "negative_prompt",
     "prompt_syntax",
     "clip_skip",
@@ -231,7 +300,9 @@ def main() -> None:
 if __name__ == "__main__":
   from ml_collections import config_flags
 
-  flags.DEFINE_string("workdir", None, "Folder of a run or of published weights, or a single .safetensors file.")
+  flags.DEFINE_string(
+    "workdir", None, "Folder of a run or of published weights, a single .safetensors file, or hub:owner/name."
+  )
   flags.DEFINE_string("tokenizer", None, "Folder of CLIP's tokenizer, for a single file.")
   flags.DEFINE_enum("prediction", None, ["eps", "v"], "What the network of a single file predicts, if it cannot tell.")
   flags.DEFINE_string("out", "out", "Folder to write to.")
@@ -246,6 +317,7 @@ if __name__ == "__main__":
   )
   flags.DEFINE_string("clip", None, "Folder of the CLIP that reads the prompt: its run, or published weights.")
   flags.DEFINE_string("prompt", None, "What to draw; with --clip several with weights: 'a three|a four::-0.5'.")
+  flags.DEFINE_string("prompts", None, "Text file with a prompt in each line; --num is then for each of them.")
   flags.DEFINE_string("negative_prompt", None, "What to guide away from, for a text-to-image model.")
   flags.DEFINE_string("size", None, "Height x width in pixels, as in 512x768, for a model that allows it.")
   flags.DEFINE_enum("prompt_syntax", None, SYNTAXES, "How weights in prompts are written; default: a1111.")

@@ -354,6 +354,10 @@ class Defaults:
   def guidance_scale(self) -> float:
     return self.config.sampler.guidance_scale
 
+  @property
+  def sampler_name(self) -> str:
+    return self.config.sampler.name
+
   def grid(self, num_steps: int, name: str | None = None) -> Array:
     return grid(self.config, num_steps, name)
 

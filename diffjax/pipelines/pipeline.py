@@ -44,6 +44,11 @@ class Defaults(Protocol):
     """How many images are drawn at a time."""
     ...
 
+  @property
+  def sampler_name(self) -> str:
+    """The name of the default sampler."""
+    ...
+
   def grid(self, num_steps: int, name: str | None = None) -> Array:
     """The noise levels [num_steps + 1] for a number of steps, by default or from the named grid."""
     ...

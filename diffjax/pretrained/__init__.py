@@ -1,5 +1,6 @@
 """Published weights and schedulers: safetensors from local folders, one key map per family, and scheduler configs."""
 
+from diffjax.pretrained import hub
 from diffjax.pretrained.clip import load_clip, load_image_encoder, load_text_encoder, save_clip
 from diffjax.pretrained.clip.preprocessing import load_preprocessing
 from diffjax.pretrained.schedulers import Published, from_diffusers
@@ -12,6 +13,7 @@ __all__ = [
   "MODEL_INDEX",
   "Published",
   "from_diffusers",
+  "hub",
   "load_clip",
   "load_image_encoder",
   "load_latents",

@@ -68,7 +68,8 @@ def open_pipeline(
   """The pipeline of a run, or of published weights, and its source, such as "step 2500".
 
   Args:
-    workdir: the folder of a run, a folder of published weights, or a single file of them.
+    workdir: the folder of a run, a folder of published weights, a single file of them, or `pretrained.hub`'s name of a
+      published model, such as "hub:owner/name".
     best: as `load_run`.
     tokenizer, prediction: as `pretrained.load_single_file`.
 
@@ -76,6 +77,8 @@ def open_pipeline(
     ValueError: as there, or an option that does not apply to what `workdir` is.
     FileNotFoundError: as there.
   """
+  if str(workdir).startswith(pretrained.hub.PREFIX):
+    workdir = pretrained.hub.fetch(str(workdir))
   path = paths.as_path(workdir)
   single, folder = path.suffix == ".safetensors", (path / pretrained.MODEL_INDEX).is_file()
   if best and (single or folder):

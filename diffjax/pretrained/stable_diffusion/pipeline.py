@@ -51,6 +51,10 @@ class PublishedDefaults:
   batch_size: int = 4
   embedded: bool = False
 
+  @property
+  def sampler_name(self) -> str:
+    return self.published.spec["name"]
+
   def grid(self, num_steps: int, name: str | None = None) -> Array:
     if name is None:
       return self.published.grid(num_steps)
