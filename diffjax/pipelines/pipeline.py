@@ -101,6 +101,7 @@ class Pipeline:
     conditioner: from requests, such as labels or texts, to the model's cond.
     layout: how the model is laid out on the devices.
     preview_codec: a faster codec for the trajectory; None: `codec`.
+    inpaints: whether the network itself reads which part of an image is to be drawn, and the rest of it.
   """
 
   denoiser: Denoiser
@@ -110,6 +111,7 @@ class Pipeline:
   conditioner: Conditioner = dataclasses.field(default_factory=Unconditional)
   layout: DrawingLayout = Replicated
   preview_codec: Codec | None = None
+  inpaints: bool = False
 
   def draw(
     self,
@@ -203,10 +205,16 @@ class Pipeline:
     texts = dict(prompt=prompt, negative_prompt=negative_prompt, prompt_syntax=prompt_syntax, clip_skip=clip_skip)
     asked = {name: value for name, value in {"labels": labels, **texts}.items() if value is not None}
     cond, null_cond, scale = self._cond(num, image_shape[:2], asked, guidance_scale)
-    denoiser = self.defaults.guided(self.denoiser, null_cond, scale)
     if cfgpp:
       check_cfgpp(scale, guide)
     known, hole = self._encoded(init_image, image_shape), self._reduced(mask, init_image, shape)
+    if self.inpaints:
+      concat = self._around_hole(init_image, mask, hole)
+      cond = cond | {"concat": np.broadcast_to(concat, (num, *concat.shape))}
+      null_cond = None if null_cond is None else null_cond | {"concat": concat}
+      known, hole = None if strength in (None, 1.0) else known, None  # the network fills the hole, not the sampler
+      strength = None if known is None else strength
+    denoiser = self.defaults.guided(self.denoiser, null_cond, scale)
 
     def assemble(report=None):
       wrapped = samplers.MeanGuided(method) if cfgpp else method
@@ -288,6 +296,18 @@ class Pipeline:
         f"init_image is {init_image.dtype} {init_image.shape}, but this model draws uint8 {shape}; convert it."
       )
     return np.asarray(_encode(self.codec, to_float(init_image[None])))
+
+  def _around_hole(self, init_image, mask, hole):
+    """cond["concat"] of an inpainting network, [h, w, 1 + c]: the mask, and x0 of the image without what it covers.
+
+    Rombach et al. 2022, section 4.5, as in the released models: the mask's first pixels, the covered ones grey.
+    """
+    if init_image is None or mask is None:
+      raise ValueError("this model redraws a part of an image; give an init image and a mask.")
+    uncovered = np.where(mask[..., None], np.float32(0), np.asarray(to_float(jnp.asarray(init_image))))
+    x0 = np.asarray(_encode(self.codec, uncovered[None]))[0]
+    rows, columns = (pixels // latents for pixels, latents in zip(mask.shape, hole.shape[1:3]))
+    return np.concatenate([mask[::rows, ::columns, None].astype(np.float32), x0], axis=-1)
 
   def _reduced(self, mask, init_image, shape):
     """A mask as float32 [1, h, w, 1] in x0's size; a position is regenerated if any of its pixels is."""

@@ -59,12 +59,13 @@ SCHEDULER = dict(
 
 
 def pipeline(kind, folder):
-  """A small pipeline of theirs with random weights: "1", "2" (v-prediction), "xl" or "refiner"."""
+  """A small pipeline of theirs with random weights: "1", "2" (v-prediction), "xl", "refiner" or "inpaint"."""
   import torch
   import transformers
   from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
@@ -93,10 +94,11 @@ def pipeline(kind, folder):
     return network.eval()
 
   large = kind in ("xl", "refiner")
-  context = {"1": 32, "2": 48, "xl": 32 + 48, "refiner": 48}[kind]
+  context = {"1": 32, "inpaint": 32, "2": 48, "xl": 32 + 48, "refiner": 48}[kind]
   unet = dict(
     sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=context, norm_num_groups=8,
     down_block_types=(D, C), up_block_types=(X, U), attention_head_dim=(2, 4), use_linear_projection=kind != "1",
+    in_channels=9 if kind == "inpaint" else 4,
   )  # fmt: skip
   if large:
     numbers = 5 if kind == "refiner" else 6
@@ -111,8 +113,9 @@ def pipeline(kind, folder):
     scheduler=DDIMScheduler(**SCHEDULER, prediction_type="v_prediction" if kind == "2" else "epsilon"),
   )
   if not large:
-    own = tower(32, 3) if kind == "1" else tower(48, 2, activation="gelu")
-    return StableDiffusionPipeline(
+    own = tower(48, 2, activation="gelu") if kind == "2" else tower(32, 3)
+    cls = StableDiffusionInpaintPipeline if kind == "inpaint" else StableDiffusionPipeline
+    return cls(
       **parts, text_encoder=own, tokenizer=tokenizer, safety_checker=None, feature_extractor=None,
       requires_safety_checker=False,
     )  # fmt: skip

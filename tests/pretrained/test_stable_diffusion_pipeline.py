@@ -134,7 +134,44 @@ def test_mistakes_in_a_request(both):
       pipeline.draw(3, steps=2, **asked)
 
 
-@pytest.mark.parametrize("kind", ["1", "xl", "refiner"])
+@pytest.mark.parametrize("strength", [None, 0.6])
+def test_inpainting_networks_redraw_what_the_mask_covers(both, strength):
+  theirs, folder = both("inpaint")
+  rng = np.random.default_rng(3)
+  image, mask = rng.integers(0, 256, (*SIZE, 3), np.uint8), np.zeros(SIZE, bool)
+  mask[3:11, 8:17] = True
+  pipeline = pretrained.load_pipeline(folder)
+  drawn = pipeline.draw(
+    2, prompt=TEXTS[:2], steps=10, size=SIZE, guidance_scale=7.5, noise=NOISE, floats=True, init_image=image, mask=mask,
+    negative_prompt=TEXTS[2], strength=strength,
+  ).images  # fmt: skip
+  np.testing.assert_allclose(
+    drawn[:, ~mask], np.broadcast_to(image[~mask] / 127.5 - 1, drawn[:, ~mask].shape), atol=1e-6
+  )
+  if strength is not None:
+    return  # their noise is drawn inside
+  as_float = torch.from_numpy(np.moveaxis(image / 127.5 - 1, -1, 0)[None].astype(np.float32))
+  hole = torch.from_numpy(mask[None, None].astype(np.float32))
+  latents = theirs.vae.encode(as_float * (hole < 0.5)).latent_dist.mode() * theirs.vae.config.scaling_factor
+  height, width = SIZE
+  expected = theirs(
+    TEXTS[:2], image=as_float, mask_image=hole, masked_image_latents=latents, negative_prompt=TEXTS[2:] * 2,
+    num_inference_steps=10, height=height, width=width, guidance_scale=7.5, output_type="pt", strength=1.0,
+    latents=torch.from_numpy(np.moveaxis(NOISE, -1, 1).copy()),
+  ).images  # fmt: skip
+  expected = 2 * np.moveaxis(expected.numpy(), 1, -1) - 1
+  np.testing.assert_allclose(np.clip(drawn, -1, 1)[:, mask], expected[:, mask], **CLOSE)
+  assert expected[:, mask].std() > 0.1
+
+
+def test_inpainting_networks_need_an_image_and_a_mask(both):
+  pipeline = pretrained.load_pipeline(both("inpaint")[1])
+  for asked in ({}, {"init_image": np.zeros((*SIZE, 3), np.uint8)}):
+    with pytest.raises(ValueError, match="redraws a part of an image; give an init image and a mask"):
+      pipeline.draw(1, prompt="a", steps=2, size=SIZE, **asked)
+
+
+@pytest.mark.parametrize("kind", ["1", "xl", "refiner", "inpaint"])
 def test_round_trip(both, tmp_path, kind):
   theirs, folder = both(kind)
   ours = pretrained.load_pipeline(folder)

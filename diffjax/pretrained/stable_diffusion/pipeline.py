@@ -28,7 +28,9 @@ from diffjax.pretrained.stable_diffusion.text import read_text_tower, save_text_
 from diffjax.system.files import read_json, shown
 from diffjax.typing import Array, Cond, Denoiser, Sampler
 
-INDEX, PIPELINE = "model_index.json", "StableDiffusionPipeline"
+INDEX, PIPELINE = "model_index.json", "StableDiffusion{}{}Pipeline"
+VERSION = "0.42.1"
+"""The version of diffusers whose layout is written; some of its pipelines do not open a folder that names none."""
 AESTHETIC = (6.0, 2.5)
 """The refiner's aesthetic scores of what is asked for, and of what is guided away from (Podell et al. 2023)."""
 STEPS, STEPS_OF_DISTILLED = 30, 4
@@ -103,7 +105,7 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
   dtype, param_dtype = dtypes(dtype)
   unet_config = read_json(_component(folder, index, "unet"), "config.json")
   network, channels, _ = configs.unet(unet_config, dtype)
-  check_channels(folder, channels, network)
+  inpaints = check_channels(folder, channels, network)
   network, params = weights.load_unet(folder / "unet", dtype=dtype, param_dtype=param_dtype)
   # diffusers itself writes -Infinity, DPM-Solver's default for `lambda_min_clipped`
   scheduler = read_json(_component(folder, index, "scheduler"), "scheduler_config.json", infinite=True)
@@ -119,10 +121,13 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
   side = unet_config.get("sample_size", 64)
   if not isinstance(side, int) or not 0 < side <= 1024:
     raise ValueError(f"unet/config.json has sample_size {shown(side)}, expected a whole number in 1..1024; correct it.")
-  return assemble(BoundNetwork(params, network), published, codec, conditioner, side * codec.downscaling)
+  network = BoundNetwork(params, network)
+  return assemble(network, published, codec, conditioner, side * codec.downscaling, inpaints)
 
 
-def assemble(network: BoundNetwork, published: Published, codec: Latents, conditioner: Text, size: int) -> Pipeline:
+def assemble(
+  network: BoundNetwork, published: Published, codec: Latents, conditioner: Text, size: int, inpaints: bool
+) -> Pipeline:
   """The pipeline of a published model's parts, with settings to draw squares of `size` pixels."""
   unet = network.module
   distilled = unet.guidance_dim > 0
@@ -134,6 +139,7 @@ def assemble(network: BoundNetwork, published: Published, codec: Latents, condit
     codec=codec,
     conditioner=conditioner,
     layout=Whole,
+    inpaints=inpaints,
   )
 
 
@@ -143,13 +149,15 @@ def dtypes(dtype: jnp.dtype | None) -> tuple[jnp.dtype, jnp.dtype | None]:
   return dtype, None if dtype == jnp.float32 else dtype
 
 
-def check_channels(path: Path, channels: int, network: TextUNet) -> None:
-  """Raises ValueError if the U-Net's input channels are more than latents."""
-  if channels != network.out_channels:
+def check_channels(path: Path, channels: int, network: TextUNet) -> bool:
+  """Whether a U-Net's input channels are those of inpainting; ValueError if they are not latents alone either."""
+  latents = network.out_channels
+  if channels not in (latents, 2 * latents + 1):
     raise ValueError(
-      f"{path} holds a U-Net of {channels} input channels, for inpainting, depth or upscaling, which is not drawn with"
-      " yet; give a text-to-image model."
+      f"{path} holds a U-Net of {channels} input channels, for depth, upscaling or editing, which is not drawn with"
+      " yet; give a text-to-image or an inpainting model."
     )
+  return channels != latents
 
 
 def load_latents(folder: str | os.PathLike, dtype: jnp.dtype = jnp.float32) -> Latents:
@@ -214,8 +222,8 @@ def save_pipeline(folder: str | os.PathLike, pipeline: Pipeline) -> None:
     more |= {"requires_aesthetics_score": True} if conditioner.aesthetic else {}
   else:
     more = dict.fromkeys(("safety_checker", "feature_extractor"), (None, None)) | {"requires_safety_checker": False}
-  name = "StableDiffusionXLImg2ImgPipeline" if refiner else "StableDiffusionXLPipeline" if large else PIPELINE
-  _write_json(folder / INDEX, {"_class_name": name, **components, **more})
+  name = PIPELINE.format("XL" if large else "", "Img2Img" if refiner else "Inpaint" if pipeline.inpaints else "")
+  _write_json(folder / INDEX, {"_class_name": name, "_diffusers_version": VERSION, **components, **more})
 
 
 def _write_json(path: Path, value: Any) -> None:

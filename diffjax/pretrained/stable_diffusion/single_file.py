@@ -132,7 +132,7 @@ def load_single_file(
     kind, channels, context = _kind(path, stored)
     prediction = _prediction(path, kind, prediction)
     unet, autoencoder, encoders = _networks(kind, dtype)
-    check_channels(path, channels, unet)
+    inpaints = check_channels(path, channels, unet)
     pooled = encoders[-1].width + (5 if kind is KINDS[1280] else 6) * unet.size_dim if unet.size_dim else 0
     parts: dict[str, tuple] = {
       UNET: (
@@ -161,7 +161,7 @@ def load_single_file(
   codec = Latents(params[AUTOENCODER], kind.scale, 0.0, autoencoder.clone(dtype=own_dtype))
   aesthetic = AESTHETIC if kind is KINDS[1280] else None
   conditioner = Text(tuple(towers), pooled=large, zero_null=large, aesthetic=aesthetic)
-  return assemble(BoundNetwork(params[UNET], unet), published, codec, conditioner, kind.size[prediction])
+  return assemble(BoundNetwork(params[UNET], unet), published, codec, conditioner, kind.size[prediction], inpaints)
 
 
 def encoder_shapes(encoder: TextEncoder) -> PyTree:
