@@ -31,6 +31,7 @@ from diffjax.conditioning.prompt_weights import SYNTAXES
 from diffjax.data.pictures import load_picture
 from diffjax.pipelines import Pipeline
 from diffjax.plots.parameters import parameters, save_png
+from diffjax.pretrained import load_textual_inversion
 from diffjax.runs import Prompt, load_clip, make_prompt, open_pipeline
 from diffjax.samplers import METHODS
 from diffjax.samplers.methods import table
@@ -62,6 +63,7 @@ def draw(
   best: bool = False,
   tokenizer: str | None = None,
   prediction: str | None = None,
+  embeddings: list[str] | None = None,
   filmstrip: bool = False,
   **options,
 ) -> np.ndarray:
@@ -88,6 +90,7 @@ def draw(
       text and a prompt is given.
     best_of: draw this many and keep the `num` with the highest CLIP scores.
     tokenizer, prediction: as in `pretrained.load_single_file`.
+    embeddings: files of textual inversion, each with a word for prompts, as `pretrained.load_textual_inversion`.
     best: draw from the checkpoint with the lowest held-out loss instead of the newest.
     filmstrip: also write the trajectory from noise to image.
     **options: as in `diffjax.pipelines.Pipeline.draw`.
@@ -98,6 +101,8 @@ def draw(
     OSError: if nothing can be written to `out`.
   """
   pipeline, source = open_pipeline(workdir, best=best, tokenizer=tokenizer, prediction=prediction)
+  for file in embeddings or ():
+    pipeline = load_textual_inversion(pipeline, file)
   out = paths.as_path(out)
   texts = None if prompts is None else read_prompts(prompts, prompt)
   num = (1 if texts else min(64, pipeline.defaults.batch_size)) if num is None else num
@@ -169,7 +174,7 @@ def settings_of(pipeline: Pipeline, numbers: np.ndarray, options: dict[str, Any]
   """For each image, given by its number, how it was drawn, as `plots.parameters` writes it."""
   get, defaults = options.get, pipeline.defaults
   height, width = get("size") or pipeline.image_shape[:2]
-  scale = get("guidance_scale")
+  scale, clip_skip = get("guidance_scale"), get("clip_skip")
   common = dict(
     steps=get("steps") or defaults.steps,
     sampler=get("sampler") or defaults.sampler_name,
@@ -177,7 +182,7 @@ def settings_of(pipeline: Pipeline, numbers: np.ndarray, options: dict[str, Any]
     seed=get("seed", 0),
     size=f"{width}x{height}",  # as their readers expect it
     denoising_strength=get("strength"),
-    clip_skip=None if get("clip_skip") is None else get("clip_skip") + 1,  # theirs counts the last layer too
+    clip_skip=None if clip_skip is None else clip_skip + 1,  # theirs counts the last layer too
   )
   prompt = options["prompt"]
   prompts = prompt if isinstance(prompt, list) else [prompt] * (int(numbers.max()) + 1)
@@ -287,6 +292,7 @@ def main() -> None:
     "best_of",
     "tokenizer",
     "prediction",
+    "embeddings",
     "eta",
     "s_churn",
     "batch_size",
@@ -305,6 +311,7 @@ if __name__ == "__main__":
   )
   flags.DEFINE_string("tokenizer", None, "Folder of CLIP's tokenizer, for a single file.")
   flags.DEFINE_enum("prediction", None, ["eps", "v"], "What the network of a single file predicts, if it cannot tell.")
+  flags.DEFINE_list("embeddings", None, "Files of textual inversion, whose words prompts can use.")
   flags.DEFINE_string("out", "out", "Folder to write to.")
   flags.DEFINE_integer("num", None, "Number of images; default: 64, or 4 from published weights.")
   flags.DEFINE_integer("steps", None, "Noise levels above zero; default: the run's.")

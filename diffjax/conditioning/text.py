@@ -57,6 +57,24 @@ class TextTower:
       vectors.append(each[0][1])
     return np.stack(states), np.stack(vectors)
 
+  def with_word(self, word: str, vectors: np.ndarray) -> "TextTower":
+    """The tower with a further word, which stands for the embeddings `vectors` [k, D], as k tokens in a row.
+
+    Raises:
+      ValueError: the tokenizer knows the word already.
+    """
+    table = self.params["params"]["tokens"]
+    rows = jnp.concatenate([jnp.asarray(table), jnp.asarray(vectors, jnp.asarray(table).dtype)])
+    # its end of text is no longer the highest id
+    size, end = self.module.vocab_size, self.tokenizer.end_id
+    pooling = {"pooling": "eos", "eos_id": end} if self.module.pooling == "highest" else {}
+    return dataclasses.replace(
+      self,
+      params={"params": {**self.params["params"], "tokens": rows}},
+      module=self.module.clone(vocab_size=size + len(vectors), **pooling),
+      tokenizer=self.tokenizer.with_word(word, range(size, size + len(vectors))),
+    )
+
   def states(self, tokens: Array) -> tuple[Array, Array]:
     """(hidden states [N, L, D], vectors [N, P]) of tokens int32 [N, L]."""
     encoded = self.module.apply(self.params, tokens)

@@ -34,11 +34,15 @@ NUM_BYTES = 2 * 256
 
 
 class Tokenizer(NamedTuple):
-  """Maps texts to rows of `length` token ids with `bpe`, a `tokenizers.Tokenizer`, padded with `pad_id`."""
+  """Maps texts to rows of `length` token ids with `bpe`, a `tokenizers.Tokenizer`, padded with `pad_id`.
+
+  `words` are further ones, each with the ids that stand for it.
+  """
 
   bpe: Any
   length: int
   pad_id: int
+  words: tuple[tuple[str, range], ...] = ()
 
   @property
   def vocab_size(self) -> int:
@@ -78,24 +82,51 @@ class Tokenizer(NamedTuple):
 
   def ids(self, text: str) -> list[int]:
     """The ids of a text of any length, without start and end."""
-    return self.bpe.encode(_valid(text), add_special_tokens=False).ids
+    return [i for i, _ in self._expanded(self.bpe.encode(_valid(text), add_special_tokens=False))]
+
+  def with_word(self, word: str, ids: range) -> "Tokenizer":
+    """The tokenizer with a further word, for which these ids stand in a row.
+
+    Raises:
+      ValueError: it knows the word already.
+    """
+    from tokenizers import AddedToken
+
+    known = dict(self.words)
+    if word in known or self.bpe.token_to_id(word) is not None:
+      raise ValueError(f"the tokenizer knows {shown(word)!r} already; choose another word.")
+    bpe = type(self.bpe).from_str(self.bpe.to_str())
+    bpe.add_tokens([AddedToken(word, normalized=False) for word in (*known, word)])
+    return self._replace(bpe=bpe, words=(*self.words, (word, ids)))
+
+  def _expanded(self, encoding: Any) -> list[tuple[int, int]]:
+    """(id, where it begins in the text) of each token, further words being expanded."""
+    meant = {self.bpe.token_to_id(word): own for word, own in self.words}
+    pairs = zip(encoding.ids, encoding.offsets)
+    return [(i, begin) for number, (begin, _) in pairs for i in meant.get(number, (number,))]
 
   def _ids(self, text, number):
-    encoding = self.bpe.encode(_valid(text))
-    if len(encoding.ids) <= self.length:
-      return encoding.ids
+    ids, begins = zip(*self._expanded(self.bpe.encode(_valid(text))))
+    if len(ids) <= self.length:
+      return ids
     kept = self.length - 1
-    cut = text[encoding.offsets[kept][0] :]
+    cut = text[begins[kept] :]
     warnings.warn(
-      f"text {number} has {len(encoding.ids)} tokens, but only {self.length} are used, and {cut[:80]!r} is cut off;"
-      " shorten it.",
+      f"text {number} has {len(ids)} tokens, but only {self.length} are used, and {cut[:80]!r} is cut off; shorten it.",
       DiffjaxWarning,
       stacklevel=3,
     )
-    return [*encoding.ids[:kept], self.end_id]
+    return [*ids[:kept], self.end_id]
 
   def save(self, folder: str | os.PathLike) -> None:
-    """Writes tokenizer.json and tokenizer_config.json, which `load_tokenizer` and `transformers` read."""
+    """Writes tokenizer.json and tokenizer_config.json, which `load_tokenizer` and `transformers` read.
+
+    Raises:
+      ValueError: it has further words, which have no place there.
+    """
+    if self.words:
+      named = ", ".join(word for word, _ in self.words)
+      raise ValueError(f"a tokenizer with words of textual inversion ({named}) cannot be saved; save it without them.")
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     self.bpe.save(str(folder / "tokenizer.json"))

@@ -210,7 +210,7 @@ class Pipeline:
     known, hole = self._encoded(init_image, image_shape), self._reduced(mask, init_image, shape)
     if self.inpaints:
       concat = self._around_hole(init_image, mask, hole)
-      cond = cond | {"concat": np.broadcast_to(concat, (num, *concat.shape))}
+      cond = (cond or {}) | {"concat": np.broadcast_to(concat, (num, *concat.shape))}
       null_cond = None if null_cond is None else null_cond | {"concat": concat}
       known, hole = None if strength in (None, 1.0) else known, None  # the network fills the hole, not the sampler
       strength = None if known is None else strength

@@ -8,6 +8,7 @@ from diffjax.pretrained.stable_diffusion.pipeline import INDEX as MODEL_INDEX
 from diffjax.pretrained.stable_diffusion.pipeline import load_latents, load_pipeline, save_latents, save_pipeline
 from diffjax.pretrained.stable_diffusion.single_file import load_single_file
 from diffjax.pretrained.stable_diffusion.text import load_text_tower, save_text_tower
+from diffjax.pretrained.stable_diffusion.textual_inversion import load_textual_inversion
 
 __all__ = [
   "MODEL_INDEX",
@@ -22,6 +23,7 @@ __all__ = [
   "load_single_file",
   "load_text_encoder",
   "load_text_tower",
+  "load_textual_inversion",
   "save_clip",
   "save_latents",
   "save_pipeline",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 PREFIX = "hub:"
 NAME = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
@@ -68,12 +68,10 @@ def wanted(files: Sequence[str]) -> list[str]:
   """
   kept = []
   for file in files:
-    path = PurePosixPath(file)
-    if len(path.parts) > 2 or path.parts[0] in SKIPPED:
+    *folders, name = file.split("/")
+    if len(folders) > 1 or file.startswith(SKIPPED) or _variant_of_another(file, files):
       continue
-    if path.suffix in (".json", ".txt") and not _variant_of_another(file, files):
-      kept.append(file)
-    elif path.suffix == ".safetensors" and len(path.parts) == 2 and not _variant_of_another(file, files):
+    if name.endswith((".json", ".txt")) or (folders and name.endswith(".safetensors")):
       kept.append(file)
   return kept
 

@@ -5,6 +5,7 @@ The networks are those of configs/colors_*.py, with random weights in all of the
 
 import importlib.util
 import pathlib
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ diffusers = pytest.importorskip("diffusers")
 from diffjax import from_config, pretrained  # noqa: E402 - after the skips
 from diffjax.codecs import Latents  # noqa: E402
 from diffjax.conditioning import Text, TextTower  # noqa: E402
+from diffjax.pretrained.schedulers.writing import to_diffusers  # noqa: E402
 from diffjax.training.objectives.denoising import Frozen  # noqa: E402
 
 PROMPTS = ["a red three on white", "on black, a blue seven"]
@@ -57,22 +59,46 @@ def saved(miniature, tmp_path_factory):
   return folder
 
 
+SCHEDULERS = {
+  "DPMSolverMultistepScheduler": {"use_karras_sigmas": True},  # as it is saved
+  "EulerDiscreteScheduler": {"use_karras_sigmas": True},
+  "DDIMScheduler": {"clip_sample": False, "timestep_spacing": "trailing"},
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("scheduler", ["DPMSolverMultistepScheduler", "EulerDiscreteScheduler", "DDIMScheduler"])
-def test_diffusers_draws_the_same_pictures(saved, miniature, scheduler):
-  theirs = diffusers.StableDiffusionPipeline.from_pretrained(saved)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_diffusers_draws_the_same_pictures(saved, scheduler, tmp_path):
+  folder = shutil.copytree(saved, tmp_path / "model")
+  theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder)
   theirs.set_progress_bar_config(disable=True)
-  cls = getattr(diffusers, scheduler)
-  config = {} if scheduler == "DDIMScheduler" else {"use_karras_sigmas": True}
-  if scheduler == "DDIMScheduler":
-    config = {"clip_sample": False, "timestep_spacing": "trailing"}
-  theirs.scheduler = cls.from_config(theirs.scheduler.config, **config)
-  folder = saved
+  saved_as = theirs.scheduler.config
+  assert saved_as._class_name == "DPMSolverMultistepScheduler" and saved_as.use_karras_sigmas
+  theirs.scheduler = getattr(diffusers, scheduler).from_config(saved_as, **SCHEDULERS[scheduler])
   theirs.scheduler.save_pretrained(folder / "scheduler")
   latents = torch.from_numpy(np.moveaxis(NOISE, -1, 1).copy())
-  expected = theirs(
-    PROMPTS, num_inference_steps=10, guidance_scale=2.0, latents=latents, height=32, width=32, output_type="np"
-  ).images
+  asked = dict(num_inference_steps=10, guidance_scale=2.0, latents=latents, output_type="np")
+  expected = theirs(PROMPTS, **asked).images
   ours = pretrained.load_pipeline(folder).draw(2, prompt=PROMPTS, steps=10, guidance_scale=2.0, noise=NOISE)
+  assert expected.shape == ours.images.shape == (2, 32, 32, 3)
   assert expected.std() > 0.05 and np.abs(expected[0] - expected[1]).max() > 0.05
   assert np.abs(ours.images - 255 * expected).max() <= 2.5
+
+
+def test_what_diffusers_cannot_express_is_refused():
+  for schedule, prediction, says in (
+    ({"name": "edm"}, {"name": "v"}, "no schedule .*edm.*; only linear, scaled_linear, squared_cosine"),
+    ({"name": "linear", "shift": 3.0}, {"name": "v"}, "without a shift"),
+    ({"name": "linear"}, {"name": "edm"}, "no prediction .*edm.*; use eps, v, x0"),
+  ):
+    with pytest.raises(ValueError, match=says):
+      to_diffusers(schedule, prediction)
+
+
+def test_a_written_schedule_is_read_back():
+  config = config_of("colors_latent")
+  published = pretrained.from_diffusers(to_diffusers(config.schedule, config.prediction))
+  own = from_config.schedule(config)
+  t = np.linspace(0, 999, 50)
+  np.testing.assert_allclose(published.schedule.sigma(t), own.sigma(t), rtol=1e-6)
+  assert type(published.prediction) is type(from_config.prediction(config))

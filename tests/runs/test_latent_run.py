@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
+import sample
 from diffjax import data, from_config, pretrained, runs
 from diffjax.codecs import to_float
 from diffjax.from_config.configuration import default_autoencoder_config, default_latent_config
@@ -199,3 +201,44 @@ def test_a_new_run_starts_from_another_ones_network(trained, tmp_path):
     config.prediction.name = "v"
     config.model.widths = (8, 24)
     train(config, tmp_path / "other_network")
+
+
+def test_single_images_carry_prompt_and_settings(trained, tmp_path):
+  folder, _, _, _ = trained
+  asked = dict(negative_prompt="a one", seed=3, steps=3, guidance_scale=1.5)
+  images = sample.draw(folder / "latent", tmp_path, num=2, prompt="a handwritten three", **asked)
+  for i, image in enumerate(images):
+    opened = Image.open(tmp_path / f"{i:04d}.png")
+    np.testing.assert_array_equal(np.asarray(opened), image[..., 0])
+    assert opened.text["parameters"] == (
+      "a handwritten three\nNegative prompt: a one\nSteps: 3, Sampler: dpmpp_2m, CFG scale: 1.5, Seed: 3, Size: 8x8,"
+      f" Image: {i}"
+    )
+
+
+def test_prompts_from_a_file(trained, tmp_path):
+  folder, _, _, _ = trained
+  (tmp_path / "prompts.txt").write_text("a handwritten three\n\n  the digit seven \n")
+  images = sample.draw(folder / "latent", tmp_path / "out", num=2, prompts=tmp_path / "prompts.txt")
+  prompts = ["a handwritten three"] * 2 + ["the digit seven"] * 2
+  expected = runs.load_run(folder / "latent").draw(4, prompt=prompts)
+  np.testing.assert_array_equal(images, expected)
+  texts = [Image.open(tmp_path / "out" / f"{i:04d}.png").text["parameters"] for i in range(4)]
+  assert [text.split("\n")[0] for text in texts] == prompts
+  assert sample.draw(folder / "latent", tmp_path / "one", prompts=tmp_path / "prompts.txt").shape[0] == 2
+
+
+@pytest.mark.parametrize(
+  ("text", "asked", "message"),
+  [
+    (None, {}, "there is no file .*; give a text file with a prompt in each line as --prompts"),
+    ("\n \n", {}, "holds no prompt; write one in each line"),
+    ("a three", {"prompt": "a four"}, "--prompt and --prompts are both given"),
+    ("a three", {"best_of": 4}, "--best_of selects the images of one prompt"),
+  ],
+)
+def test_mistakes_with_a_file_of_prompts(trained, tmp_path, text, asked, message):
+  if text is not None:
+    (tmp_path / "prompts.txt").write_text(text)
+  with pytest.raises(ValueError, match=message):
+    sample.draw(trained[0] / "latent", tmp_path / "out", prompts=tmp_path / "prompts.txt", **asked)
