@@ -1,4 +1,4 @@
-"""Trains a diffusion model, or a CLIP.
+"""Trains a diffusion model of pixels or of latents, an autoencoder, or a CLIP.
 
   python train.py --config=configs/digits.py --workdir=runs/digits [--config.train.steps=500 ...]
 
@@ -39,7 +39,7 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   """Trains the model of a config in a folder, or resumes the run in it.
 
   Args:
-    config: a completed `configuration.default_config()` or `default_clip_config()`.
+    config: a completed `configuration.default_config()`, or that of another kind of model.
     workdir: for config.json, metrics.jsonl, loss.png, checkpoints/, best/, samples/ and a lock.
 
   Returns:

@@ -144,6 +144,11 @@ def report_on_run(options: flags.FlagValues) -> None:
   from diffjax.runs import load_run
 
   run = load_run(options.workdir)
+  if run.frozen is not None and not options.samples:
+    raise ValueError(
+      f"{options.workdir} draws from text, and which prompts to judge it by is for you to say; draw with sample.py"
+      " --prompts, and give the samples.npz as --samples. For coloured digits there is benchmarks/colored_digits.py."
+    )
   out = _out(options)
   train, held_out = run.data("train"), run.data("test")
   if options.samples:

@@ -1,6 +1,9 @@
 """What a latent diffusion run stands on and does not train, kept in the run's own folder."""
 
+import contextlib
 import pathlib
+import tempfile
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -10,12 +13,14 @@ from diffjax.cluster import processes
 from diffjax.conditioning import Text
 from diffjax.runs.autoencoder import VAE, encoded, load_autoencoder
 from diffjax.runs.text import TEXT_ENCODER, TOKENIZER, load_text_tower
-from diffjax.system import paths
+from diffjax.system import paths, writing
 from diffjax.training.objectives.denoising import Frozen
 from diffjax.typing import PyTree
 
 PARTS = (VAE, TEXT_ENCODER, TOKENIZER)
-"""Folders in that of a latent diffusion run."""
+"""Folders in that of a latent diffusion run, in the order in which they are written."""
+LAST = f"{TOKENIZER}/tokenizer_config.json"
+"""The file that is written last."""
 
 
 def load_frozen(config, workdir: str | pathlib.Path | None = None) -> PyTree:
@@ -29,11 +34,9 @@ def load_frozen(config, workdir: str | pathlib.Path | None = None) -> PyTree:
   """
   if from_config.kind_of(config) != "latent":
     return from_config.initial_frozen(config)
-  kept = None if workdir is None else paths.as_path(workdir)
-  if kept is not None and not all((kept / part).is_dir() for part in PARTS):
-    kept = None
-  codec = load_autoencoder(config.autoencoder if kept is None else kept)
-  tower = load_text_tower(config.text if kept is None else kept)
+  with _kept(workdir) as kept:
+    codec = load_autoencoder(config.autoencoder if kept is None else kept)
+    tower = load_text_tower(config.text if kept is None else kept)
   _check(config, codec)
   captions = None
   if config.captions.templates:
@@ -41,6 +44,29 @@ def load_frozen(config, workdir: str | pathlib.Path | None = None) -> PyTree:
     captions = np.stack([tower.tokenizer(each) for each in texts])
   conditioner = Text((tower,), dropout=float(config.train.caption_dropout), captions=captions)
   return jax.tree.map(np.asarray, Frozen(codec, conditioner))
+
+
+@contextlib.contextmanager
+def _kept(workdir) -> Iterator[pathlib.Path | None]:
+  """The local folder with what a run stands on; None if it has none yet. One in a bucket is copied."""
+  folder = None if workdir is None else paths.as_path(workdir)
+  if folder is None or not (folder / LAST).is_file():
+    yield None
+  elif not paths.is_remote(folder):
+    yield folder
+  else:
+    with tempfile.TemporaryDirectory() as local:
+      for part in PARTS:
+        _copy(folder / part, pathlib.Path(local) / part)
+      yield pathlib.Path(local)
+
+
+def _copy(source, target) -> None:
+  """Copies the files of a folder, each atomically and in sorted order, from or to a bucket too."""
+  target.mkdir(parents=True, exist_ok=True)
+  for file in sorted(source.iterdir(), key=lambda file: file.name):
+    with writing.replacing(target / file.name) as part:
+      part.write_bytes(file.read_bytes())
 
 
 def _check(config, codec):
@@ -56,10 +82,15 @@ def _check(config, codec):
 
 def keep_frozen(config, workdir: pathlib.Path, frozen: PyTree) -> None:
   """Copies what `load_frozen` loaded into the run's folder, so that it needs nothing else."""
-  if from_config.kind_of(config) == "latent" and processes.is_first() and not (workdir / TOKENIZER).is_dir():
-    codec, (tower,) = frozen.codec, frozen.conditioner.towers
-    pretrained.save_latents(workdir / VAE, codec)
-    pretrained.save_text_tower(workdir / TEXT_ENCODER, workdir / TOKENIZER, tower)
+  if from_config.kind_of(config) != "latent" or not processes.is_first() or (workdir / LAST).is_file():
+    return
+  codec, (tower,) = frozen.codec, frozen.conditioner.towers
+  with tempfile.TemporaryDirectory() as folder:
+    local = pathlib.Path(folder)
+    pretrained.save_latents(local / VAE, codec)
+    pretrained.save_text_tower(local / TEXT_ENCODER, local / TOKENIZER, tower)
+    for part in PARTS:
+      _copy(local / part, workdir / part)
 
 
 def captioned(config, source: data.Source, frozen: PyTree) -> data.Source:

@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 
 import sample
+import train as train_script
 from diffjax import data, from_config, pretrained, runs
 from diffjax.codecs import to_float
+from diffjax.evaluation import __main__ as evaluation
 from diffjax.from_config.configuration import default_autoencoder_config, default_latent_config
 from diffjax.runs import autoencoder, frozen
 from train import train
@@ -242,3 +244,28 @@ def test_mistakes_with_a_file_of_prompts(trained, tmp_path, text, asked, message
     (tmp_path / "prompts.txt").write_text(text)
   with pytest.raises(ValueError, match=message):
     sample.draw(trained[0] / "latent", tmp_path / "out", prompts=tmp_path / "prompts.txt", **asked)
+
+
+def test_a_dry_run_counts_latents_and_what_is_frozen(trained, tmp_path, capsys):
+  folder, config, codec, tower = trained
+  train_script.dry_run(config, folder / "latent")
+  lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines() if line.strip())
+  size = sum(np.asarray(a).nbytes for a in jax.tree.leaves((codec.params, tower.params)))
+  assert f"{size + 8 + 2 * 10 * 8 * 4 + 4:,} bytes" in lines["frozen"]  # scale, shift, captions, dropout
+
+
+def test_folders_written_halfway_are_written_again(trained, tmp_path):
+  folder, config, codec, _ = trained
+  config = config.copy_and_resolve_references()
+  config.autoencoder, config.text = str(folder / "gone_autoencoder"), str(folder / "gone_text")
+  (tmp_path / "run" / "vae").mkdir(parents=True)
+  (tmp_path / "run" / "vae" / "config.json").write_text("{")
+  config.train.update(steps=1, steps_per_call=1)
+  train(config, tmp_path / "run")
+  assert runs.load_autoencoder(tmp_path / "run").scale == codec.scale
+
+
+def test_evaluation_asks_for_samples(trained):
+  with pytest.raises(SystemExit) as exit:
+    evaluation.main(["evaluation", f"--workdir={trained[0] / 'latent'}"])
+  assert exit.value.code
