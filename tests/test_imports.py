@@ -33,9 +33,9 @@ ROOT = pathlib.Path(diffjax.__file__).parent
 FLOORS = [
   {"typing", "struct", "checks", "warning"},
   {"randomness", "arrays", "denoised", "system"},
-  {"cluster", "codecs", "networks", "data", "plots"},
-  {"schedules", "conditioning"},
-  {"grids", "noise_levels", "posterior", "denoisers"},
+  {"cluster", "networks", "data", "plots"},
+  {"schedules", "conditioning", "codecs"},
+  {"grids", "noise_levels", "posterior", "denoisers", "tiling"},
   {"losses", "sampling", "samplers", "guidance", "evaluation"},
   {"training", "editing", "likelihood"},
   {"pipelines"},

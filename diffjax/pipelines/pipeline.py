@@ -17,7 +17,8 @@ from diffjax.codecs import Pixels, to_float
 from diffjax.conditioning import Unconditional
 from diffjax.grids import check_grid
 from diffjax.pipelines.drawing import Drawn, compiled, draw_batches, edit, put
-from diffjax.system import compilation
+from diffjax.system import compilation, memory
+from diffjax.tiling import fitting
 from diffjax.typing import Array, Codec, Cond, Conditioner, Denoiser, Sampler
 
 MAX_ATTEMPTS = 5
@@ -227,7 +228,8 @@ class Pipeline:
       return edited, wrapped, levels, std, jax.random.key(seed), start
 
     programs = compiled(self.layout, shape, floats, trajectory)
-    codecs = (self.codec, self.preview_codec or self.codec)
+    codec = fitting(self.codec, shape, memory.device_bytes())
+    codecs = (codec, self.preview_codec or codec)
     at_once = min(batch_size, num)  # for all attempts: another size would recompile
 
     def draw_these(numbers):
