@@ -151,10 +151,10 @@ def imitation(monkeypatch):
     check=lambda config: None,
     num_classes=lambda config: 0,
     objective=lambda config: Imitation(),
-    initial_params=lambda config, key: {"picture": jnp.zeros(1024)},
+    initial_params=lambda config, key, frozen: {"picture": jnp.zeros(1024)},
     initial_frozen=lambda config: {"picture": teacher},
     memory_settings=lambda config: {},
-    preview=lambda config, params, held_out, path: previewed.append((len(held_out()), path.name)),
+    preview=lambda config, params, frozen, held_out, path: previewed.append((len(held_out()), path.name)),
   )
   monkeypatch.setitem(from_config.KINDS, "imitation", types.SimpleNamespace(**vars(diffusion) | changes))
   return teacher, previewed

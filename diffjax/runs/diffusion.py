@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjax import data, from_config, pretrained
 from diffjax.pipelines import Pipeline
-from diffjax.runs.folder import check_kind, load_data, read_config, restore_averaged
+from diffjax.runs.folder import check_kind, explaining, load_data, read_config, restore_averaged
 from diffjax.runs.frozen import load_frozen
 from diffjax.system import paths
 from diffjax.typing import PyTree
@@ -105,5 +105,7 @@ def load_run(workdir: str | pathlib.Path, *, best: bool = False) -> Run:
   """
   config = read_config(workdir)
   check_kind(workdir, config, ("diffusion", "latent"), ", which cannot sample; give a diffusion model's as --workdir.")
+  with explaining(workdir):
+    from_config.check(config)
   frozen = load_frozen(config, workdir)
   return Run(config, *restore_averaged(workdir, config, best=best, frozen=frozen), frozen)

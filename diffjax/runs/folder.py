@@ -113,14 +113,21 @@ def restore_averaged(
   return found[0].averaged, int(found[0].step)
 
 
-def _target(workdir, config, frozen) -> TrainState:
-  """Shapes and shardings of the state that a config trains; the config, read from untrusted JSON, may be wrong."""
+@contextlib.contextmanager
+def explaining(workdir: str | pathlib.Path) -> Iterator[None]:
+  """Turns what a run's config, read from untrusted JSON, makes fail into a ValueError that names its file."""
   try:
-    from_config.check(config)
-    shapes = jax.eval_shape(lambda frozen: from_config.initial_state(config, frozen), frozen)
+    yield
   except Exception as error:
     reason = files.shown(str(error) or type(error).__name__, 500)
     raise ValueError(f"{pathlib.Path(workdir) / CONFIG} defines no valid model: {reason}") from error
+
+
+def _target(workdir, config, frozen=None) -> TrainState:
+  """Shapes and shardings of the state that a config trains."""
+  with explaining(workdir):
+    from_config.check(config)
+    shapes = jax.eval_shape(lambda frozen: from_config.initial_state(config, frozen), frozen)
   return LAYOUTS[config.parallel](shapes).target
 
 

@@ -129,7 +129,8 @@ def test_the_command_refuses_before_it_loads_anything_of_the_file(ran, tmp_path,
   import sys
   import types
 
-  fake = types.SimpleNamespace(load_run=lambda workdir: types.SimpleNamespace(data=lambda split: {}))
+  run = types.SimpleNamespace(data=lambda split: {}, frozen=None)
+  fake = types.SimpleNamespace(load_run=lambda workdir: run, CONFIG="config.json", read_config=None)
   monkeypatch.setitem(sys.modules, "diffjax.runs", fake)
   (tmp_path / "samples.npz").write_bytes(archive(images=npy(OBJECT)))
   with pytest.raises(SystemExit) as stop:

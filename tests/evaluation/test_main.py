@@ -33,8 +33,10 @@ def run(monkeypatch):
     return fake
 
   sampler = types.SimpleNamespace(name="dpmpp_2m", steps=10)
-  fake = types.SimpleNamespace(num_classes=10, data=data, draw=draw, config=types.SimpleNamespace(sampler=sampler))
-  monkeypatch.setitem(sys.modules, "diffjax.runs", types.SimpleNamespace(load_run=load_run))
+  config = types.SimpleNamespace(sampler=sampler)
+  fake = types.SimpleNamespace(num_classes=10, data=data, draw=draw, config=config, frozen=None)
+  module = types.SimpleNamespace(load_run=load_run, CONFIG="config.json", read_config=None)
+  monkeypatch.setitem(sys.modules, "diffjax.runs", module)
   return fake
 
 

@@ -79,6 +79,8 @@ def test_every_config_is_sound(path):
   config = scope["get_config"]()
   from_config.check(config)
   json.loads(config.to_json())
+  if from_config.kind_of(config) == "latent":
+    return  # its shapes follow from what it stands on; pretrained/test_saved_run_reference.py builds it
   objective = from_config.train_step(config).objective
   b = 2
   batch = {
