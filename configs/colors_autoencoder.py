@@ -2,7 +2,8 @@
 
 python train.py --config=configs/colors_autoencoder.py --workdir=runs/colors_autoencoder
 
-Needs the extra `examples`. Hardware, time and result: not run yet.
+Needs the extra `examples`. Hardware: 2 cores of an AMD EPYC with AVX-512. Time: 2 min 44 s from an empty cache.
+Result over three trainings: not run yet.
 """
 
 from diffjax.from_config.configuration import default_autoencoder_config

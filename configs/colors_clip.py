@@ -2,7 +2,8 @@
 
 python train.py --config=configs/colors_clip.py --workdir=runs/colors_clip
 
-Needs the extra `examples`. Hardware, time and result: not run yet.
+Needs the extra `examples`. Hardware: 2 cores of an AMD EPYC with AVX-512. Time: 1 min 30 s from an empty cache.
+Result over three trainings: not run yet.
 """
 
 from diffjax.data import colored_digits

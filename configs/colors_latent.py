@@ -5,7 +5,8 @@ python train.py --config=configs/colors_clip.py --workdir=runs/colors_clip
 python train.py --config=configs/colors_latent.py --workdir=runs/colors_latent
 python sample.py --workdir=runs/colors_latent --prompt="a red three on white" --num=30
 
-Needs the extra `examples`. Hardware, time and result: not run yet.
+Needs the extra `examples`. Hardware: 2 cores of an AMD EPYC with AVX-512. Time: 5 min 56 s from an empty cache.
+Result over three trainings: not run yet.
 """
 
 from diffjax.data import colored_digits
