@@ -16,6 +16,7 @@ prompt and settings in their metadata. Needs only the run's folder, and for a pr
 same seed draws the same images.
 """
 
+import itertools
 import pathlib
 import sys
 from typing import Any
@@ -161,6 +162,10 @@ def write(
     np.savez_compressed(file, images=images, **arrays)  # pyright: ignore[reportArgumentType]  none is allow_pickle
   for i, text in enumerate(settings):
     save_png(images[i], out / f"{i:04d}.png", text)
+  for path_before in ((out / f"{i:04d}.png") for i in itertools.count(len(settings)) if settings):
+    if not path_before.is_file():
+      break
+    path_before.unlink()  # of a larger draw before
   notes = [f"{score:.2f}" for score in arrays.get("scores", ())[:IN_GRID]]
   plots.save(plots.grid(images[:IN_GRID], notes=notes), out / "grid.png")
   if path is not None:
@@ -174,14 +179,17 @@ def settings_of(pipeline: Pipeline, numbers: np.ndarray, options: dict[str, Any]
   """For each image, given by its number, how it was drawn, as `plots.parameters` writes it."""
   get, defaults = options.get, pipeline.defaults
   height, width = get("size") or pipeline.image_shape[:2]
-  scale, clip_skip = get("guidance_scale"), get("clip_skip")
+  scale, clip_skip, guide = get("guidance_scale"), get("clip_skip"), get("guide")
+  strength = get("strength")
+  if strength is None and get("init_image") is not None:
+    strength = 0.5 if get("mask") is None else 1.0
   common = dict(
     steps=get("steps") or defaults.steps,
-    sampler=get("sampler") or defaults.sampler_name,
+    sampler=get("sampler") or (guide.sampler if guide else None) or defaults.sampler_name,
     cfg_scale=defaults.guidance_scale if scale is None else scale,
     seed=get("seed", 0),
     size=f"{width}x{height}",  # as their readers expect it
-    denoising_strength=get("strength"),
+    denoising_strength=strength,
     clip_skip=None if clip_skip is None else clip_skip + 1,  # theirs counts the last layer too
   )
   prompt = options["prompt"]
@@ -201,7 +209,7 @@ def read_prompts(file: str | pathlib.Path, prompt: str | None) -> list[str]:
   if not path.is_file():
     raise ValueError(f"there is no file {file}; give a text file with a prompt in each line as --prompts.")
   try:
-    texts = [line.strip() for line in read_at_most(path, MAX_PROMPTS).decode("utf-8-sig").splitlines()]
+    texts = [line.strip() for line in read_at_most(path, MAX_PROMPTS).decode("utf-8-sig").split("\n")]
   except UnicodeDecodeError:
     raise ValueError(f"{file} is not UTF-8 text; save it as that.") from None
   texts = [text for text in texts if text]

@@ -74,7 +74,6 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
   spec = config.train
 
   # Resume or start
-  runs.keep_frozen(config, workdir, frozen)
   phases.reach("start")
   newest = Checkpoints(workdir / runs.CHECKPOINTS, spec.keep_checkpoints)
   best = Checkpoints(workdir / runs.BEST, best=True)
@@ -85,6 +84,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
     state, saved = layout.initial(lambda: from_config.initial_state(config, frozen).trained), None
     state = runs.start_from(config, state)
   state = dataclasses.replace(state, frozen=frozen)
+  runs.keep_frozen(config, workdir, frozen)
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
   say = processes.announce

@@ -57,7 +57,7 @@ def _rows(file: Path, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _json_rows(text: str, file: Path) -> Iterator[tuple[int, dict]]:
-  for number, line in enumerate(text.splitlines(), 1):
+  for number, line in enumerate(text.split("\n"), 1):  # JSON may hold the other ends of lines
     if not line.strip():
       continue
     try:

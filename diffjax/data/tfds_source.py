@@ -57,10 +57,10 @@ def open_tfds(
 
 
 def _caption(record: dict[str, Any], key: str) -> str:
-  """The caption of a record, or the first of several."""
+  """The caption of a record, or the first of several; empty if it has none."""
   found = record[key]
   while not isinstance(found, bytes | str):
-    found = found["text"] if isinstance(found, dict) else found[0]
+    found = found["text"] if isinstance(found, dict) else found[0] if len(found) else ""
   return found.decode("utf-8", "replace") if isinstance(found, bytes) else str(found)
 
 

@@ -102,6 +102,7 @@ NEW_KEYS: tuple[str, ...] = (
 )
 """Keys missing from configs of older runs; their defaults reproduce the behaviour of those runs."""
 DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
+MAX_PIXELS = 2**20
 PREVIEWED = 64
 """Number of pictures in a preview."""
 
@@ -371,12 +372,17 @@ class Defaults:
     return guided(self.config, denoiser, null_cond, scale)
 
 
+def latent_batch_size(shape: tuple[int, int, int]) -> int:
+  """How many images of a latent model are drawn at a time: a megapixel, as decoding them takes far more memory."""
+  return min(max(MAX_PIXELS // (shape[0] * shape[1]), 1), Defaults.batch_size)
+
+
 def pipeline(config, params: PyTree, frozen: Frozen | None = None) -> Pipeline:
   """A config's model with the given parameters, ready for sampling; `frozen` is that of a latent diffusion model."""
   return Pipeline(
     denoiser=common_objective(config).denoiser(params),
     image_shape=image_shape(config),
-    defaults=Defaults(config),
+    defaults=Defaults(config) if frozen is None else Defaults(config, latent_batch_size(image_shape(config))),
     codec=codec(config) if frozen is None else frozen.codec,
     conditioner=conditioner(config) if frozen is None else frozen.conditioner,
     layout=LAYOUTS[config.parallel],

@@ -20,6 +20,8 @@ NOUN: str = "a latent diffusion model"
 NEW_KEYS: tuple[str, ...] = ()
 PREVIEWED = 60
 """Number of pictures in a preview."""
+STRIDE = 7919
+"""Between the captions of a preview: a large prime, which visits all of them in an order without a pattern."""
 bounds, objective = diffusion.bounds, diffusion.common_objective
 
 
@@ -77,9 +79,16 @@ def check(config) -> None:
   for key in ("autoencoder", "text"):
     if not config[key]:
       raise ValueError(f"{key} is empty; give the run, or the folder of published weights, that the model stands on.")
-  can = contract(diffusion.module(config))
+  module = diffusion.module(config)
+  can = contract(module)
   if not can.cross_attention:
     raise ValueError(f"the network {config.model.name!r} reads no text; use one of {', '.join(sorted(NETWORKS))}.")
+  needs = [name for name in ("size_dim", "num_labels", "guidance_dim") if getattr(module, name)]
+  if needs:
+    raise ValueError(
+      f"the network {config.model.name!r} has {needs[0]}, and reads more than a text; train 'text_unet', or"
+      " 'stable_diffusion_1' or 'stable_diffusion_2'."
+    )
   if config.data.flip and config.data.in_memory:
     raise ValueError("data.flip needs images, but latents are computed once; set data.in_memory=False, or do not flip.")
   if not 0 <= config.train.caption_dropout < 1:
@@ -99,8 +108,9 @@ def preview(config, params: PyTree, frozen: PyTree, held_out: Callable[[], Sourc
     source = held_out()
     assert source.text is not None
     texts = [source.text(source.records[i]) for i in range(min(PREVIEWED, len(source)))]
-  chosen = [texts[i * 7919 % len(texts)] for i in range(PREVIEWED)]  # a prime, so of all templates and classes
-  drawn = diffusion.pipeline(config, params, frozen).draw(PREVIEWED, prompt=chosen, batch_size=PREVIEWED)
+    texts = [text for text in texts if text.strip()] or ["a picture"]
+  chosen = [texts[i * STRIDE % len(texts)] for i in range(PREVIEWED)]
+  drawn = diffusion.pipeline(config, params, frozen).draw(PREVIEWED, prompt=chosen, prompt_syntax="plain")
   if processes.is_first():
     plots.save(plots.grid(drawn.images), path)
 

@@ -1,5 +1,6 @@
 """Single images as PNG files that say how they were drawn, in the text that AUTOMATIC1111's web UI and others read."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -31,7 +32,7 @@ def _name(key):
 
 def _value(value):
   text = str(value)
-  return f'"{text}"' if any(mark in text for mark in ",:\n") else text  # as their readers split at these
+  return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',:"\n') else text  # as readers split
 
 
 def save_png(image: np.ndarray, path: pathlib.Path, text: str) -> None:
@@ -39,6 +40,9 @@ def save_png(image: np.ndarray, path: pathlib.Path, text: str) -> None:
   from PIL import Image, PngImagePlugin
 
   info = PngImagePlugin.PngInfo()
-  info.add_itxt(KEY, text) if not text.isascii() else info.add_text(KEY, text)
+  if text.isascii():
+    info.add_text(KEY, text)
+  else:
+    info.add_itxt(KEY, text)
   with writing.replacing(path) as part:
     Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(part, format="png", pnginfo=info)

@@ -38,12 +38,8 @@ def fetch(source: str) -> Path:
   revision = revision or None
   try:
     listed = hub.HfApi().model_info(repo, revision=revision)
-    files = wanted([file.rfilename for file in listed.siblings or ()])
-    return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=files))
   except errors.GatedRepoError:
-    raise OSError(
-      f"{source} needs permission; ask for it at https://huggingface.co/{repo}, then run hf auth login."
-    ) from None
+    raise OSError(_gated(source, repo)) from None
   except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
     raise OSError(
       f"there is no model {name} on the hub, or it is private; correct the name, or run hf auth login."
@@ -54,10 +50,23 @@ def fetch(source: str) -> Path:
       kept = hub.snapshot_download(repo, revision=revision, local_files_only=True, allow_patterns=["model_index.json"])
       return Path(kept)
     except Exception:
-      reason = (str(error) or type(error).__name__).splitlines()[0]
-      raise OSError(
-        f"{source} cannot be downloaded ({reason:.200}); check the network, or give a folder downloaded elsewhere."
-      ) from None
+      raise OSError(_failed(source, error)) from None
+  files = wanted([file.rfilename for file in listed.siblings or ()])
+  try:
+    return Path(hub.snapshot_download(repo, revision=revision, allow_patterns=files))
+  except errors.GatedRepoError:
+    raise OSError(_gated(source, repo)) from None
+  except Exception as error:
+    raise OSError(_failed(source, error)) from None
+
+
+def _gated(source, repo):
+  return f"{source} needs permission; ask for it at https://huggingface.co/{repo}, then run hf auth login."
+
+
+def _failed(source, error):
+  reason = (str(error) or type(error).__name__).splitlines()[0]
+  return f"{source} cannot be downloaded ({reason:.200}); check network and disk, or give a downloaded folder."
 
 
 def wanted(files: Sequence[str]) -> list[str]:

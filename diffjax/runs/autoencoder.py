@@ -3,10 +3,11 @@
 import dataclasses
 import pathlib
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import from_config, pretrained
+from diffjax import from_config, pretrained, randomness
 from diffjax.cluster import devices
 from diffjax.codecs import Latents, to_float, to_uint8
 from diffjax.runs.folder import CHECKPOINTS, check_kind, existing, load_data, read_config, restore_averaged
@@ -34,17 +35,20 @@ def load_autoencoder(folder: str | pathlib.Path) -> Latents:
   config = read_config(path)
   check_kind(path, config, "autoencoder", "; give an autoencoder's.")
   params = devices.whole(restore_averaged(path, config)[0])
-  codec = Latents(params, jnp.float32(1.0), jnp.float32(0.0), from_config.autoencoder.module(config))
+  module = from_config.autoencoder.module(config).clone(dtype=jnp.float32)  # as its copies are read
+  codec = Latents(params, jnp.float32(1.0), jnp.float32(0.0), module)
   source = load_data(config, "train")
   chosen = np.linspace(0, len(source) - 1, min(MEASURED, len(source))).astype(int)
   moments = encoded(codec, np.stack([source[i]["image"] for i in chosen]))
-  z = np.asarray(codec.sample(jnp.asarray(moments), None))
+  z = np.asarray(codec.sample(jnp.asarray(moments), randomness.sample_keys(jax.random.key(0), len(moments))))
+  if not np.isfinite(z).all() or not z.std():
+    raise ValueError(f"the latents of {path} are all equal, or not finite; train the autoencoder with other settings.")
   return dataclasses.replace(codec, scale=jnp.float32(1 / z.std()))
 
 
 def encoded(codec: Latents, images: np.ndarray) -> np.ndarray:
   """Images uint8 [N, H, W, C] -> the moments of their latents, float16 [N, h, w, 2 c]."""
-  parts = []
+  codec, parts = jax.device_put(codec), []
   for start in range(0, len(images), BATCH):
     part = images[start : start + BATCH]
     padded = np.concatenate([part, np.repeat(part[-1:], BATCH - len(part), axis=0)])  # one shape, compiled once

@@ -63,7 +63,12 @@ class Run:
 
 
 def open_pipeline(
-  workdir: str | pathlib.Path, *, best: bool = False, tokenizer: str | None = None, prediction: str | None = None
+  workdir: str | pathlib.Path,
+  *,
+  best: bool = False,
+  tokenizer: str | None = None,
+  prediction: str | None = None,
+  dtype: Any = None,
 ) -> tuple[Pipeline, str]:
   """The pipeline of a run, or of published weights, and its source, such as "step 2500".
 
@@ -72,6 +77,7 @@ def open_pipeline(
       published model, such as "hub:owner/name".
     best: as `load_run`.
     tokenizer, prediction: as `pretrained.load_single_file`.
+    dtype: of published weights, as `pretrained.load_pipeline`.
 
   Raises:
     ValueError: as there, or an option that does not apply to what `workdir` is.
@@ -89,9 +95,11 @@ def open_pipeline(
   if single:
     if tokenizer is None:
       raise ValueError(f"{workdir} holds no tokenizer; give a folder with CLIP's as --tokenizer.")
-    return pretrained.load_single_file(path, tokenizer=tokenizer, prediction=prediction), "published weights"
+    return pretrained.load_single_file(
+      path, tokenizer=tokenizer, prediction=prediction, dtype=dtype
+    ), "published weights"
   if folder:
-    return pretrained.load_pipeline(path), "published weights"
+    return pretrained.load_pipeline(path, dtype=dtype), "published weights"
   run = load_run(workdir, best=best)
   return run.pipeline, f"step {run.step}"
 

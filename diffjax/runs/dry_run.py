@@ -115,7 +115,9 @@ def _lower(train_step, state, layout, resident, batches):
 
 def _flops(train_step, state, batch, num_devices: int) -> str:
   # Without the program's loops, whose bodies the analysis counts only once
-  lowered = jax.jit(train_step.replace(accumulate=1)).lower(state, batch, jax.eval_shape(lambda: jax.random.key(0)))
+  step = train_step.replace(accumulate=1)
+  jitted = jax.jit(lambda *arguments: step(*arguments))  # the step itself, which may hold arrays, has no hash
+  lowered = jitted.lower(state, batch, jax.eval_shape(lambda: jax.random.key(0)))
   each = (lowered.cost_analysis() or {}).get("flops")
   if not each:
     return "unknown: this backend has no cost analysis"

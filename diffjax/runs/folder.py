@@ -37,7 +37,7 @@ def load_data(config, split: str, *, prepare: bool = True) -> data.Source:
     channels=spec.channels,
     data_dir=spec.data_dir or None,
     prepare=prepare,
-    captions=from_config.kind_of(config) == "latent",
+    captions=from_config.kind_of(config) == "latent" and not config.captions.templates,
   )
   classes = from_config.num_classes(config)
   if classes and source.num_classes != classes:
@@ -203,6 +203,11 @@ def check_shared(workdir: pathlib.Path, timeout: float = 10.0) -> None:
     )
 
 
+def has_begun(workdir: pathlib.Path) -> bool:
+  """Whether the run in a folder has a checkpoint; until then its config may change."""
+  return any(step.name.isdigit() for folder in (CHECKPOINTS, BEST) for step in (workdir / folder).glob("*"))
+
+
 def claim(workdir: pathlib.Path, config) -> None:
   """Creates a run's folder and writes its config, or checks that an existing run has the same one.
 
@@ -214,10 +219,9 @@ def claim(workdir: pathlib.Path, config) -> None:
   path = workdir / CONFIG
   if path.exists():
     differing = configuration.differences(read_config(workdir), config)
-    begun = any(step.name.isdigit() for folder in (CHECKPOINTS, BEST) for step in (workdir / folder).glob("*"))
     if not differing:
       return
-    if begun:
+    if has_begun(workdir):
       raise ValueError(
         f"{workdir} holds a run with another config, which differs in (key: there, here) {' and '.join(differing)}; use"
         " the same config to resume that run, or another --workdir to start a new one."

@@ -11,16 +11,15 @@ import numpy as np
 from diffjax import data, from_config, pretrained
 from diffjax.cluster import processes
 from diffjax.conditioning import Text
-from diffjax.runs.autoencoder import VAE, encoded, load_autoencoder
+from diffjax.runs.autoencoder import BATCH, VAE, encoded, load_autoencoder
+from diffjax.runs.folder import has_begun
 from diffjax.runs.text import TEXT_ENCODER, TOKENIZER, load_text_tower
 from diffjax.system import paths, writing
 from diffjax.training.objectives.denoising import Frozen
 from diffjax.typing import PyTree
 
 PARTS = (VAE, TEXT_ENCODER, TOKENIZER)
-"""Folders in that of a latent diffusion run, in the order in which they are written."""
-LAST = f"{TOKENIZER}/tokenizer_config.json"
-"""The file that is written last."""
+"""Folders in that of a latent diffusion run."""
 
 
 def load_frozen(config, workdir: str | pathlib.Path | None = None) -> PyTree:
@@ -48,9 +47,9 @@ def load_frozen(config, workdir: str | pathlib.Path | None = None) -> PyTree:
 
 @contextlib.contextmanager
 def _kept(workdir) -> Iterator[pathlib.Path | None]:
-  """The local folder with what a run stands on; None if it has none yet. One in a bucket is copied."""
+  """The local folder with what a run stands on; None until it has a checkpoint. One in a bucket is copied."""
   folder = None if workdir is None else paths.as_path(workdir)
-  if folder is None or not (folder / LAST).is_file():
+  if folder is None or not has_begun(folder):
     yield None
   elif not paths.is_remote(folder):
     yield folder
@@ -72,25 +71,31 @@ def _copy(source, target) -> None:
 def _check(config, codec):
   size, channels, latents = config.data.image_size, config.data.channels, config.model.out_channels
   if size % codec.downscaling:
-    raise ValueError(f"data.image_size is {size}, but {config.autoencoder} needs a multiple of {codec.downscaling}.")
+    raise ValueError(
+      f"data.image_size is {size}, but the autoencoder needs a multiple of {codec.downscaling}; change it."
+    )
   if (channels, latents) != (codec.module.channels, codec.module.latent_channels):
     raise ValueError(
-      f"{config.autoencoder} maps {codec.module.channels} channels to {codec.module.latent_channels}, but"
+      f"the autoencoder maps {codec.module.channels} channels to {codec.module.latent_channels}, but"
       f" data.channels is {channels} and model.out_channels {latents}; make them agree."
     )
 
 
 def keep_frozen(config, workdir: pathlib.Path, frozen: PyTree) -> None:
   """Copies what `load_frozen` loaded into the run's folder, so that it needs nothing else."""
-  if from_config.kind_of(config) != "latent" or not processes.is_first() or (workdir / LAST).is_file():
+  if from_config.kind_of(config) != "latent" or has_begun(workdir):
     return
-  codec, (tower,) = frozen.codec, frozen.conditioner.towers
-  with tempfile.TemporaryDirectory() as folder:
-    local = pathlib.Path(folder)
-    pretrained.save_latents(local / VAE, codec)
-    pretrained.save_text_tower(local / TEXT_ENCODER, local / TOKENIZER, tower)
-    for part in PARTS:
-      _copy(local / part, workdir / part)
+
+  def write():
+    codec, (tower,) = frozen.codec, frozen.conditioner.towers
+    with tempfile.TemporaryDirectory() as folder:
+      local = pathlib.Path(folder)
+      pretrained.save_latents(local / VAE, codec)
+      pretrained.save_text_tower(local / TEXT_ENCODER, local / TOKENIZER, tower)
+      for part in PARTS:
+        _copy(local / part, workdir / part)
+
+  processes.from_first(write)
 
 
 def captioned(config, source: data.Source, frozen: PyTree) -> data.Source:
@@ -102,8 +107,11 @@ def captioned(config, source: data.Source, frozen: PyTree) -> data.Source:
 
 def in_memory(config, source: data.Source, frozen: PyTree) -> dict[str, np.ndarray]:
   """All examples of a source, as training keeps them in memory: with the moments of their latents for their images."""
-  examples = data.in_memory(source)
   if from_config.kind_of(config) != "latent":
-    return examples
-  images = examples.pop("image")
-  return examples | {"moments": encoded(frozen.codec, images)}
+    return data.in_memory(source)
+  parts = []
+  for start in range(0, len(source), BATCH):  # so that images are never in memory all at once
+    examples = [source[i] for i in range(start, min(start + BATCH, len(source)))]
+    part = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    parts.append(part | {"moments": encoded(frozen.codec, part.pop("image"))})
+  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

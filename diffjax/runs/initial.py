@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 
 from diffjax import from_config
 from diffjax.cluster import devices
@@ -22,7 +23,7 @@ def start_from(config, state: TrainState) -> TrainState:
   folder = config.get("init_from", "")
   if not folder:
     return state
-  denoiser = open_pipeline(folder)[0].denoiser
+  denoiser = open_pipeline(folder, dtype=jnp.float32)[0].denoiser  # training keeps full precision
   assert isinstance(denoiser, NetworkDenoiser) and isinstance(denoiser.network, BoundNetwork)
   own = from_config.prediction(config)
   if type(denoiser.prediction) is not type(own):

@@ -15,9 +15,12 @@ from diffjax.cluster import processes
 from diffjax.system import paths, writing
 from diffjax.training.loop import restart_clock
 
+COUNTS = {"skipped", "skipped_in_row"}
+"""Metrics that are not averaged over steps."""
+
 
 class Report:
-  """Collects each step's metrics and reports their mean every `log_every` steps.
+  """Collects each step's metrics, the objective's own too, and reports their mean every `log_every` steps.
 
   Writes metrics.jsonl, loss.png and, if tensorboardX is installed, event files into the run's folder. A terminal gets a
   progress bar, other outputs a line per report. Images per second and the time left are measured from the end of
@@ -69,7 +72,7 @@ class Report:
       self._begin = self._time = time.perf_counter()
       if self._bar is not None:
         restart_clock(self._bar, step)
-    for name in ("loss", "grad_norm"):
+    for name in metrics.keys() - COUNTS:
       values = metrics[name][np.isfinite(metrics[name])]
       total, count = self._sums.get(name, (0.0, 0))
       self._sums[name] = total + float(values.sum(dtype=np.float64)), count + len(values)
@@ -82,7 +85,7 @@ class Report:
     now = time.perf_counter()  # before anything below blocks on the device
     seconds = max(now - self._time - self._paused, 1e-9)
     line = {"step": step}
-    line |= {name: total / count if count else None for name, (total, count) in self._sums.items()}
+    line |= {name: total / count if count else None for name, (total, count) in sorted(self._sums.items())}
     line["learning_rate"] = float(self._learning_rate(step - 1 - skipped))
     steps = step - self._since
     line["images_per_second"] = steps * self._batch_size / seconds if steps else None

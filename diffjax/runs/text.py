@@ -4,15 +4,20 @@ import dataclasses
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffjax import from_config, pretrained
 from diffjax.conditioning import TextTower
 from diffjax.runs.clip import load_clip
 from diffjax.runs.folder import CHECKPOINTS, existing
+from diffjax.system import compilation
+from diffjax.typing import Array
 
 TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 """Their folders in that of a latent diffusion model."""
+MEASURED = 1024
+"""Number of training captions whose hidden states' deviation is measured."""
 
 
 def load_text_tower(folder: str | pathlib.Path) -> TextTower:
@@ -29,9 +34,15 @@ def load_text_tower(folder: str | pathlib.Path) -> TextTower:
     return pretrained.load_text_tower(path)
   clip = load_clip(path)
   params = {name: value for name, value in clip.params["params"]["text"].items() if name != "projection"}
-  tower = TextTower({"params": params}, clip.module.text.clone(features=None, parent=None), clip.tokenizer)
+  module = clip.module.text.clone(features=None, dtype=jnp.float32, parent=None)  # as its copies are read
+  tower = TextTower({"params": params}, module, clip.tokenizer)
   texts = [text for template in from_config.clip.training_captions(clip.config) for text in template]
-  hidden, _ = jax.jit(tower.states)(clip.tokenizer(texts))
-  std = float(np.asarray(hidden).std())
+  chosen = [texts[i] for i in np.linspace(0, len(texts) - 1, min(MEASURED, len(texts))).astype(int)]
+  std = float(_states(dataclasses.replace(tower, tokenizer=None), clip.tokenizer(chosen)).std())
   scaled = jax.tree.map(lambda a: a / std, params["norm_out"])
   return dataclasses.replace(tower, params={"params": params | {"norm_out": scaled}})
+
+
+@compilation.jit
+def _states(tower: TextTower, tokens: Array) -> Array:
+  return tower.states(tokens)[0]

@@ -113,7 +113,7 @@ def test_what_cannot_be_downloaded(fetched):
   assert fetched("hub:some/model@old").startswith("OSError there is no model some/model@old on the hub")
   assert fetched("hub:gated/model").startswith("OSError hub:gated/model needs permission; ask for it at https://")
   lost = fetched("hub:some/model", stopped=True)
-  assert lost.startswith("OSError hub:some/model cannot be downloaded (") and lost.endswith("downloaded elsewhere.")
+  assert lost.startswith("OSError hub:some/model cannot be downloaded (") and lost.endswith("give a downloaded folder.")
 
 
 def test_names_and_missing_package(monkeypatch):

@@ -10,7 +10,7 @@ from PIL import Image
 
 import sample
 import train as train_script
-from diffjax import data, from_config, pretrained, runs
+from diffjax import data, from_config, pretrained, randomness, runs
 from diffjax.codecs import to_float
 from diffjax.evaluation import __main__ as evaluation
 from diffjax.from_config.configuration import default_autoencoder_config, default_latent_config
@@ -71,8 +71,9 @@ def trained(tmp_path_factory, tiny_data):
 def test_latents_have_unit_variance_and_text_states_too(trained):
   folder, config, codec, tower = trained
   images = data.in_memory(runs.load_data(config, "train"))["image"]
-  x0 = np.asarray(codec.encode(to_float(jnp.asarray(images))))
-  assert abs(x0.std() - 1) < 0.05 and float(codec.scale) != 1
+  keys = randomness.sample_keys(jax.random.key(5), len(images))
+  x0 = np.asarray(codec.encode(to_float(jnp.asarray(images)), keys))
+  assert abs(x0.std() - 1) < 0.03 and float(codec.scale) != 1
   states, _ = tower.states(tower.tokenizer(_clip_captions(folder)))
   assert abs(np.asarray(states).std() - 1) < 1e-3
 
@@ -132,7 +133,6 @@ def test_a_stopped_run_resumes_exactly_without_the_runs_it_stood_on(trained, tmp
   shutil.rmtree(tmp_path / "latent" / "checkpoints" / "6")
   state = train(config, tmp_path / "latent")
   jax.tree.map(np.testing.assert_array_equal, state.averaged, whole.params)
-  assert state.frozen is not None
 
 
 def test_the_runs_folder_stands_in_for_both_others(trained, tmp_path):
@@ -254,12 +254,13 @@ def test_a_dry_run_counts_latents_and_what_is_frozen(trained, tmp_path, capsys):
   assert f"{size + 8 + 2 * 10 * 8 * 4 + 4:,} bytes" in lines["frozen"]  # scale, shift, captions, dropout
 
 
-def test_folders_written_halfway_are_written_again(trained, tmp_path):
+def test_until_a_checkpoint_other_parts_replace_those_kept(trained, tmp_path):
   folder, config, codec, _ = trained
   config = config.copy_and_resolve_references()
   config.autoencoder, config.text = str(folder / "gone_autoencoder"), str(folder / "gone_text")
-  (tmp_path / "run" / "vae").mkdir(parents=True)
-  (tmp_path / "run" / "vae" / "config.json").write_text("{")
+  shutil.copytree(folder / "latent" / "tokenizer", tmp_path / "run" / "tokenizer")
+  (tmp_path / "run" / "vae").mkdir()
+  (tmp_path / "run" / "vae" / "config.json").write_text("{")  # as a run killed while writing leaves it
   config.train.update(steps=1, steps_per_call=1)
   train(config, tmp_path / "run")
   assert runs.load_autoencoder(tmp_path / "run").scale == codec.scale
@@ -268,4 +269,4 @@ def test_folders_written_halfway_are_written_again(trained, tmp_path):
 def test_evaluation_asks_for_samples(trained):
   with pytest.raises(SystemExit) as exit:
     evaluation.main(["evaluation", f"--workdir={trained[0] / 'latent'}"])
-  assert exit.value.code
+  assert "draws from text, and which prompts to judge it by is for you to say" in exit.value.code

@@ -195,7 +195,7 @@ def save_pipeline(folder: str | os.PathLike, pipeline: Pipeline) -> None:
   if isinstance(defaults, PublishedDefaults):
     scheduler = dict(defaults.published.config)
   else:
-    scheduler = to_diffusers(defaults.config.schedule, defaults.config.prediction)
+    scheduler = to_diffusers(defaults.config.schedule, defaults.config.prediction, defaults.config.time_scale)
   folder = Path(folder).expanduser()
   side = max(pipeline.image_shape[:2]) // codec.downscaling
   weights.save_unet(folder / "unet", network.module, network.params, side=side)

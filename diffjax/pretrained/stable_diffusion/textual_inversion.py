@@ -41,8 +41,8 @@ def load_textual_inversion(pipeline: Pipeline, path: str | os.PathLike, word: st
     raise FileNotFoundError(f"there is no file {path}; give a .safetensors file of textual inversion.")
   name, vectors = _read(path)
   word = word or name or path.stem
-  if not word.strip() or re.search(r"\s", word):
-    raise ValueError(f"the word {shown(word)} of {path} has spaces; choose another.")
+  if not word or re.search(r"[\s()\[\]:\\]", word):
+    raise ValueError(f"the word {shown(word)} of {path} has spaces, brackets or colons; choose another, or rename it.")
   widths = [tower.module.width for tower in conditioner.towers]
   if [each.shape[1] for each in vectors] != widths:
     found = " and ".join(str(each.shape[1]) for each in vectors)
@@ -60,8 +60,10 @@ def _read(path: Path) -> tuple[str | None, list[np.ndarray]]:
     wrong = [name for name, tensor in stored.items() if tensor.dtype not in FLOATS or len(tensor.shape) > 2]
     names = TOWERS_OF_XL if set(stored) == set(TOWERS_OF_XL) else tuple(stored)
     if wrong or not names or (len(names) > 1 and names != TOWERS_OF_XL):
-      raise ValueError(f"{path} holds {', '.join(map(shown, list(stored)[:5]))}, which is no textual inversion.")
-    if any(len(tensor.shape) == 2 and tensor.shape[0] > MAX_VECTORS for tensor in stored.values()):
-      raise ValueError(f"{path} holds more than {MAX_VECTORS} vectors, which no prompt has room for; use another file.")
+      raise ValueError(
+        f"{path} holds {', '.join(map(shown, list(stored)[:5]))}, which is no textual inversion; use another file."
+      )
+    if any(len(tensor.shape) == 2 and not 1 <= tensor.shape[0] <= MAX_VECTORS for tensor in stored.values()):
+      raise ValueError(f"{path} holds no vectors, or more than {MAX_VECTORS}; use another file.")
     vectors = [np.atleast_2d(np.asarray(stored[name].read(), np.float32)) for name in names]
   return (next(iter(names)) if len(names) == 1 and UNNAMED not in names else None), vectors
