@@ -2,15 +2,7 @@
 
 from diffjax.from_config import autoencoder, clip, guidance, latent
 from diffjax.from_config.diffusion import (
-  DTYPES,
-  GRIDS,
-  LOSSES,
   NETWORKS,
-  NOISE_LEVELS,
-  PREDICTIONS,
-  SAMPLERS,
-  SCHEDULES,
-  THRESHOLDS,
   Defaults,
   codec,
   denoiser,
@@ -25,6 +17,16 @@ from diffjax.from_config.diffusion import (
   schedule,
 )
 from diffjax.from_config.kinds import KINDS, kind_of
+from diffjax.from_config.tables import (
+  DTYPES,
+  GRIDS,
+  LOSSES,
+  NOISE_LEVELS,
+  PREDICTIONS,
+  SAMPLERS,
+  SCHEDULES,
+  THRESHOLDS,
+)
 from diffjax.from_config.training import (
   OPTIMIZERS,
   check,

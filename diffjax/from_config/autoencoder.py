@@ -13,7 +13,7 @@ from diffjax.codecs import to_float, to_uint8
 from diffjax.data import Source
 from diffjax.from_config import defaults
 from diffjax.from_config.construction import construct, lookup, set_fields
-from diffjax.from_config.diffusion import DTYPES
+from diffjax.from_config.tables import DTYPES
 from diffjax.networks import AutoencoderKL
 from diffjax.system import compilation
 from diffjax.training.objectives.autoencoder import AutoencoderObjective

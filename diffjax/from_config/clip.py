@@ -12,7 +12,7 @@ from diffjax.data import Source, Tokenizer, captions, train_tokenizer
 from diffjax.from_config import defaults, guidance
 from diffjax.from_config.clip_run import ClipRun, similarity
 from diffjax.from_config.construction import construct, lookup, set_fields
-from diffjax.from_config.diffusion import DTYPES, NOISE_LEVELS
+from diffjax.from_config.tables import DTYPES, NOISE_LEVELS
 from diffjax.networks import CLIP, ImageEncoder, ImageFeatures, TextEncoder
 from diffjax.training.objectives.clip import ContrastiveObjective
 from diffjax.training.optimizers import at_most

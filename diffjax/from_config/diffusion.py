@@ -1,4 +1,4 @@
-"""Builds diffusion models from configs: the tables of names, and an object for each part of a config."""
+"""Builds diffusion models from configs: an object for each part of a config."""
 
 import dataclasses
 import functools
@@ -14,9 +14,7 @@ from diffjax import (
   denoisers,
   grids,
   guidance,
-  losses,
   networks,
-  noise_levels,
   randomness,
   samplers,
   schedules,
@@ -28,6 +26,16 @@ from diffjax.codecs import Pixels
 from diffjax.data import Source
 from diffjax.from_config import defaults
 from diffjax.from_config.construction import check_steps, construct, entry_for_steps, lookup, set_fields
+from diffjax.from_config.tables import (
+  DTYPES,
+  GRIDS,
+  LOSSES,
+  NOISE_LEVELS,
+  PREDICTIONS,
+  SAMPLERS,
+  SCHEDULES,
+  THRESHOLDS,
+)
 from diffjax.networks import contract
 from diffjax.pipelines import Pipeline
 from diffjax.schedules import Schedule
@@ -35,55 +43,6 @@ from diffjax.training.augmentation import AUGMENT_DIM
 from diffjax.training.objectives.denoising import DenoisingObjective, Frozen
 from diffjax.typing import Array, Codec, Cond, Conditioner, Denoiser, PyTree, Sampler
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {
-  "linear": schedules.linear,
-  "scaled_linear": schedules.scaled_linear,
-  "squared_cosine": schedules.squared_cosine,
-  "cosine": schedules.Cosine,
-  "sigmoid": schedules.Sigmoid,
-  "sigmoid_betas": schedules.sigmoid_betas,
-  "vp": schedules.VP,
-  "ve": schedules.VE,
-  "edm": schedules.SigmaAsTime,
-  "rectified_flow": schedules.RectifiedFlow,
-}
-GRIDS: dict[str, Callable[..., Array]] = {
-  "karras": grids.karras,
-  "exponential": grids.exponential,
-  "polyexponential": grids.polyexponential,
-  "uniform_time": grids.uniform_time,
-  "uniform_log_snr": grids.uniform_log_snr,
-  "beta_quantiles": grids.beta_quantiles,
-  "align_your_steps": grids.align_your_steps,
-}
-SAMPLERS: dict[str, Callable[..., Sampler]] = {name: method.make for name, method in samplers.METHODS.items()}
-THRESHOLDS: dict[str, Callable[..., Denoiser]] = {
-  "none": lambda denoiser: denoiser,
-  "static": guidance.StaticThreshold,
-  "dynamic": guidance.DynamicThreshold,
-}
-PREDICTIONS: dict[str, Callable[..., denoisers.Prediction]] = {
-  "eps": denoisers.Eps,
-  "x0": denoisers.X0,
-  "v": denoisers.V,
-  "flow": denoisers.Flow,
-  "score": denoisers.Score,
-  "edm": denoisers.EDM,
-  "consistency": denoisers.Consistency,
-}
-LOSSES: dict[str, Callable[..., Any]] = {
-  "simple": losses.Simple,
-  "snr": losses.SNR,
-  "min_snr": losses.MinSNR,
-  "edm": losses.Preconditioned,
-  "p2": losses.P2,
-  "sigmoid": losses.Sigmoid,
-}
-NOISE_LEVELS: dict[str, Callable[..., Any]] = {
-  "uniform_time": noise_levels.UniformTime,
-  "log_normal": noise_levels.LogNormal,
-  "logit_normal": noise_levels.LogitNormal,
-}
 NETWORKS: dict[str, Callable[..., Any]] = {
   "unet": networks.UNet,
   **{name: functools.partial(networks.UNet, **fields) for name, fields in networks.PUBLISHED.items()},
@@ -101,7 +60,6 @@ NEW_KEYS: tuple[str, ...] = (
   "data.augment",
 )
 """Keys missing from configs of older runs; their defaults reproduce the behaviour of those runs."""
-DTYPES = {name: jnp.dtype(name) for name in ("float32", "bfloat16", "float16")}
 MAX_PIXELS = 2**20
 PREVIEWED = 64
 """Number of pictures in a preview."""
