@@ -16,7 +16,6 @@ prompt and settings in their metadata. Needs only the run's folder, and for a pr
 same seed draws the same images.
 """
 
-import itertools
 import pathlib
 import sys
 from typing import Any
@@ -162,10 +161,10 @@ def write(
     np.savez_compressed(file, images=images, **arrays)  # pyright: ignore[reportArgumentType]  none is allow_pickle
   for i, text in enumerate(settings):
     save_png(images[i], out / f"{i:04d}.png", text)
-  for path_before in ((out / f"{i:04d}.png") for i in itertools.count(len(settings)) if settings):
-    if not path_before.is_file():
-      break
-    path_before.unlink()  # of a larger draw before
+  number = len(settings)
+  while settings and (stale := out / f"{number:04d}.png").is_file():  # of a larger draw before
+    stale.unlink()
+    number += 1
   notes = [f"{score:.2f}" for score in arrays.get("scores", ())[:IN_GRID]]
   plots.save(plots.grid(images[:IN_GRID], notes=notes), out / "grid.png")
   if path is not None:
