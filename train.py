@@ -231,7 +231,7 @@ def held_out_batches(config, frozen=None) -> list[dict[str, np.ndarray]]:
   source = runs.captioned(config, runs.load_data(config, "test"), frozen)
   size = min(len(source), PART)
   num = min(len(source), HELD_OUT) // size * size
-  examples = [source[i] for i in np.linspace(0, len(source) - 1, num).astype(int)]
+  examples = data.evenly(source, num)
   batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
   batch["index"] = np.arange(num, dtype=np.int32)
   return [{name: values[i : i + size] for name, values in batch.items()} for i in range(0, num, size)]

@@ -15,7 +15,7 @@ import json
 import numpy as np
 
 from diffjax import from_config
-from diffjax.data import colored_digits
+from diffjax.data import colored_digits, evenly
 from diffjax.evaluation import metrics
 from diffjax.runs import load_run
 from diffjax.runs.autoencoder import reconstructed
@@ -101,8 +101,7 @@ def main() -> None:
     "templates never trained": (each(classes), held_out, options),
     "half of the steps": (each(classes), training, options | {"steps": given.steps // 2}),
   }
-  source = colored_digits.open_colored_digits("test")
-  real = [source[i] for i in np.linspace(0, len(source) - 1, given.num).astype(int)]
+  real = evenly(colored_digits.open_colored_digits("test"), given.num)
   images, labels = (np.stack([example[name] for example in real]) for name in ("image", "label"))
   again = reconstructed(run.pipeline.codec, images)
   report = {"judge on real digits": judge.own_rate, "reconstructed": judge.shares(again, labels) | judge.variety(again)}

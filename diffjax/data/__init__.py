@@ -4,7 +4,7 @@ from diffjax.data.arrays import from_arrays
 from diffjax.data.batching import batches, id_batches
 from diffjax.data.captions import captions
 from diffjax.data.loading import load
-from diffjax.data.source import Source, in_memory, with_tokens
+from diffjax.data.source import Source, evenly, in_memory, with_tokens
 from diffjax.data.tokens import Tokenizer, load_tokenizer, train_tokenizer
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
   "Tokenizer",
   "batches",
   "captions",
+  "evenly",
   "from_arrays",
   "id_batches",
   "in_memory",

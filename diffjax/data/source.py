@@ -41,6 +41,11 @@ class Source:
     return (self[i] for i in range(len(self)))
 
 
+def evenly(items: Source | Sequence[Any], num: int) -> list[Any]:
+  """`num` of the items at equal distances, the first and the last among them; all if there are fewer."""
+  return [items[int(i)] for i in np.linspace(0, len(items) - 1, min(num, len(items))).astype(int)]
+
+
 def with_tokens(source: Source, tokenize: Callable[[Sequence[str]], np.ndarray]) -> Source:
   """The source with its captions as "tokens", int32 [L], in each example.
 

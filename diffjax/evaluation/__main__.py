@@ -21,6 +21,7 @@ from absl import flags
 from diffjax import plots
 from diffjax.cluster import command_line, processes
 from diffjax.cluster.signals import StopRequest
+from diffjax.data import evenly
 from diffjax.data.arrays import read_npz
 from diffjax.evaluation import evaluate, nearest_distances, pixels, table
 from diffjax.system import compilation, paths, writing
@@ -111,8 +112,7 @@ def report_on_autoencoder(options: flags.FlagValues) -> None:
 
   codec, held_out = load_autoencoder(options.workdir), load_data(read_config(options.workdir), "test")
   out = _out(options)
-  chosen = np.linspace(0, len(held_out) - 1, min(options.num, len(held_out))).astype(int)
-  images = np.stack([held_out[i]["image"] for i in chosen])
+  images = np.stack([example["image"] for example in evenly(held_out, options.num)])
   again = reconstructed(codec, images)
   error = np.square(again.astype(np.float64) - images).mean(axis=(1, 2, 3))
   psnr = 10 * np.log10(255**2 / np.maximum(error, 1e-9))

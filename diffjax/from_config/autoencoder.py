@@ -10,7 +10,7 @@ import numpy as np
 
 from diffjax.cluster import devices, processes
 from diffjax.codecs import to_float, to_uint8
-from diffjax.data import Source
+from diffjax.data import Source, evenly
 from diffjax.from_config import defaults
 from diffjax.from_config.construction import construct, lookup, set_fields
 from diffjax.from_config.tables import DTYPES
@@ -90,9 +90,7 @@ def preview(config, params: PyTree, frozen: PyTree, held_out: Callable[[], Sourc
   """Writes held-out images above their reconstructions."""
   from diffjax import plots
 
-  source = held_out()
-  chosen = np.linspace(0, len(source) - 1, min(PREVIEWED, len(source))).astype(int)
-  images = np.stack([source[i]["image"] for i in chosen])
+  images = np.stack([example["image"] for example in evenly(held_out(), PREVIEWED)])
   again = devices.whole(_reconstruct(module(config), params, images))
   if processes.is_first():
     plots.save(plots.grid(np.concatenate([images, again]), columns=len(images)), path)

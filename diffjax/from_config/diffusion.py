@@ -144,7 +144,7 @@ def conditioner(config) -> Conditioner:
 
 def denoiser(config, params: PyTree) -> denoisers.NetworkDenoiser:
   """A config's network with the given parameters as a denoiser."""
-  return objective(config).denoiser(params)
+  return common_objective(config).denoiser(params)
 
 
 def guided(config, denoiser: Denoiser, null_cond: Cond = None, scale: float | None = None) -> Denoiser:
@@ -338,7 +338,7 @@ def latent_batch_size(shape: tuple[int, int, int]) -> int:
 def pipeline(config, params: PyTree, frozen: Frozen | None = None) -> Pipeline:
   """A config's model with the given parameters, ready for sampling; `frozen` is that of a latent diffusion model."""
   return Pipeline(
-    denoiser=common_objective(config).denoiser(params),
+    denoiser=denoiser(config, params),
     image_shape=image_shape(config),
     defaults=Defaults(config) if frozen is None else Defaults(config, latent_batch_size(image_shape(config))),
     codec=codec(config) if frozen is None else frozen.codec,

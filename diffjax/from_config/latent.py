@@ -22,7 +22,7 @@ PREVIEWED = 60
 """Number of pictures in a preview."""
 STRIDE = 7919
 """Between the captions of a preview: a large prime, which visits all of them in an order without a pattern."""
-bounds, objective = diffusion.bounds, diffusion.common_objective
+bounds, objective, memory_settings = diffusion.bounds, diffusion.common_objective, diffusion.memory_settings
 
 
 def default_config() -> Any:
@@ -113,8 +113,3 @@ def preview(config, params: PyTree, frozen: PyTree, held_out: Callable[[], Sourc
   drawn = diffusion.pipeline(config, params, frozen).draw(PREVIEWED, prompt=chosen, prompt_syntax="plain")
   if processes.is_first():
     plots.save(plots.grid(drawn.images), path)
-
-
-def memory_settings(config) -> dict[str, Any]:
-  """Settings, besides the batch size, that affect the memory of a training step."""
-  return diffusion.memory_settings(config)

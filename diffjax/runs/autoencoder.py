@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffjax import from_config, pretrained, randomness
+from diffjax import data, from_config, pretrained, randomness
 from diffjax.cluster import devices
 from diffjax.codecs import Latents, to_float, to_uint8
 from diffjax.runs.folder import CHECKPOINTS, check_kind, existing, load_data, read_config, restore_averaged
@@ -37,9 +37,8 @@ def load_autoencoder(folder: str | pathlib.Path) -> Latents:
   params = devices.whole(restore_averaged(path, config)[0])
   module = from_config.autoencoder.module(config).clone(dtype=jnp.float32)  # as its copies are read
   codec = Latents(params, jnp.float32(1.0), jnp.float32(0.0), module)
-  source = load_data(config, "train")
-  chosen = np.linspace(0, len(source) - 1, min(MEASURED, len(source))).astype(int)
-  moments = encoded(codec, np.stack([source[i]["image"] for i in chosen]))
+  examples = data.evenly(load_data(config, "train"), MEASURED)
+  moments = encoded(codec, np.stack([example["image"] for example in examples]))
   z = np.asarray(codec.sample(jnp.asarray(moments), randomness.sample_keys(jax.random.key(0), len(moments))))
   if not np.isfinite(z).all() or not z.std():
     raise ValueError(f"the latents of {path} are all equal, or not finite; train the autoencoder with other settings.")

@@ -109,9 +109,9 @@ def in_memory(config, source: data.Source, frozen: PyTree) -> dict[str, np.ndarr
   """All examples of a source, as training keeps them in memory: with the moments of their latents for their images."""
   if from_config.kind_of(config) != "latent":
     return data.in_memory(source)
-  parts = []
+  codec, parts = jax.device_put(frozen.codec), []
   for start in range(0, len(source), BATCH):  # so that images are never in memory all at once
     examples = [source[i] for i in range(start, min(start + BATCH, len(source)))]
     part = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-    parts.append(part | {"moments": encoded(frozen.codec, part.pop("image"))})
+    parts.append(part | {"moments": encoded(codec, part.pop("image"))})
   return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

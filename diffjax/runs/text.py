@@ -5,9 +5,8 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from diffjax import from_config, pretrained
+from diffjax import data, from_config, pretrained
 from diffjax.conditioning import TextTower
 from diffjax.runs.clip import load_clip
 from diffjax.runs.folder import CHECKPOINTS, existing
@@ -37,8 +36,8 @@ def load_text_tower(folder: str | pathlib.Path) -> TextTower:
   module = clip.module.text.clone(features=None, dtype=jnp.float32, parent=None)  # as its copies are read
   tower = TextTower({"params": params}, module, clip.tokenizer)
   texts = [text for template in from_config.clip.training_captions(clip.config) for text in template]
-  chosen = [texts[i] for i in np.linspace(0, len(texts) - 1, min(MEASURED, len(texts))).astype(int)]
-  std = float(_states(dataclasses.replace(tower, tokenizer=None), clip.tokenizer(chosen)).std())
+  tokens = clip.tokenizer(data.evenly(texts, MEASURED))
+  std = float(_states(dataclasses.replace(tower, tokenizer=None), tokens).std())
   scaled = jax.tree.map(lambda a: a / std, params["norm_out"])
   return dataclasses.replace(tower, params={"params": params | {"norm_out": scaled}})
 

@@ -227,7 +227,8 @@ def test_prompts_from_a_file(trained, tmp_path):
   np.testing.assert_array_equal(images, expected)
   texts = [Image.open(tmp_path / "out" / f"{i:04d}.png").text["parameters"] for i in range(4)]
   assert [text.split("\n")[0] for text in texts] == prompts
-  assert sample.draw(folder / "latent", tmp_path / "one", prompts=tmp_path / "prompts.txt").shape[0] == 2
+  assert sample.draw(folder / "latent", tmp_path / "out", prompts=tmp_path / "prompts.txt").shape[0] == 2
+  assert sorted(path.name for path in (tmp_path / "out").glob("0*.png")) == ["0000.png", "0001.png"]  # the others went
 
 
 @pytest.mark.parametrize(
