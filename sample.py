@@ -8,14 +8,16 @@
   python sample.py --workdir=runs/digits --clip=runs/clip_digits --prompt="a handwritten three" --steps=25
   python sample.py --workdir=stable-diffusion-v1-5 --prompt="a lighthouse at dusk" --negative_prompt="people" --num=4
   python sample.py --workdir=hub:stabilityai/sdxl-turbo --prompt="a lighthouse" --guidance_scale=1 --steps=4
+  python sample.py --workdir=stable-diffusion-v1-5 --size=768x1024 --num=1 --dry_run
   python sample.py --list_samplers
 
 Writes samples.npz (`images`, uint8 [N, H, W, C], `labels` if requested, and with a prompt `scores`), grid.png, and
 with --filmstrip filmstrip.png and denoising.gif. A text-to-image model's images are also written one by one, with
 prompt and settings in their metadata. Needs only the run's folder, and for a prompt that of the CLIP. The
-same seed draws the same images.
+same seed draws the same images. --dry_run only prints the memory that drawing would take.
 """
 
+import dataclasses
 import pathlib
 import sys
 from typing import Any
@@ -29,9 +31,9 @@ from diffjax.cluster.command_line import run as run_script
 from diffjax.conditioning import Text, split_prompt
 from diffjax.conditioning.prompt_weights import SYNTAXES
 from diffjax.data.pictures import load_picture
-from diffjax.pipelines import Pipeline
+from diffjax.pipelines import Pipeline, dry_run
 from diffjax.plots.parameters import parameters, save_png
-from diffjax.pretrained import load_textual_inversion
+from diffjax.pretrained import load_preview_codec, load_textual_inversion, unread
 from diffjax.runs import Prompt, load_clip, make_prompt, open_pipeline
 from diffjax.samplers import METHODS
 from diffjax.samplers.methods import table
@@ -65,6 +67,7 @@ def draw(
   prediction: str | None = None,
   embeddings: list[str] | None = None,
   filmstrip: bool = False,
+  preview_decoder: str | None = None,
   **options,
 ) -> np.ndarray:
   """Draws from the run in `workdir`, writes the files to `out`, and returns the images, uint8 [num, H, W, C].
@@ -93,6 +96,7 @@ def draw(
     embeddings: files of textual inversion, each with a word for prompts, as `pretrained.load_textual_inversion`.
     best: draw from the checkpoint with the lowest held-out loss instead of the newest.
     filmstrip: also write the trajectory from noise to image.
+    preview_decoder: a folder with a small decoder for the trajectory, such as TAESD's.
     **options: as in `diffjax.pipelines.Pipeline.draw`.
 
   Raises:
@@ -103,6 +107,10 @@ def draw(
   pipeline, source = open_pipeline(workdir, best=best, tokenizer=tokenizer, prediction=prediction)
   for file in embeddings or ():
     pipeline = load_textual_inversion(pipeline, file)
+  if preview_decoder is not None:
+    if not filmstrip:
+      raise ValueError("--preview_decoder decodes the film strip; add --filmstrip, or omit it.")
+    pipeline = with_preview(pipeline, preview_decoder)
   out = paths.as_path(out)
   texts = None if prompts is None else read_prompts(prompts, prompt)
   num = (1 if texts else min(64, pipeline.defaults.batch_size)) if num is None else num
@@ -217,6 +225,18 @@ def read_prompts(file: str | pathlib.Path, prompt: str | None) -> list[str]:
   return texts
 
 
+def with_preview(pipeline: Pipeline, folder: str | pathlib.Path) -> Pipeline:
+  """The pipeline with the small decoder of a folder for film strips; ValueError if it decodes other latents."""
+  codec, latents = load_preview_codec(folder), pipeline.shapes()[2]
+  own = (codec.downscaling, codec.module.latent_channels)
+  if own != (pipeline.codec.downscaling, latents[-1]):
+    raise ValueError(
+      f"{folder} decodes latents of {own[1]} channels, {own[0]} pixels wide, but the model's have {latents[-1]} and are"
+      f" {pipeline.codec.downscaling} pixels wide; give a decoder of the same latents."
+    )
+  return dataclasses.replace(pipeline, preview_codec=codec)
+
+
 def read_guide(clip, prompt, image_prompt, guidance, scale) -> Prompt | None:
   """The CLIP guidance by the prompts of the flags; None if there are none.
 
@@ -253,6 +273,15 @@ def read_size(text: str | None) -> tuple[int, int] | None:
   if len(sides) != 2 or not all(side.isdecimal() and 0 < int(side) <= MAX_SIDE for side in sides):
     raise ValueError(f"--size={text} is not a size; write height x width in pixels, up to {MAX_SIDE}, as in 512x768.")
   return int(sides[0]), int(sides[1])
+
+
+def expected(workdir: str | pathlib.Path, size: tuple[int, int] | None, options: dict[str, Any]) -> str:
+  """The memory that drawing with these options takes, to read; no weights are."""
+  with unread():
+    pipeline, _ = open_pipeline(workdir, **{name: options[name] for name in ("best", "tokenizer", "prediction")})
+  names = ("steps", "sampler", "grid", "guidance_scale", "batch_size")
+  num = options["num"] or pipeline.defaults.batch_size
+  return dry_run.text(dry_run.dry_run(pipeline, num, size=size, **{name: options[name] for name in names}))
 
 
 def _progress(batches):
@@ -305,8 +334,12 @@ def main() -> None:
     "batch_size",
     "best",
     "filmstrip",
+    "preview_decoder",
   )
   options: dict[str, Any] = {name: given[name].value for name in names}
+  if given.dry_run:
+    print(expected(given.workdir, read_size(given.size), options))
+    return
   draw(given.workdir, given.out, labels=labels, size=read_size(given.size), **options)
 
 
@@ -356,5 +389,7 @@ if __name__ == "__main__":
   flags.DEFINE_bool(
     "filmstrip", False, "Also write the trajectory from noise to image: filmstrip.png and denoising.gif."
   )
+  flags.DEFINE_string("preview_decoder", None, "Folder of a small decoder for the film strip, such as TAESD's.")
+  flags.DEFINE_bool("dry_run", False, "Only print the memory that drawing would take; no weights are read.")
   flags.DEFINE_bool("list_samplers", False, "Only print every sampler with its order, network calls and paper.")
   run_script(main)

@@ -82,7 +82,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
     state, saved = found
   else:
     state, saved = layout.initial(lambda: from_config.initial_state(config, frozen).trained), None
-    state = runs.start_from(config, state)
+    state = runs.start_from(config, state, frozen)
   state = dataclasses.replace(state, frozen=frozen)
   runs.keep_frozen(config, workdir, frozen)
   step = start = int(state.step)
@@ -97,8 +97,9 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
     say(f"resuming from step {start}")
 
   # Data: ids of examples that live on the devices, or the examples themselves
-  if config.data.in_memory:
-    resident = layout.replicate(runs.in_memory(config, source, frozen))
+  source = runs.encoded_once(source, frozen) if config.data.in_memory else source
+  if config.data.in_memory and source.groups is None:
+    resident = layout.replicate(data.in_memory(source))
     batches = data.id_batches(len(source), spec.batch_size, spec.seed, **processes.process())
   else:
     resident = {}
@@ -227,14 +228,19 @@ def dry_run(config, workdir: str | pathlib.Path) -> None:
 
 
 def held_out_batches(config, frozen=None) -> list[dict[str, np.ndarray]]:
-  """The images that checkpoints are compared on, in batches of equal size."""
+  """The images that checkpoints are compared on, in batches of equal size, of each group if their shapes differ."""
   source = runs.captioned(config, runs.load_data(config, "test"), frozen)
-  size = min(len(source), PART)
-  num = min(len(source), HELD_OUT) // size * size
-  examples = data.evenly(source, num)
-  batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-  batch["index"] = np.arange(num, dtype=np.int32)
-  return [{name: values[i : i + size] for name, values in batch.items()} for i in range(0, num, size)]
+  groups = np.zeros(len(source)) if source.groups is None else source.groups
+  share, batches = HELD_OUT // len(np.unique(groups)), []
+  for group in np.unique(groups):
+    ids = np.flatnonzero(groups == group)
+    size = min(len(ids), share, PART)
+    num = min(len(ids), share) // size * size
+    examples = [source[int(i)] for i in data.evenly(ids, num)]
+    batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
+    batch["index"] = np.arange(num, dtype=np.int32)
+    batches += [{name: values[i : i + size] for name, values in batch.items()} for i in range(0, num, size)]
+  return batches
 
 
 def main() -> None:

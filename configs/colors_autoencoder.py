@@ -15,8 +15,8 @@ def get_config():
   config.model.update(latent_channels=4, widths=(8, 32, 64), layers_per_level=1, num_groups=8, middle_attention=False)
   config.loss.kl_weight = 3e-3
   config.train.update(
-    steps=2300, batch_size=8, optimizer="muon", learning_rate=2e-3, b2=0.99, warmup_steps=100, decay="cosine",
-    steps_per_call=50, checkpoint_every=2300, sample_every=2300,
+    steps=2200, batch_size=8, optimizer="muon", learning_rate=2e-3, b2=0.99, warmup_steps=100, decay="cosine",
+    steps_per_call=50, checkpoint_every=2200, sample_every=2200,
   )  # fmt: skip
   config.ema.decays = (0.995,)
   return config

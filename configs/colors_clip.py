@@ -24,8 +24,8 @@ def get_config():
     length=16,
   )
   config.train.update(
-    steps=1200, batch_size=64, learning_rate=2e-3, warmup_steps=100, decay="cosine", weight_decay=0.05,
-    steps_per_call=50, checkpoint_every=1200, sample_every=1200,
+    steps=2000, batch_size=64, learning_rate=2e-3, warmup_steps=100, decay="cosine", weight_decay=0.05,
+    steps_per_call=50, checkpoint_every=2000, sample_every=2000,
   )  # fmt: skip
   config.ema.decays = (0.99,)
   return config

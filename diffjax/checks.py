@@ -12,7 +12,7 @@ RANGES = {
   "[1, 1048576]": "num_steps sampler.steps multipliers attention_resolutions num_heads head_dim num_groups"
   " patch heads features mlp_width",
   "[4, 1048576]": "width",
-  "[1, 65536]": "data.image_size",
+  "[1, 65536]": "data.image_size data.image_width",
   "[1, 128]": "blocks_per_level layers data.channels",
   "[0, inf)": "checkpoint_every sample_every warmup_steps clip_norm weight_decay bound_weight guidance_interval s_churn"
   " data.shift sigma_min s_tmin s_tmax s_noise tau rtol atol snr added_dims training_free.rho",

@@ -5,6 +5,7 @@ A codec's images are float32 [B, H, W, C] in [-1, 1]; displayed and stored image
 
 from typing import Any
 
+import einops
 import jax.numpy as jnp
 
 from diffjax import struct
@@ -14,17 +15,26 @@ from diffjax.typing import Array, PyTree
 
 @struct.dataclass
 class Pixels:
-  """The codec of a pixel-space model: x0 is the image."""
+  """The codec of a pixel-space model: x0 is the image, or its square patches, one for each position.
 
-  downscaling = 1
+  Attributes:
+    patch: side of the patches.
+  """
+
+  patch: int = struct.field(pytree_node=False, default=1)
+
+  @property
+  def downscaling(self) -> int:
+    """How many pixels a position of x0 spans."""
+    return self.patch
 
   def encode(self, images: Array, key: Array | None = None) -> Array:
-    """Images [B, H, W, C] in [-1, 1] -> x0."""
-    return images
+    """Images [B, H, W, C] in [-1, 1] -> x0 [B, H / patch, W / patch, patch * patch * C]."""
+    return einops.rearrange(images, "B (h i) (w j) C -> B h w (i j C)", i=self.patch, j=self.patch)
 
   def decode(self, x0: Array) -> Array:
     """x0 -> images [B, H, W, C], in [-1, 1] up to the model's error."""
-    return x0
+    return einops.rearrange(x0, "B h w (i j C) -> B (h i) (w j) C", i=self.patch, j=self.patch)
 
 
 @struct.dataclass

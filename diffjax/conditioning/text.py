@@ -75,6 +75,22 @@ class TextTower:
       tokenizer=self.tokenizer.with_word(word, range(size, size + len(vectors))),
     )
 
+  def with_length(self, length: int) -> "TextTower":
+    """The tower for texts of up to `length` tokens.
+
+    Positions that it lacks are random, of the deviation of those it has, for training to adapt.
+    """
+    positions = np.asarray(self.params["params"]["positions"])
+    missing = max(length - len(positions), 0)
+    more = np.random.RandomState(0).normal(scale=positions.std(), size=(missing, positions.shape[1]))
+    table = np.concatenate([positions, more.astype(positions.dtype)])
+    return dataclasses.replace(
+      self,
+      params={"params": {**self.params["params"], "positions": table}},
+      module=self.module.clone(context=len(table)),
+      tokenizer=self.tokenizer._replace(length=length),
+    )
+
   def states(self, tokens: Array) -> tuple[Array, Array]:
     """(hidden states [N, L, D], vectors [N, P]) of tokens int32 [N, L]."""
     encoded = self.module.apply(self.params, tokens)

@@ -2,6 +2,7 @@
 
 from diffjax.data.arrays import from_arrays
 from diffjax.data.batching import batches, id_batches
+from diffjax.data.buckets import bucket_sizes
 from diffjax.data.captions import captions
 from diffjax.data.loading import load
 from diffjax.data.source import Source, evenly, in_memory, with_tokens
@@ -11,6 +12,7 @@ __all__ = [
   "Source",
   "Tokenizer",
   "batches",
+  "bucket_sizes",
   "captions",
   "evenly",
   "from_arrays",

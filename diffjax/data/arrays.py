@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffjax.data.source import Source
+from diffjax.data.source import Source, sides
 from diffjax.data.splits import choose
 from diffjax.system.files import shown
 
@@ -45,7 +45,9 @@ def from_arrays(images: np.ndarray, labels: np.ndarray | None = None, *, num_cla
   return _source(images, labels, num_classes, range(len(images)))
 
 
-def open_arrays(path: str | os.PathLike, split: str, image_size: int | None, channels: int | None) -> Source:
+def open_arrays(
+  path: str | os.PathLike, split: str, image_size: int | tuple[int, int] | None, channels: int | None
+) -> Source:
   """Opens one split of an .npz file with `images` and optional `labels`, such as the samples.npz of sample.py.
 
   `test_images` and `test_labels` are the held-out split; without them each image is assigned by a hash of its index.
@@ -53,7 +55,7 @@ def open_arrays(path: str | os.PathLike, split: str, image_size: int | None, cha
   Args:
     path: the file.
     split: "train" or "test".
-    image_size: side length after cropping the central square and resizing; None: as stored.
+    image_size: side length, or (H, W), after cropping the centre and resizing; None: as stored.
     channels: 1 or 3; None: as stored.
 
   Raises:
@@ -80,7 +82,7 @@ def open_arrays(path: str | os.PathLike, split: str, image_size: int | None, cha
   from diffjax.data.pictures import fit
 
   height, width, depth = source.shape
-  shape = (image_size or height, image_size or width, channels or depth)
+  shape = (*(sides(image_size) if image_size else (height, width)), channels or depth)
 
   def decode(i):
     example = source[i]

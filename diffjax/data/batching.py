@@ -22,6 +22,9 @@ def batches(
   in an order that depends only on the seed. Process p takes elements p, p + process_count, ... of each batch. The
   iterator's `get_state()` is a small JSON-serialisable dict; `set_state` resumes from it exactly. Threads read ahead.
 
+  A source with `groups` gives batches of one group each, in random order; in every epoch, a group's last batch is
+  filled up with some of its examples again.
+
   Args:
     source: anything with a length and random access to dicts of arrays, such as `load` returns.
     batch_size: examples in a global batch; may exceed the size of the data, which is then repeated.
@@ -36,7 +39,9 @@ def batches(
   Raises:
     ValueError: an empty source, or an argument out of range.
   """
+  groups = getattr(source, "groups", None)
   ids = _BatchIds(len(source), batch_size, seed, process_index, process_count)
+  ids = ids if groups is None else _GroupedIds(ids, np.asarray(groups))
 
   def read(batch):
     examples = [source[int(i)] for i in batch["id"]]
@@ -104,7 +109,34 @@ class _BatchIds:
     return {"id": ids, "index": index.astype(np.int32)}
 
 
-@functools.lru_cache(maxsize=4)
+@dataclasses.dataclass(frozen=True)
+class _GroupedIds:
+  """As `flat`, but each batch is from one group."""
+
+  flat: _BatchIds
+  groups: np.ndarray
+
+  def __post_init__(self):
+    size = self.flat.batch_size
+    members = [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
+    places = [(group, first) for group, ids in enumerate(members) for first in range(0, len(ids), size)]
+    object.__setattr__(self, "_members", members)
+    object.__setattr__(self, "_places", places)
+
+  def __len__(self) -> int:
+    return sys.maxsize
+
+  def __getitem__(self, k: int) -> dict[str, np.ndarray]:
+    flat = self.flat
+    epoch, number = divmod(int(k), len(self._places))
+    group, first = self._places[_permutation(len(self._places), flat.seed, epoch)[number]]
+    ids = self._members[group]
+    index = np.arange(flat.process_index, flat.batch_size, flat.process_count)
+    order = _permutation(len(ids), flat.seed, epoch)
+    return {"id": ids[order[(first + index) % len(ids)]].astype(np.int32), "index": index.astype(np.int32)}
+
+
+@functools.lru_cache(maxsize=16)
 def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
   # A resumed run must see the same order: RandomState's stream is frozen across NumPy versions, a Generator's is not.
   return np.random.RandomState([seed, epoch]).permutation(n).astype(np.int32)

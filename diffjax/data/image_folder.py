@@ -12,14 +12,16 @@ whatever else the folder holds. Images may have captions; see `picture_captions`
 import functools
 import os
 import warnings
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from diffjax.data.buckets import nearest_bucket
 from diffjax.data.picture_captions import read_captions
 from diffjax.data.pictures import BRANDS, fit, read_picture, why_unreadable
-from diffjax.data.source import Source
+from diffjax.data.source import Source, sides
 from diffjax.data.splits import choose
 from diffjax.system.files import shown
 from diffjax.warning import DiffjaxWarning
@@ -50,20 +52,22 @@ KEEP_BYTES = 2**30
 def open_folder(
   folder: str | os.PathLike,
   split: str,
-  image_size: int,
+  image_size: int | tuple[int, int],
   channels: int,
   max_unreadable: float = 0.1,
   captions: bool = False,
+  buckets: Sequence[tuple[int, int]] = (),
 ) -> Source:
-  """Opens a folder of images as [image_size, image_size, channels]; each is decoded once now, as a check.
+  """Opens a folder of images as [H, W, channels]; each is decoded once now, as a check.
 
   Args:
     folder: the folder.
     split: "train" or "test".
-    image_size: side length in pixels, after cropping the central square and resizing.
+    image_size: side length in pixels, or (H, W), after cropping the centre and resizing.
     channels: 1 or 3.
     max_unreadable: fraction of files, in [0, 1], that may be unreadable; those are skipped and named in a warning.
     captions: read the images' captions, if there are any.
+    buckets: sizes (H, W), of which each image takes the one nearest to its proportions instead of `image_size`.
 
   Raises:
     ValueError: no folder, no images, too many unreadable ones, or a single one, so that none can be held out; captions
@@ -79,7 +83,8 @@ def open_folder(
   heads = _split_folders(paths)
   classes, labels = _label([path.partition("/")[2] for path in paths] if heads else paths)
   stamps = tuple(_stamp(folder, path) for path in paths)
-  images, reasons = _decode_all(folder, stamps, image_size, channels)
+  sizes = tuple(map(tuple, buckets)) or (sides(image_size),)
+  images, chosen_sizes, reasons = _decode_all(folder, stamps, sizes, channels)
   _report(folder, dict(zip(paths, reasons)), max_unreadable)
   readable = [i for i, reason in enumerate(reasons) if reason is None]
   names = [paths[i] for i in readable]
@@ -94,16 +99,19 @@ def open_folder(
     raise ValueError(f"image folder {folder} has only one image, but validation needs one too; add images.")
 
   def decode(i):
-    image = fit(read_picture(folder / paths[i]), image_size, channels) if images is None else images[i]
+    image = images[i]
+    if image is None:
+      image = fit(read_picture(folder / paths[i]), sizes[chosen_sizes[i]], channels)
     return {"image": image} | ({"label": labels[i]} if classes else {})
 
   return Source(
     name="image_folder",
-    shape=(image_size, image_size, channels),
+    shape=(*sides(image_size), channels),
     num_classes=len(classes),
     records=[readable[i] for i in chosen],
     decode=decode,
     text=None if texts is None else dict(zip(readable, texts)).__getitem__,
+    groups=np.array([chosen_sizes[readable[i]] for i in chosen]) if buckets else None,
   )
 
 
@@ -186,15 +194,19 @@ def _label(paths: list[str]) -> tuple[list[str], list[np.int32]]:
 
 @functools.lru_cache(maxsize=1)
 def _decode_all(
-  folder: Path, stamps: tuple[tuple[str, int | None, int | None], ...], image_size: int, channels: int
-) -> tuple[np.ndarray | None, list[str | None]]:
-  """Decodes every file: returns all images, or None if they exceed KEEP_BYTES; and per file an error or None.
+  folder: Path,
+  stamps: tuple[tuple[str, int | None, int | None], ...],
+  sizes: tuple[tuple[int, int], ...],
+  channels: int,
+) -> tuple[list[np.ndarray | None], list[int], list[str | None]]:
+  """Decodes every file: per file the image, unless all exceed KEEP_BYTES; which size it has; and an error or None.
 
   The last result is cached, so that opening "test" after "train" does not decode again; the stamps (path, size,
   modification time) detect changed files.
   """
-  shape = (len(stamps), image_size, image_size, channels)
-  images = np.zeros(shape, np.uint8) if np.prod(shape, dtype=np.int64) <= KEEP_BYTES else None
+  keep = len(stamps) * max(height * width for height, width in sizes) * channels <= KEEP_BYTES
+  images: list[np.ndarray | None] = [None] * len(stamps)
+  chosen = [0] * len(stamps)
 
   def decode(i):
     path, size, _ = stamps[i]
@@ -203,20 +215,21 @@ def _decode_all(
     if size == 0:
       return "empty file"
     try:
-      image = fit(read_picture(folder / path), image_size, channels)
+      picture = read_picture(folder / path)
+      chosen[i] = nearest_bucket(sizes, picture.height, picture.width)
+      image = fit(picture, sizes[chosen[i]], channels)
     except Exception as error:  # decoders report damage in many ways: OSError, SyntaxError, struct.error, ...
       if Path(path).suffix.lower() in CAMERA_SUFFIXES - HEIF:
         return f"{Path(path).suffix} is not supported: convert it to .jpg or .png"
       return why_unreadable(error, folder / path)
-    if images is not None:
+    if keep:
+      image.flags.writeable = False
       images[i] = image
 
   with warnings.catch_warnings(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
     warnings.simplefilter("ignore")
     reasons = list(pool.map(decode, range(len(stamps))))
-  if images is not None:
-    images.flags.writeable = False
-  return images, reasons
+  return images, chosen, reasons
 
 
 def _report(folder: Path, reasons: dict[str, str | None], max_unreadable: float) -> None:

@@ -8,17 +8,23 @@ from typing import Any
 import numpy as np
 
 
+def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+  """(H, W) of images whose size is given as the side of a square, or as that."""
+  return (size, size) if isinstance(size, int) else size
+
+
 @dataclasses.dataclass(frozen=True)
 class Source:
   """Random access to one split: `source[i]` is {"image": uint8 [H, W, C], "label": int32 [] if it has labels}.
 
   Attributes:
     name: the name given to `load`.
-    shape: (H, W, C) of every image.
+    shape: (H, W, C) of every image, or with groups of the usual one.
     num_classes: labels are in [0, num_classes); 0 without labels.
     records: the stored examples, anything with a length and random access.
     decode: turns one record into an example.
     text: the caption of a record, if the data has captions.
+    groups: where examples differ in shape, int [len], the group of each, whose examples have one shape; else None.
 
   Raises:
     IndexError: an index outside [-len, len).
@@ -30,6 +36,7 @@ class Source:
   records: Sequence[Any] = dataclasses.field(repr=False)
   decode: Callable[[Any], dict[str, Any]] = dataclasses.field(repr=False)
   text: Callable[[Any], str] | None = dataclasses.field(repr=False, default=None)
+  groups: np.ndarray | None = dataclasses.field(repr=False, default=None)
 
   def __len__(self) -> int:
     return len(self.records)

@@ -15,7 +15,7 @@ from tensorflow_datasets.core import naming
 
 from diffjax.data.digits import open_digits
 from diffjax.data.pictures import fit, read_picture
-from diffjax.data.source import Source
+from diffjax.data.source import Source, sides
 
 CAPTIONS = ("caption", "captions")
 """Features with the text of an image, or several."""
@@ -24,7 +24,7 @@ CAPTIONS = ("caption", "captions")
 def open_tfds(
   name: str,
   split: str,
-  image_size: int | None,
+  image_size: int | tuple[int, int] | None,
   channels: int | None,
   data_dir: str | os.PathLike | None,
   prepare: bool = True,
@@ -44,7 +44,7 @@ def open_tfds(
       raise FileNotFoundError(f"data set {name!r} is not prepared under {builder.data_dir}; open it with prepare=True.")
     _prepare(builder, name)
   depth = channels or min(stored[2], 3)
-  height, width = (stored[0], stored[1]) if image_size is None else (image_size, image_size)
+  height, width = (stored[0], stored[1]) if image_size is None else sides(image_size)
   num_classes = (label.num_classes or 0) if isinstance(label, tfds.features.ClassLabel) else 0
   return Source(
     name=name,
@@ -142,7 +142,9 @@ def _open_records(builder: tfds.core.DatasetBuilder, name: str, split: str) -> A
     ) from error
 
 
-def _decode(record: dict[str, Any], name: str, size: int | None, channels: int, labelled: bool) -> dict[str, Any]:
+def _decode(
+  record: dict[str, Any], name: str, size: int | tuple[int, int] | None, channels: int, labelled: bool
+) -> dict[str, Any]:
   image = record["image"]
   if image is None:
     raise OSError(f"a record of data set {name!r} is damaged; delete its prepared folder to prepare it again.")

@@ -1,6 +1,7 @@
 """Builds objects from a config: plain tables of names, and the only package that reads a ConfigDict."""
 
 from diffjax.from_config import autoencoder, clip, guidance, latent
+from diffjax.from_config.defaults import image_size
 from diffjax.from_config.diffusion import (
   NETWORKS,
   Defaults,
@@ -64,6 +65,7 @@ __all__ = [
   "guided",
   "held_out_objective",
   "image_shape",
+  "image_size",
   "initial_frozen",
   "initial_state",
   "kind_of",

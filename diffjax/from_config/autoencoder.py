@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -14,14 +15,22 @@ from diffjax.data import Source, evenly
 from diffjax.from_config import defaults
 from diffjax.from_config.construction import construct, lookup, set_fields
 from diffjax.from_config.tables import DTYPES
-from diffjax.networks import AutoencoderKL
+from diffjax.networks import AutoencoderKL, PatchDiscriminator
 from diffjax.system import compilation
-from diffjax.training.objectives.autoencoder import AutoencoderObjective
+from diffjax.training.objectives.autoencoder import DISCRIMINATOR, AutoencoderObjective
 from diffjax.typing import Array, PyTree
 
 NETWORKS: dict[str, Callable[..., Any]] = {"autoencoder_kl": AutoencoderKL}
 NOUN: str = "an autoencoder"
-NEW_KEYS: tuple[str, ...] = ()
+NEW_KEYS: tuple[str, ...] = (
+  "init_from",
+  "loss.perceptual",
+  "loss.perceptual_weight",
+  "loss.adversarial_weight",
+)
+"""Keys missing from configs of older runs; their defaults reproduce the behaviour of those runs."""
+SMALLEST = 3
+"""Positions that the discriminator's last two convolutions need along each side."""
 PREVIEWED = 10
 """Number of images in a preview."""
 
@@ -31,7 +40,8 @@ def default_config() -> Any:
   config = defaults.common()
   config.model = defaults.fields(AutoencoderKL)
   config.model.name = "autoencoder_kl"
-  config.loss = dict(kl_weight=1e-6)
+  config.init_from = ""
+  config.loss = dict(kl_weight=1e-6, perceptual="", perceptual_weight=0.0, adversarial_weight=0.0)
   return config
 
 
@@ -50,13 +60,32 @@ def num_classes(config) -> int:
 
 def objective(config) -> AutoencoderObjective:
   """The training objective of a config."""
-  return AutoencoderObjective(float(config.loss.kl_weight), module=module(config), flip=config.data.flip)
+  loss = config.loss
+  return AutoencoderObjective(
+    float(loss.kl_weight),
+    float(loss.perceptual_weight),
+    float(loss.adversarial_weight),
+    module=module(config),
+    discriminator=discriminator(config),
+    flip=config.data.flip,
+  )
+
+
+def discriminator(config) -> PatchDiscriminator | None:
+  """The discriminator that is trained along, as wide as the autoencoder; None without an adversarial term."""
+  if not config.loss.adversarial_weight:
+    return None
+  made = module(config)
+  return PatchDiscriminator(made.widths[0], len(made.widths) - 1, made.num_groups)
 
 
 def initial_params(config, key: Array, frozen: PyTree = None) -> PyTree:
-  """Initial parameters of both halves."""
-  size = config.data.image_size
-  return module(config).init(key, jnp.zeros((1, size, size, config.data.channels)))
+  """Initial parameters of both halves, and of the discriminator if there is one."""
+  images = jnp.zeros((1, *defaults.image_size(config), config.data.channels))
+  params, judge = module(config).init(key, images), discriminator(config)
+  if judge is None:
+    return params
+  return params | {DISCRIMINATOR: judge.init(jax.random.fold_in(key, 1), images)["params"]}
 
 
 def initial_frozen(config) -> PyTree:
@@ -71,19 +100,30 @@ def bounds(config) -> tuple:
 
 def check(config) -> None:
   """Raises ValueError for the first mistake in an autoencoder's config."""
-  made, size = module(config), config.data.image_size
-  if size % made.downscaling:
-    raise ValueError(
-      f"data.image_size is {size}, but this autoencoder needs a multiple of {made.downscaling}; change it, or the"
-      " number of model.widths."
-    )
+  made = module(config)
+  for side in defaults.image_size(config):
+    if side % made.downscaling:
+      raise ValueError(
+        f"data.image_size is {side}, but this autoencoder needs a multiple of {made.downscaling}; change it, or the"
+        " number of model.widths."
+      )
   for width in made.widths:
     if width % made.num_groups:
       raise ValueError(
         f"{width} channels do not split into {made.num_groups} groups; change model.widths or model.num_groups."
       )
-  if not config.loss.kl_weight >= 0:
-    raise ValueError(f"loss.kl_weight is {config.loss.kl_weight}, but must not be negative; use 1e-6, for example.")
+  for name, usual in dict(kl_weight=1e-6, perceptual_weight=1.0, adversarial_weight=0.5).items():
+    if not config.loss[name] >= 0:
+      raise ValueError(f"loss.{name} is {config.loss[name]}, but must not be negative; use {usual}, for example.")
+  if bool(config.loss.perceptual) != (config.loss.perceptual_weight > 0):
+    raise ValueError(
+      "the perceptual loss needs a CLIP, loss.perceptual, and a loss.perceptual_weight above 0; set both, or neither."
+    )
+  if discriminator(config) is not None and min(defaults.image_size(config)) < SMALLEST * 2 ** (len(made.widths) - 1):
+    raise ValueError(
+      f"the images are too small for a discriminator of {len(made.widths) - 1} strided layers; use larger ones, fewer"
+      " model.widths, or loss.adversarial_weight=0."
+    )
 
 
 def preview(config, params: PyTree, frozen: PyTree, held_out: Callable[[], Source], path: pathlib.Path) -> None:
@@ -103,4 +143,4 @@ def memory_settings(config) -> dict[str, Any]:
 
 @functools.partial(compilation.jit, static_argnums=0)
 def _reconstruct(network: AutoencoderKL, params: PyTree, images: Array) -> Array:
-  return to_uint8(jnp.asarray(network.apply(params, to_float(images))))
+  return to_uint8(jnp.asarray(network.apply({"params": params["params"]}, to_float(images))))

@@ -110,6 +110,8 @@ def check(config) -> None:
   """Raises ValueError for the first mistake in a CLIP's config."""
   if config.train.accumulate > 1:
     raise ValueError("train.accumulate must be 1 for a CLIP, whose loss compares all of a batch's images; unset it.")
+  if config.data.get("image_width"):
+    raise ValueError("data.image_width is set, but a CLIP reads squares of data.image_size pixels; unset it.")
   held_out_captions(config)
   objective(config)
   guidance.check(config.guidance, ImageFeatures({}, module(config).image))

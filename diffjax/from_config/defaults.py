@@ -23,12 +23,18 @@ def _type(field):
   return int if field.default in (None, dataclasses.MISSING) else type(field.default)
 
 
+def image_size(config) -> tuple[int, int]:
+  """(H, W) of a config's images: squares of data.image_size pixels, unless data.image_width is set."""
+  return config.data.image_size, config.data.get("image_width") or config.data.image_size
+
+
 def common() -> Any:
   """A ConfigDict with the keys that every kind of model has."""
-  from ml_collections import ConfigDict
+  from ml_collections import ConfigDict, config_dict
 
   config = ConfigDict()
   config.data = ConfigDict(dict(name="", folder="", data_dir="", image_size=0, channels=0, flip=False, in_memory=True))
+  config.data.image_width = config_dict.placeholder(int)  # None: that of a square
   config.model = ConfigDict()
   config.noise_levels = ConfigDict()
   config.train = ConfigDict(

@@ -107,7 +107,7 @@ def num_classes(config) -> int:
 
 def image_shape(config) -> tuple[int, int, int]:
   """(H, W, C) of the model's images."""
-  return config.data.image_size, config.data.image_size, config.data.channels
+  return *defaults.image_size(config), config.data.channels
 
 
 def schedule(config) -> Schedule:
@@ -337,6 +337,8 @@ def latent_batch_size(shape: tuple[int, int, int]) -> int:
 
 def pipeline(config, params: PyTree, frozen: Frozen | None = None) -> Pipeline:
   """A config's model with the given parameters, ready for sampling; `frozen` is that of a latent diffusion model."""
+  if frozen is not None:
+    params, frozen = frozen.completed(params)
   return Pipeline(
     denoiser=denoiser(config, params),
     image_shape=image_shape(config),

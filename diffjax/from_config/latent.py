@@ -1,5 +1,6 @@
-"""Builds latent diffusion models from configs; they draw from text, with an autoencoder and a text encoder."""
+"""Builds text-to-image models from configs: diffusion in an autoencoder's latents, or of pixels."""
 
+import math
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -9,15 +10,19 @@ import jax.numpy as jnp
 
 from diffjax import networks, randomness
 from diffjax.cluster import processes
+from diffjax.codecs import Pixels
 from diffjax.data import Source, captions
 from diffjax.from_config import defaults, diffusion
 from diffjax.networks import contract
-from diffjax.training.objectives.denoising import Frozen
+from diffjax.training.objectives.denoising import TEXT, Frozen
 from diffjax.typing import Array, PyTree
 
 NETWORKS: dict[str, Callable[..., Any]] = diffusion.TEXT_NETWORKS
 NOUN: str = "a latent diffusion model"
-NEW_KEYS: tuple[str, ...] = ()
+NEW_KEYS: tuple[str, ...] = ("captions.length", "data.buckets", "train.text_encoder")
+"""Keys missing from configs of older runs; their defaults reproduce the behaviour of those runs."""
+PIXELS = "pixels"
+"""What `autoencoder` is for a model without one."""
 PREVIEWED = 60
 """Number of pictures in a preview."""
 STRIDE = 7919
@@ -27,6 +32,8 @@ bounds, objective, memory_settings = diffusion.bounds, diffusion.common_objectiv
 
 def default_config() -> Any:
   """A latent diffusion model's ConfigDict with every key that train.py and sample.py read."""
+  from ml_collections import config_dict
+
   config = diffusion.common_config()
   config.autoencoder = ""
   config.text = ""
@@ -37,7 +44,9 @@ def default_config() -> Any:
   config.prediction.name = "v"
   config.loss.name = "simple"
   config.captions = dict(names={}, templates=(), held_out=())
-  config.train.caption_dropout = 0.1
+  config.data.buckets = ()  # sizes of images, as from data.bucket_sizes
+  config.captions.length = config_dict.placeholder(int)  # None: that of the text encoder
+  config.train.update(caption_dropout=0.1, text_encoder=False)
   return config
 
 
@@ -65,8 +74,17 @@ def initial_params(config, key: Array, frozen: PyTree = None) -> PyTree:
   batch = {"tokens": jax.ShapeDtypeStruct((1, length), jnp.int32)}
   keys = jax.eval_shape(lambda: randomness.sample_keys(jax.random.key(0), 1))
   cond = jax.eval_shape(frozen.conditioner.training_cond, batch, keys)
-  x, cond = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (x, cond))
-  return diffusion.module(config).init(key, x, jnp.zeros(()), cond)
+  zeros = lambda tree: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree)
+  params = diffusion.module(config).init(key, zeros(x), jnp.zeros(()), zeros(cond))
+  # the values of a text encoder are not those of a new one, but what `runs.start_from` fills in
+  return params | ({TEXT: zeros(frozen.conditioner.towers[0].params)} if config.train.text_encoder else {})
+
+
+def pixels(config) -> Pixels | None:
+  """The codec of a model of pixels, whose patches follow from its channels; None if there is none."""
+  area, rest = divmod(config.model.out_channels, config.data.channels)
+  patch = math.isqrt(area)
+  return Pixels(patch) if rest == 0 and patch**2 == area > 0 else None
 
 
 def initial_frozen(config) -> PyTree:
@@ -79,6 +97,12 @@ def check(config) -> None:
   for key in ("autoencoder", "text"):
     if not config[key]:
       raise ValueError(f"{key} is empty; give the run, or the folder of published weights, that the model stands on.")
+  if config.autoencoder == PIXELS and pixels(config) is None:
+    channels = config.data.channels
+    raise ValueError(
+      f"model.out_channels is {config.model.out_channels}, but must be data.channels times the pixels of a square patch"
+      f" for a model of pixels; set it to {channels}, or to {4 * channels} for patches of 2 x 2."
+    )
   module = diffusion.module(config)
   can = contract(module)
   if not can.cross_attention:
@@ -89,8 +113,12 @@ def check(config) -> None:
       f"the network {config.model.name!r} has {needs[0]}, and reads more than a text; train 'text_unet', or"
       " 'stable_diffusion_1' or 'stable_diffusion_2'."
     )
-  if config.data.flip and config.data.in_memory:
+  if config.data.flip and config.data.in_memory and config.autoencoder != PIXELS:
     raise ValueError("data.flip needs images, but latents are computed once; set data.in_memory=False, or do not flip.")
+  if config.data.buckets and config.train.steps_per_call > 1:
+    raise ValueError("with data.buckets each step may have images of another size; set train.steps_per_call=1.")
+  if any(len(size) != 2 or min(size) < 1 for size in config.data.buckets):
+    raise ValueError(f"data.buckets is {config.data.buckets}; give sizes (H, W), as from diffjax.data.bucket_sizes.")
   if not 0 <= config.train.caption_dropout < 1:
     raise ValueError(f"train.caption_dropout is {config.train.caption_dropout}, but must be in [0, 1); try 0.1.")
   if config.captions.templates:

@@ -3,6 +3,7 @@
 from diffjax.networks.autoencoder import AutoencoderKL, Gaussian
 from diffjax.networks.clip import CLIP, Encoded, ImageEncoder, TextEncoder, unit
 from diffjax.networks.contract import Contract, contract
+from diffjax.networks.discriminator import PatchDiscriminator
 from diffjax.networks.image_features import ImageFeatures
 from diffjax.networks.preprocess import preprocess
 from diffjax.networks.published import PUBLISHED
@@ -24,6 +25,7 @@ __all__ = [
   "Gaussian",
   "ImageEncoder",
   "ImageFeatures",
+  "PatchDiscriminator",
   "TextEncoder",
   "TextUNet",
   "TinyAutoencoder",

@@ -31,6 +31,12 @@ class ImageFeatures:
     prepared = prepare(images, self.module, self.mean, self.std, self.crop)
     return unit(self.module.apply(self.params, prepared).features)  # pyright: ignore[reportAttributeAccessIssue]  Flax: no pair, as nothing is mutable
 
+  def hidden(self, images: Array) -> tuple[Array, ...]:
+    """The input of the tower's first layer and the output of each, [B, L, width], scaled to unit length."""
+    prepared = prepare(images, self.module, self.mean, self.std, self.crop)
+    encoded = self.module.apply(self.params, prepared)
+    return tuple(map(unit, encoded.hidden))  # pyright: ignore[reportAttributeAccessIssue]  Flax: no pair
+
 
 def prepare(
   images: Array,

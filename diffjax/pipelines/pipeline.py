@@ -192,8 +192,7 @@ class Pipeline:
     check_numbers({"seed": seed})
     if prompt is not None and not isinstance(prompt, str | Sequence):
       prompt, guide = None, prompt
-    image_shape = self._image_shape(size)
-    sigmas, shape = self._levels(steps, grid, sigmas), self._x0_shape(image_shape)
+    sigmas, image_shape, shape = self.shapes(steps, grid, size, sigmas)
     if noise is not None and np.shape(noise) != (num, *shape):
       raise ValueError(
         f"noise has shape {np.shape(noise)}, but {num} images start from {(num, *shape)}; pass that shape."
@@ -249,6 +248,17 @@ class Pipeline:
       drawn.images[:, ~mask] = np.asarray(to_float(kept) if floats else kept)[~mask]
     return drawn
 
+  def shapes(
+    self,
+    steps: int | None = None,
+    grid: str | None = None,
+    size: tuple[int, int] | None = None,
+    sigmas: Array | None = None,
+  ) -> tuple[Array, tuple[int, int, int], tuple[int, ...]]:
+    """(noise levels [steps + 1], shape of an image, shape of its x0); arguments and errors as `draw`."""
+    image_shape = self._image_shape(size)
+    return self._levels(steps, grid, sigmas), image_shape, self._x0_shape(image_shape)
+
   def _levels(self, steps, grid, sigmas):
     if sigmas is None:
       return self.defaults.grid(self.defaults.steps if steps is None else steps, grid)
@@ -270,7 +280,7 @@ class Pipeline:
 
   def _x0_shape(self, image_shape):
     images = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return jax.eval_shape(self.codec.encode, images).shape[1:]
+    return jax.eval_shape(lambda codec, images: codec.encode(images), self.codec, images).shape[1:]
 
   def _cond(self, num, size, asked, scale):
     """(cond, null cond, guidance scale); the scale is None without a cond or a null cond."""

@@ -3,9 +3,16 @@
 from diffjax.pretrained import hub
 from diffjax.pretrained.clip import load_clip, load_image_encoder, load_text_encoder, save_clip
 from diffjax.pretrained.clip.preprocessing import load_preprocessing
+from diffjax.pretrained.key_maps import unread
 from diffjax.pretrained.schedulers import Published, from_diffusers
 from diffjax.pretrained.stable_diffusion.pipeline import INDEX as MODEL_INDEX
-from diffjax.pretrained.stable_diffusion.pipeline import load_latents, load_pipeline, save_latents, save_pipeline
+from diffjax.pretrained.stable_diffusion.pipeline import (
+  load_latents,
+  load_pipeline,
+  load_preview_codec,
+  save_latents,
+  save_pipeline,
+)
 from diffjax.pretrained.stable_diffusion.single_file import load_single_file
 from diffjax.pretrained.stable_diffusion.text import load_text_tower, save_text_tower
 from diffjax.pretrained.stable_diffusion.textual_inversion import load_textual_inversion
@@ -20,6 +27,7 @@ __all__ = [
   "load_latents",
   "load_pipeline",
   "load_preprocessing",
+  "load_preview_codec",
   "load_single_file",
   "load_text_encoder",
   "load_text_tower",
@@ -28,4 +36,5 @@ __all__ = [
   "save_latents",
   "save_pipeline",
   "save_text_tower",
+  "unread",
 ]

@@ -1,9 +1,11 @@
 """Key maps: from the path of one of our parameters to its stored names and layout."""
 
+import contextlib
+import contextvars
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,6 +91,20 @@ def from_rules(rules: Sequence[tuple[str, str | Callable]], layout_of: Callable[
   return KeyMap(find)
 
 
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
+  """Within it `load` checks tensors but reads none, and returns their shapes and dtypes: for dry runs."""
+  token = _reading.set(False)
+  try:
+    yield
+  finally:
+    _reading.reset(token)
+
+
+_reading = contextvars.ContextVar("_reading", default=True)
+DTYPES = {"F64": jnp.float64, "F32": jnp.float32, "F16": jnp.float16, "BF16": jnp.bfloat16}
+
+
 def load(
   key_map: KeyMap, expected: PyTree, stored: Mapping[str, Stored], prefix: str, dtype: jnp.dtype | None
 ) -> PyTree:
@@ -103,9 +119,13 @@ def load(
   flat = traverse_util.flatten_dict(expected, sep="/")
   wanted = {}
   for path, leaf in flat.items():
-    wanted |= jax.eval_shape(lambda a, path=path: key_map.to_stored(prefix + path, a), leaf)
+    wanted |= _names(key_map, prefix + path, leaf)
   stored = {name: _reshaped(tensor, wanted.get(name)) for name, tensor in stored.items()}
   _check(wanted, stored)
+  if not _reading.get():
+    kept = lambda path, leaf: dtype or DTYPES[stored[next(iter(_names(key_map, prefix + path, leaf)))].dtype]
+    shapes = {path: jax.ShapeDtypeStruct(leaf.shape, kept(path, leaf)) for path, leaf in flat.items()}
+    return traverse_util.unflatten_dict(shapes, sep="/")
   read = lambda path: _finite(path, key_map.to_ours(prefix + path, stored), stored)
   # one by one, so that no more than one tensor is in memory twice
   return traverse_util.unflatten_dict({path: jnp.asarray(read(path), dtype) for path in flat}, sep="/")
@@ -130,6 +150,11 @@ def save(
   save_file(tensors, partial, metadata={"format": "pt"})
   partial.replace(folder / f"{name}.safetensors")
   (folder / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def _names(key_map: KeyMap, path: str, leaf: jax.ShapeDtypeStruct) -> dict[str, jax.ShapeDtypeStruct]:
+  """The stored tensors that make up a leaf, by name."""
+  return jax.eval_shape(lambda a: key_map.to_stored(path, a), leaf)
 
 
 def _reshaped(tensor, wanted):

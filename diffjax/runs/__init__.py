@@ -6,11 +6,10 @@ from diffjax.runs.clip import load_clip
 from diffjax.runs.diffusion import Run, load_run, open_pipeline
 from diffjax.runs.dry_run import dry_run
 from diffjax.runs.folder import BEST, CHECKPOINTS, CONFIG, LOCK, claim, claimed, load_data, read_config
-from diffjax.runs.frozen import captioned, in_memory, keep_frozen, load_frozen
+from diffjax.runs.frozen import captioned, encoded_once, keep_frozen, load_frozen, load_text_tower
 from diffjax.runs.initial import start_from
 from diffjax.runs.preview import preview
 from diffjax.runs.prompts import Prompt, make_prompt
-from diffjax.runs.text import load_text_tower
 
 __all__ = [
   "BEST",
@@ -24,7 +23,7 @@ __all__ = [
   "claim",
   "claimed",
   "dry_run",
-  "in_memory",
+  "encoded_once",
   "keep_frozen",
   "load_autoencoder",
   "load_clip",

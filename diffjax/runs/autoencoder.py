@@ -34,7 +34,7 @@ def load_autoencoder(folder: str | pathlib.Path) -> Latents:
     return pretrained.load_latents(path / VAE if (path / VAE).is_dir() else path)
   config = read_config(path)
   check_kind(path, config, "autoencoder", "; give an autoencoder's.")
-  params = devices.whole(restore_averaged(path, config)[0])
+  params = {"params": devices.whole(restore_averaged(path, config)[0]["params"])}  # without a discriminator
   module = from_config.autoencoder.module(config).clone(dtype=jnp.float32)  # as its copies are read
   codec = Latents(params, jnp.float32(1.0), jnp.float32(0.0), module)
   examples = data.evenly(load_data(config, "train"), MEASURED)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from diffjax import data, from_config
 from diffjax.cluster import devices, processes
 from diffjax.cluster.layouts import Layout
+from diffjax.codecs import Latents
 from diffjax.runs.autoencoder import stored_moments
 from diffjax.runs.folder import load_data
 from diffjax.system import memory, paths
@@ -64,7 +65,7 @@ def examples(
     if frozen.conditioner.captions is None:
       length = frozen.conditioner.towers[0].tokenizer.length
       batch["tokens"] = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-    if config.data.in_memory:
+    if config.data.in_memory and isinstance(frozen.codec, Latents):
       batch["moments"] = jax.eval_shape(lambda images: stored_moments(frozen.codec, images), batch.pop("image"))
   return batch
 

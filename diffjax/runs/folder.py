@@ -33,10 +33,11 @@ def load_data(config, split: str, *, prepare: bool = True) -> data.Source:
     spec.name,
     split,
     folder=spec.folder or None,
-    image_size=spec.image_size,
+    image_size=from_config.image_size(config),
     channels=spec.channels,
     data_dir=spec.data_dir or None,
     prepare=prepare,
+    buckets=spec.get("buckets", ()),
     captions=from_config.kind_of(config) == "latent" and not config.captions.templates,
   )
   classes = from_config.num_classes(config)

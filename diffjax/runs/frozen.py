@@ -1,6 +1,7 @@
 """What a latent diffusion run stands on and does not train, kept in the run's own folder."""
 
 import contextlib
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -9,13 +10,15 @@ import jax
 import numpy as np
 
 from diffjax import data, from_config, pretrained
-from diffjax.cluster import processes
-from diffjax.conditioning import Text
+from diffjax.cluster import devices, processes
+from diffjax.codecs import Latents
+from diffjax.conditioning import Text, TextTower
 from diffjax.runs.autoencoder import BATCH, VAE, encoded, load_autoencoder
-from diffjax.runs.folder import has_begun
-from diffjax.runs.text import TEXT_ENCODER, TOKENIZER, load_text_tower
+from diffjax.runs.clip import load_clip
+from diffjax.runs.folder import CHECKPOINTS, CONFIG, existing, has_begun, read_config, restore_averaged
+from diffjax.runs.text import TEXT_ENCODER, TOKENIZER, read_text_tower
 from diffjax.system import paths, writing
-from diffjax.training.objectives.denoising import Frozen
+from diffjax.training.objectives.denoising import TEXT, Frozen
 from diffjax.typing import PyTree
 
 PARTS = (VAE, TEXT_ENCODER, TOKENIZER)
@@ -25,24 +28,48 @@ PARTS = (VAE, TEXT_ENCODER, TOKENIZER)
 def load_frozen(config, workdir: str | pathlib.Path | None = None) -> PyTree:
   """What a run reads but does not train, as NumPy arrays: None for most kinds of models.
 
-  For a latent diffusion model: a `Frozen` from the run's own folder, if it has one yet, or else from where its config
+  For an autoencoder with a perceptual loss: the image encoder of its CLIP, which training alone needs. For a latent
+  diffusion model: a `Frozen` from the run's own folder, if it has one yet, or else from where its config
   says.
 
   Raises:
-    ValueError, FileNotFoundError: as `load_autoencoder` and `load_text_tower`.
+    ValueError, FileNotFoundError: as `load_autoencoder`, `load_text_tower` and `load_clip`.
   """
+  if from_config.kind_of(config) == "autoencoder" and config.loss.perceptual:
+    return jax.tree.map(np.asarray, load_clip(config.loss.perceptual).image_features)
   if from_config.kind_of(config) != "latent":
     return from_config.initial_frozen(config)
   with _kept(workdir) as kept:
-    codec = load_autoencoder(config.autoencoder if kept is None else kept)
-    tower = load_text_tower(config.text if kept is None else kept)
+    pixels = from_config.latent.pixels(config) if config.autoencoder == from_config.latent.PIXELS else None
+    codec = pixels or load_autoencoder(config.autoencoder if kept is None else kept)
+    tower = load_text_tower(config.text) if kept is None else read_text_tower(kept)
   _check(config, codec)
+  tower = tower.with_length(config.captions.length) if config.captions.length else tower
   captions = None
   if config.captions.templates:
     texts = from_config.latent.training_captions(config)
     captions = np.stack([tower.tokenizer(each) for each in texts])
   conditioner = Text((tower,), dropout=float(config.train.caption_dropout), captions=captions)
   return jax.tree.map(np.asarray, Frozen(codec, conditioner))
+
+
+def load_text_tower(folder: str | pathlib.Path) -> TextTower:
+  """The text encoder of a CLIP's run or of published weights, as `read_text_tower`, or of a latent diffusion run.
+
+  If that run trains its text encoder along, with the averaged parameters of its newest checkpoint.
+
+  Raises:
+    FileNotFoundError, ValueError: as `read_text_tower`.
+  """
+  path = existing(folder, "a CLIP")
+  tower = read_text_tower(path)
+  if not ((path / TEXT_ENCODER).is_dir() and (path / CONFIG).is_file() and (path / CHECKPOINTS).is_dir()):
+    return tower
+  config = read_config(path)
+  if not config.train.text_encoder:
+    return tower
+  params, _ = restore_averaged(path, config, frozen=load_frozen(config, path))
+  return dataclasses.replace(tower, params=devices.whole(params[TEXT]))
 
 
 @contextlib.contextmanager
@@ -56,7 +83,8 @@ def _kept(workdir) -> Iterator[pathlib.Path | None]:
   else:
     with tempfile.TemporaryDirectory() as local:
       for part in PARTS:
-        _copy(folder / part, pathlib.Path(local) / part)
+        if (folder / part).is_dir():
+          _copy(folder / part, pathlib.Path(local) / part)
       yield pathlib.Path(local)
 
 
@@ -69,11 +97,15 @@ def _copy(source, target) -> None:
 
 
 def _check(config, codec):
-  size, channels, latents = config.data.image_size, config.data.channels, config.model.out_channels
-  if size % codec.downscaling:
-    raise ValueError(
-      f"data.image_size is {size}, but the autoencoder needs a multiple of {codec.downscaling}; change it."
-    )
+  for size in (from_config.image_size(config), *config.data.buckets):
+    if any(side % codec.downscaling for side in size):
+      raise ValueError(
+        f"images are {size[0]} x {size[1]}, but this model needs multiples of {codec.downscaling}; change"
+        " data.image_size, data.image_width or data.buckets."
+      )
+  if not isinstance(codec, Latents):
+    return
+  channels, latents = config.data.channels, config.model.out_channels
   if (channels, latents) != (codec.module.channels, codec.module.latent_channels):
     raise ValueError(
       f"the autoencoder maps {codec.module.channels} channels to {codec.module.latent_channels}, but"
@@ -90,10 +122,12 @@ def keep_frozen(config, workdir: pathlib.Path, frozen: PyTree) -> None:
     codec, (tower,) = frozen.codec, frozen.conditioner.towers
     with tempfile.TemporaryDirectory() as folder:
       local = pathlib.Path(folder)
-      pretrained.save_latents(local / VAE, codec)
+      if isinstance(codec, Latents):
+        pretrained.save_latents(local / VAE, codec)
       pretrained.save_text_tower(local / TEXT_ENCODER, local / TOKENIZER, tower)
       for part in PARTS:
-        _copy(local / part, workdir / part)
+        if (local / part).is_dir():
+          _copy(local / part, workdir / part)
 
   processes.from_first(write)
 
@@ -105,13 +139,20 @@ def captioned(config, source: data.Source, frozen: PyTree) -> data.Source:
   return data.with_tokens(source, frozen.conditioner.towers[0].tokenizer)
 
 
-def in_memory(config, source: data.Source, frozen: PyTree) -> dict[str, np.ndarray]:
-  """All examples of a source, as training keeps them in memory: with the moments of their latents for their images."""
-  if from_config.kind_of(config) != "latent":
-    return data.in_memory(source)
-  codec, parts = jax.device_put(frozen.codec), []
-  for start in range(0, len(source), BATCH):  # so that images are never in memory all at once
-    examples = [source[i] for i in range(start, min(start + BATCH, len(source)))]
-    part = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-    parts.append(part | {"moments": encoded(codec, part.pop("image"))})
-  return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def encoded_once(source: data.Source, frozen: PyTree) -> data.Source:
+  """The source with the moments of its images' latents, computed now and kept in memory, in place of the images.
+
+  Unchanged for a model without latents.
+  """
+  if not (isinstance(frozen, Frozen) and isinstance(frozen.codec, Latents)):
+    return source
+  codec, examples = jax.device_put(frozen.codec), [{}] * len(source)
+  groups = np.zeros(len(source)) if source.groups is None else source.groups
+  for group in np.unique(groups):
+    ids = np.flatnonzero(groups == group)
+    for start in range(0, len(ids), BATCH):  # so that images are never in memory all at once
+      part = [source[int(i)] for i in ids[start : start + BATCH]]
+      moments = encoded(codec, np.stack([example.pop("image") for example in part]))
+      for i, example, own in zip(ids[start:], part, moments):
+        examples[i] = example | {"moments": own}
+  return dataclasses.replace(source, records=examples, decode=lambda example: example, text=None)

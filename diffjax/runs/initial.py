@@ -4,41 +4,61 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax import from_config
 from diffjax.cluster import devices
 from diffjax.denoisers import BoundNetwork, NetworkDenoiser
+from diffjax.runs.autoencoder import load_autoencoder
 from diffjax.runs.diffusion import open_pipeline
 from diffjax.system.files import shown
+from diffjax.training.objectives.denoising import TEXT
 from diffjax.training.step import TrainState
+from diffjax.typing import PyTree
 
 
-def start_from(config, state: TrainState) -> TrainState:
+def start_from(config, state: TrainState, frozen: PyTree = None) -> TrainState:
   """The initial state of a run, with the parameters of the model in `config.init_from`, if that is set.
+
+  A text encoder that is trained along starts from that in `frozen`.
 
   Raises:
     ValueError: that model has another architecture or prediction.
     FileNotFoundError: the folder holds none.
   """
+  if TEXT in state.params:
+    (tower,) = frozen.conditioner.towers
+    state = _with(state, {TEXT: tower.params})
   folder = config.get("init_from", "")
   if not folder:
     return state
-  denoiser = open_pipeline(folder, dtype=jnp.float32)[0].denoiser  # training keeps full precision
-  assert isinstance(denoiser, NetworkDenoiser) and isinstance(denoiser.network, BoundNetwork)
-  own = from_config.prediction(config)
-  if type(denoiser.prediction) is not type(own):
-    names = [type(prediction).__name__.lower() for prediction in (denoiser.prediction, own)]
-    raise ValueError(f"{folder} predicts {names[0]}, but prediction.name is {names[1]!r}; set it to {names[0]!r}.")
-  params = devices.whole(denoiser.network.params)
-  there, here = _shapes(params), _shapes(state.params)
+  autoencoder = from_config.kind_of(config) == "autoencoder"
+  params = load_autoencoder(folder).params if autoencoder else _network(config, folder)
+  there, here = _shapes(params), _shapes({name: state.params[name] for name in params})
   for name in sorted(there.keys() | here.keys()):
     if there.get(name) != here.get(name):
       raise ValueError(
         f"the network in {folder} has {there.get(name, 'nothing')} at {shown(name)}, where the config's has"
         f" {here.get(name, 'nothing')}; set the keys of `model` to its architecture."
       )
-  params = jax.tree.map(lambda a, like: a.astype(like.dtype), params, state.params)
-  return dataclasses.replace(state, params=params, ema=tuple(params for _ in state.ema))
+  return _with(state, params)
+
+
+def _network(config, folder):
+  """The parameters of the network in a folder, in full precision, if it predicts what the config says."""
+  denoiser = open_pipeline(folder, dtype=jnp.float32)[0].denoiser
+  assert isinstance(denoiser, NetworkDenoiser) and isinstance(denoiser.network, BoundNetwork)
+  own = from_config.prediction(config)
+  if type(denoiser.prediction) is not type(own):
+    names = [type(prediction).__name__.lower() for prediction in (denoiser.prediction, own)]
+    raise ValueError(f"{folder} predicts {names[0]}, but prediction.name is {names[1]!r}; set it to {names[0]!r}.")
+  return devices.whole(denoiser.network.params)
+
+
+def _with(state, params):
+  """The state with these parameters, on the host, in place of some of its own and of their averages."""
+  put = lambda own: own | jax.tree.map(lambda a, like: np.asarray(a, like.dtype), params, {n: own[n] for n in params})
+  return dataclasses.replace(state, params=put(state.params), ema=tuple(map(put, state.ema)))
 
 
 def _shapes(params):

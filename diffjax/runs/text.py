@@ -19,8 +19,10 @@ MEASURED = 1024
 """Number of training captions whose hidden states' deviation is measured."""
 
 
-def load_text_tower(folder: str | pathlib.Path) -> TextTower:
+def read_text_tower(folder: str | pathlib.Path) -> TextTower:
   """The text encoder of a CLIP's run, or of a folder of published weights: a text-to-image model's or CLIP's own.
+
+  In the folder of a latent diffusion run, the one that its training started from.
 
   The last norm of a run's encoder is scaled so that the hidden states of its training captions have unit variance.
 

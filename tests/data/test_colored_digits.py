@@ -59,7 +59,9 @@ def test_names_of_all_140_classes_and_templates_that_are_not_repeated():
 
 
 def test_another_size_is_refused():
-  with pytest.raises(ValueError, match=r"images \[32, 32, 3\]; set data.image_size and data.channels to match"):
+  with pytest.raises(
+    ValueError, match=r"images \[32, 32, 3\]; set data.image_size, data.image_width and data.channels"
+  ):
     load("colored_digits", "train", image_size=28)
 
 

@@ -103,7 +103,7 @@ def test_stored_moments_are_those_of_the_images(trained):
   folder, config, codec, _ = trained
   stood_on = frozen.load_frozen(config, folder / "latent")
   source = runs.load_data(config, "test")
-  stored = frozen.in_memory(config, source, stood_on)
+  stored = data.in_memory(frozen.encoded_once(source, stood_on))
   images = data.in_memory(source)["image"]
   assert sorted(stored) == ["label", "moments"] and stored["moments"].shape == (len(images), 4, 4, 6)
   np.testing.assert_allclose(
@@ -265,6 +265,105 @@ def test_until_a_checkpoint_other_parts_replace_those_kept(trained, tmp_path):
   config.train.update(steps=1, steps_per_call=1)
   train(config, tmp_path / "run")
   assert runs.load_autoencoder(tmp_path / "run").scale == codec.scale
+
+
+def small(trained, tmp_path, **changes):
+  """The config of a run of three steps that stands on the trained one."""
+  folder, config, _, _ = trained
+  config = config.copy_and_resolve_references()
+  config.autoencoder = config.text = str(folder / "latent")
+  config.train.update(steps=3, checkpoint_every=3, sample_every=0)
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(1, (8, 8, 1)), (4, (4, 4, 4))])
+def test_a_model_of_pixels_or_their_patches(trained, tmp_path, channels, shape):
+  config = small(trained, tmp_path, **{"autoencoder": "pixels", "model.out_channels": channels})
+  train(config, tmp_path / "pixels")
+  run = runs.load_run(tmp_path / "pixels")
+  assert not (tmp_path / "pixels" / "vae").exists() and run.pipeline.shapes()[2] == shape
+  assert run.draw(2, prompt="a handwritten three").shape == (2, 8, 8, 1)
+  with pytest.raises(ValueError, match="only text-to-image pipelines can be saved"):
+    pretrained.save_pipeline(tmp_path / "saved", run.pipeline)
+  with pytest.raises(
+    ValueError, match=r"model.out_channels is 3, but must be data.channels times the pixels of a square"
+  ):
+    train(small(trained, tmp_path, **{"autoencoder": "pixels", "data.channels": 1, "model.out_channels": 3}), tmp_path)
+
+
+def test_a_text_encoder_is_trained_along_and_lengthened(trained, tmp_path):
+  folder, _, _, tower = trained
+  change = {"train.text_encoder": True, "captions.length": 11, "init_from": str(folder / "latent")}
+  config = small(trained, tmp_path, **change)
+  first = train(config, tmp_path / "along")
+  run = runs.load_run(tmp_path / "along")
+  (own,) = run.pipeline.conditioner.towers
+  assert own.module.context == own.tokenizer.length == 11
+  positions = own.params["params"]["positions"]
+  assert positions.shape[0] == 11 and not np.array_equal(positions[:8], tower.params["params"]["positions"])
+  assert run.draw(1, prompt="a handwritten three").shape == (1, 8, 8, 1)
+  # another run starts from what was learned, as does one that does not train it
+  later = runs.load_text_tower(tmp_path / "along")
+  jax.tree.map(np.testing.assert_array_equal, later.params, first.averaged["text"])
+  # resuming repeats it exactly
+  config.train.steps = 6
+  config.train.checkpoint_every = 3
+  whole = train(config, tmp_path / "whole")
+  shutil.rmtree(tmp_path / "whole" / "checkpoints" / "6")
+  shutil.rmtree(tmp_path / "whole" / "best")
+  again = train(config, tmp_path / "whole")
+  jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+
+
+def test_images_of_several_sizes_train_in_buckets(trained, tmp_path):
+  for i, (width, height) in enumerate([(16, 8)] * 12 + [(8, 16)] * 12 + [(12, 12)] * 24):
+    Image.new("L", (width, height), 5 * i).save(tmp_path / f"{i:02d}.png")
+    (tmp_path / f"{i:02d}.txt").write_text(f"the digit {'one' if i % 2 else 'two'}")
+  change = {
+    "data.name": "image_folder",
+    "data.folder": str(tmp_path),
+    "captions.templates": (),
+    "captions.held_out": (),
+  }
+  change |= {"data.buckets": ((12, 6), (8, 8), (6, 12)), "train.batch_size": 4, "train.steps": 12}
+  with pytest.raises(ValueError, match=r"set train.steps_per_call=1"):
+    train(small(trained, tmp_path, **change), tmp_path / "run")
+  change |= {"train.steps_per_call": 1, "train.log_every": 1, "train.checkpoint_every": 6}
+  config = small(trained, tmp_path, **change)
+  whole = train(config, tmp_path / "run")
+  shutil.rmtree(tmp_path / "run" / "checkpoints" / "12")
+  shutil.rmtree(tmp_path / "run" / "best")
+  again = train(config, tmp_path / "run")
+  jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
+  config.data.in_memory = False
+  assert int(train(config, tmp_path / "streamed").step) == 12
+  with pytest.raises(ValueError, match="images are 12 x 5, but this model needs multiples of 2"):
+    train(small(trained, tmp_path, **change | {"data.buckets": ((12, 5),)}), tmp_path / "wrong")
+
+
+def test_an_autoencoder_with_a_perceptual_loss_and_a_discriminator(trained, tmp_path, tiny_data):
+  folder, _, _, _ = trained
+  config = autoencoder_config(tiny_data)
+  config.model.widths = (4, 4)
+  config.train.update(steps=3, sample_every=3)
+  plain = train(config, tmp_path / "plain")
+  config.init_from = str(tmp_path / "plain")
+  config.loss.update(perceptual=str(folder / "gone_text"), perceptual_weight=0.5, adversarial_weight=0.5)
+  with pytest.raises(ValueError, match=r"needs a CLIP, loss.perceptual, and a loss.perceptual_weight above 0"):
+    train(_without(config), tmp_path / "wrong")
+  state = train(config, tmp_path / "judged")
+  assert sorted(state.params) == ["discriminator", "params"]
+  codec = runs.load_autoencoder(tmp_path / "judged")
+  assert sorted(codec.params) == ["params"]
+  moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), codec.params["params"], plain.averaged["params"])
+  assert 0 < max(jax.tree.leaves(moved)) < 0.1  # it started there
+
+
+def _without(config):
+  config = config.copy_and_resolve_references()
+  config.loss.perceptual = ""
+  return config
 
 
 def test_evaluation_asks_for_samples(trained):

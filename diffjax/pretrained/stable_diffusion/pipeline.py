@@ -168,6 +168,12 @@ def load_latents(folder: str | os.PathLike, dtype: jnp.dtype = jnp.float32) -> L
   return Latents(params, scale, shift, network.clone(dtype=dtype), space.upcast)
 
 
+def load_preview_codec(folder: str | os.PathLike) -> Latents:
+  """The codec of an `AutoencoderTiny`'s folder, such as TAESD's, for a pipeline's `preview_codec`."""
+  network, params = weights.load_tiny_autoencoder(folder)
+  return Latents(params, module=network)
+
+
 def save_latents(folder: str | os.PathLike, codec: Latents) -> None:
   """Writes an autoencoder's folder that `load_latents` and diffusers read."""
   scale, shift = (np.asarray(value).tolist() for value in (codec.scale, codec.shift))

@@ -1,5 +1,6 @@
 """The objective of diffusion models: one denoising loss per picture."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -12,18 +13,30 @@ from diffjax.schedules import Schedule
 from diffjax.training import augmentation
 from diffjax.typing import Array, Codec, Conditioner, PyTree
 
+TEXT = "text"
+"""The key of a text encoder that is trained along, beside the network's own "params"."""
+
 
 @struct.dataclass
 class Frozen:
-  """What a latent diffusion model stands on, and its training does not change.
+  """What a text-to-image model stands on, and its training does not change.
 
   Attributes:
-    codec: the autoencoder.
+    codec: the autoencoder, or the pixels themselves.
     conditioner: the text encoder.
   """
 
-  codec: Latents
+  codec: Codec
   conditioner: Text
+
+  def completed(self, params: PyTree) -> tuple[PyTree, "Frozen"]:
+    """(the network's own parameters, this with the text encoder in `params`, if one is trained along)."""
+    if TEXT not in params:
+      return params, self
+    (tower,) = self.conditioner.towers
+    conditioner = dataclasses.replace(self.conditioner, towers=(dataclasses.replace(tower, params=params[TEXT]),))
+    own = {name: value for name, value in params.items() if name != TEXT}
+    return own, dataclasses.replace(self, conditioner=conditioner)
 
 
 @struct.dataclass
@@ -34,8 +47,9 @@ class DenoisingObjective:
   random number of an example comes from `key` and its index in the global batch, so the loss does not depend on how the
   batch is split among devices or accumulated.
 
-  A latent diffusion model's `codec` and `conditioner` are those of `frozen`, a `Frozen`. Its batch may have "moments"
-  [b, h, w, 2 c] instead of "image", the codec's of that image computed once (`codecs.Latents.moments`).
+  A text-to-image model's `codec` and `conditioner` are those of `frozen`, a `Frozen`; with a key "text", `params` hold
+  the parameters of its text encoder too. Its batch may have "moments" [b, h, w, 2 c] instead of "image", the codec's of
+  that image computed once (`codecs.Latents.moments`).
 
   Attributes:
     prediction, schedule, time_scale: as in `denoisers.NetworkDenoiser`.
@@ -78,7 +92,10 @@ class DenoisingObjective:
     self, params: PyTree, batch: PyTree, key: Array, *, frozen: PyTree = None, axis_name: str | None = None
   ) -> tuple[Array, dict[str, Array]]:
     del axis_name  # not used: each example's loss is independent of the others
-    codec, conditioner = (self.codec, self.conditioner) if frozen is None else (frozen.codec, frozen.conditioner)
+    codec, conditioner = self.codec, self.conditioner
+    if frozen is not None:
+      params, frozen = frozen.completed(params)
+      codec, conditioner = frozen.codec, frozen.conditioner
     keys = randomness.fold_in_each(key, batch["index"])
     key_noise, key_level, key_flip, key_cond, key_network = randomness.split(keys, 5)
     cond = conditioner.training_cond(batch, key_cond)
