@@ -12,7 +12,7 @@ from diffjax.from_config.configuration import default_autoencoder_config
 def get_config():
   config = default_autoencoder_config()
   config.data.update(name="colored_digits", image_size=32, channels=3)
-  config.model.update(latent_channels=4, widths=(8, 32, 64), layers_per_level=1, num_groups=8, middle_attention=False)
+  config.model.update(latent_channels=4, widths=(8, 32, 64), layers_per_level=1, num_groups=1, middle_attention=False)
   config.loss.kl_weight = 3e-3
   config.train.update(
     steps=2200, batch_size=8, optimizer="muon", learning_rate=2e-3, b2=0.99, warmup_steps=100, decay="cosine",

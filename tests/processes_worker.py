@@ -3,9 +3,9 @@
 python processes_worker.py '{"workdir": ..., "out": ..., ...}' COORDINATOR NUM_PROCESSES PROCESS_ID
 
 The first argument holds, as JSON, "workdir", "out" (what it sees goes to OUT.PROCESS_ID.npz), "data_dir", and maybe
-"clip" (train one), "config" (keys of the config), "stop_after" (calls of the step until SIGTERM), "draw" (so many
-pictures), "damage" (which file of a copy of the newest checkpoint, not 0). Without "workdir" it only joins the others,
-within "timeout" seconds.
+"clip" (train one), "like" (a folder with the run's config), "config" (keys of the config), "stop_after" (calls of the
+step until SIGTERM), "draw" (so many pictures), "prompt" (of them), "damage" (which file of a copy of the newest
+checkpoint, not 0). Without "workdir" it only joins the others, within "timeout" seconds.
 """
 
 import os
@@ -35,13 +35,17 @@ signals.PATIENCE = 600  # seconds, for on a busy machine all of them take long t
 
 
 def main(asked):
-  config = (tiny_clip_config if asked.get("clip") else tiny_config).get_config()
+  if "like" in asked:
+    config = runs.read_config(asked["like"])
+  else:
+    config = (tiny_clip_config if asked.get("clip") else tiny_config).get_config()
   config.data.data_dir = asked["data_dir"]
   config.update_from_flattened_dict(asked.get("config", {}))
   seen = {}
   stopped = False
+  frozen = runs.load_frozen(config, asked["workdir"])
   try:
-    with phases.hooked(watching(from_config.layout(config), seen, asked.get("stop_after"))):
+    with phases.hooked(watching(from_config.layout(config, frozen), seen, asked.get("stop_after"))):
       state = train(config, asked["workdir"])
     seen |= {f"state{i}": leaf for i, leaf in enumerate(jax.tree.leaves(devices.whole(state)))}
   except SystemExit as stop:
@@ -53,11 +57,13 @@ def main(asked):
   if asked.get("damage"):
     seen |= read_damaged(pathlib.Path(asked["workdir"]), state, asked["damage"])
   if asked.get("draw") and not stopped:
-    labels = np.arange(asked["draw"]) % config.model.num_classes if config.model.num_classes else None
+    classes = config.model.get("num_classes")
+    labels = np.arange(asked["draw"]) % classes if classes else None
     model = layouts.LAYOUTS[config.parallel].spread(state.ema[0])
     seen["model_bytes"] = bytes_held(model)
-    run = Run(config, model if config.parallel == "fsdp" else state.ema[0], 0)
-    seen["drawn"], seen["path"] = run.draw(asked["draw"], labels=labels, batch_size=8, trajectory=True)
+    run = Run(config, model if config.parallel == "fsdp" else state.ema[0], 0, frozen)
+    options = dict(labels=labels, prompt=asked.get("prompt"), batch_size=8, trajectory=True)
+    seen["drawn"], seen["path"] = run.draw(asked["draw"], **options)
   np.savez(f"{asked['out']}.{processes.process()['process_index']}.npz", devices=jax.device_count(), **seen)
 
 

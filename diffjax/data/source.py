@@ -2,10 +2,14 @@
 
 import dataclasses
 import operator
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+
+from diffjax.data.tokens import Tokenizer
+from diffjax.warning import DiffjaxWarning
 
 
 def sides(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -53,8 +57,12 @@ def evenly(items: Source | Sequence[Any], num: int) -> list[Any]:
   return [items[int(i)] for i in np.linspace(0, len(items) - 1, min(num, len(items))).astype(int)]
 
 
-def with_tokens(source: Source, tokenize: Callable[[Sequence[str]], np.ndarray]) -> Source:
-  """The source with its captions as "tokens", int32 [L], in each example.
+CHECKED = 1000
+"""Number of captions whose lengths are looked at before any is used."""
+
+
+def with_tokens(source: Source, tokenizer: Tokenizer) -> Source:
+  """The source with its captions as "tokens", int32 [L], in each example; one warning says if many are cut off.
 
   Raises:
     ValueError: it has no captions.
@@ -65,7 +73,16 @@ def with_tokens(source: Source, tokenize: Callable[[Sequence[str]], np.ndarray])
       f"data set {source.name!r} has no captions; for labelled images set captions.names and captions.templates, in an"
       " image folder write metadata.jsonl or a .txt file beside each image."
     )
-  decode = lambda record: source.decode(record) | {"tokens": tokenize([text(record)])[0]}
+  checked = [len(tokenizer.ids(text(record))) + 2 for record in evenly(source.records, CHECKED)]
+  cut = sum(length > tokenizer.length for length in checked)
+  if cut:
+    warnings.warn(
+      f"of {len(checked)} captions {cut} have more than {tokenizer.length} tokens, up to {max(checked)}, and are cut off;"
+      " shorten them, or set captions.length and train.text_encoder.",
+      DiffjaxWarning,
+      stacklevel=3,
+    )
+  decode = lambda record: source.decode(record) | {"tokens": tokenizer([text(record)], quiet=True)[0]}
   return dataclasses.replace(source, decode=decode)
 
 

@@ -56,11 +56,11 @@ class Tokenizer(NamedTuple):
   def end_id(self) -> int:
     return self.bpe.token_to_id(END)
 
-  def __call__(self, texts: Sequence[str]) -> np.ndarray:
+  def __call__(self, texts: Sequence[str], *, quiet: bool = False) -> np.ndarray:
     """int32 [len(texts), length]: start of text, the words, end of text, then padding.
 
-    Longer texts are truncated, with a DiffjaxWarning that names the text and the words cut off. An empty text is only
-    start and end. TypeError for anything but a list of strings.
+    Longer texts are truncated, unless `quiet` with a DiffjaxWarning that names the text and the words cut off. An empty
+    text is only start and end. TypeError for anything but a list of strings.
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
       raise TypeError(
@@ -68,7 +68,7 @@ class Tokenizer(NamedTuple):
       )
     rows = np.full((len(texts), self.length), self.pad_id, np.int32)
     for number, (row, text) in enumerate(zip(rows, texts)):
-      ids = self._ids(text, number)
+      ids = self._ids(text, number, quiet)
       row[: len(ids)] = ids
     return rows
 
@@ -105,17 +105,18 @@ class Tokenizer(NamedTuple):
     pairs = zip(encoding.ids, encoding.offsets)
     return [(i, begin) for number, (begin, _) in pairs for i in meant.get(number, (number,))]
 
-  def _ids(self, text, number):
+  def _ids(self, text, number, quiet):
     ids, begins = zip(*self._expanded(self.bpe.encode(_valid(text))))
     if len(ids) <= self.length:
       return ids
     kept = self.length - 1
-    cut = text[begins[kept] :]
-    warnings.warn(
-      f"text {number} has {len(ids)} tokens, but only {self.length} are used, and {cut[:80]!r} is cut off; shorten it.",
-      DiffjaxWarning,
-      stacklevel=3,
-    )
+    if not quiet:
+      cut = text[begins[kept] :]
+      warnings.warn(
+        f"text {number} has {len(ids)} tokens, but only {self.length} are used, and {cut[:80]!r} is cut off; shorten it.",
+        DiffjaxWarning,
+        stacklevel=3,
+      )
     return [*ids[:kept], self.end_id]
 
   def save(self, folder: str | os.PathLike) -> None:

@@ -1,7 +1,7 @@
 """Published weights and schedulers: safetensors from local folders, one key map per family, and scheduler configs."""
 
 from diffjax.pretrained import hub
-from diffjax.pretrained.clip import load_clip, load_image_encoder, load_text_encoder, save_clip
+from diffjax.pretrained.clip import load_clip, load_image_encoder, load_text_encoder, load_tokenizer_of, save_clip
 from diffjax.pretrained.clip.preprocessing import load_preprocessing
 from diffjax.pretrained.key_maps import unread
 from diffjax.pretrained.schedulers import Published, from_diffusers
@@ -32,6 +32,7 @@ __all__ = [
   "load_text_encoder",
   "load_text_tower",
   "load_textual_inversion",
+  "load_tokenizer_of",
   "save_clip",
   "save_latents",
   "save_pipeline",

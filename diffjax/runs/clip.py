@@ -4,7 +4,6 @@ import pathlib
 
 from diffjax import from_config, pretrained
 from diffjax.cluster import devices
-from diffjax.data import load_tokenizer
 from diffjax.from_config.clip_run import ClipRun
 from diffjax.runs.folder import CHECKPOINTS, check_kind, read_config, restore_averaged
 from diffjax.system import paths
@@ -32,10 +31,5 @@ def load_clip(folder: str | pathlib.Path) -> ClipRun:
 
 def _published(folder):
   module, params = pretrained.load_clip(folder)
-  tokenizer = load_tokenizer(folder, length=module.text.context)
-  if tokenizer.vocab_size > module.text.vocab_size:
-    raise ValueError(
-      f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, but its model knows {module.text.vocab_size}; use"
-      " both from the same source."
-    )
+  tokenizer = pretrained.load_tokenizer_of(module.text, folder)
   return ClipRun(module, params, tokenizer, preprocessing=pretrained.load_preprocessing(folder))

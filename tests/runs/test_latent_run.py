@@ -267,6 +267,23 @@ def test_until_a_checkpoint_other_parts_replace_those_kept(trained, tmp_path):
   assert runs.load_autoencoder(tmp_path / "run").scale == codec.scale
 
 
+def test_clip_guides_through_the_decoder_and_chooses(trained, tmp_path):
+  folder, _, _, _ = trained
+  asked = dict(prompt="a handwritten three", clip=folder / "gone_text", seed=2)
+  run, prompt = runs.load_run(folder / "latent"), runs.make_prompt(runs.load_clip(folder / "gone_text"), "a three")
+  plain = run.draw(6, prompt="a handwritten three", seed=2)
+  guided = run.draw(6, prompt="a handwritten three", seed=2, guide=prompt)
+  assert prompt.scores(guided).mean() > prompt.scores(plain).mean() + 0.01
+  images = sample.draw(folder / "latent", tmp_path, num=2, best_of=6, **asked)
+  with np.load(tmp_path / "samples.npz") as written:
+    scores = written["scores"]
+  everything = sample.draw(folder / "latent", tmp_path / "all", num=6, **asked)
+  with np.load(tmp_path / "all" / "samples.npz") as written:
+    best = np.argsort(-written["scores"], kind="stable")[:2]
+    np.testing.assert_allclose(scores, written["scores"][best], rtol=1e-5)
+  assert np.abs(images.astype(int) - everything[best]).max() <= 1
+
+
 def small(trained, tmp_path, **changes):
   """The config of a run of three steps that stands on the trained one."""
   folder, config, _, _ = trained

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from diffjax.data import Tokenizer, load_tokenizer
 from diffjax.networks import CLIP, ImageEncoder, TextEncoder
 from diffjax.pretrained.clip import configs, open_clip_configs
 from diffjax.pretrained.clip.keys import HUGGING_FACE, HUGGING_FACE_TOWERS, IGNORED, OPEN_CLIP, OPEN_CLIP_TOWERS, SIGLIP
@@ -58,6 +59,21 @@ def load_text_encoder(
   Arguments and errors are those of `load_clip`. A tower without a projection gets features=None.
   """
   return _load_tower(folder, "text", dtype, param_dtype)
+
+
+def load_tokenizer_of(module: TextEncoder, folder: str | os.PathLike) -> Tokenizer:
+  """The tokenizer in a folder, for texts as long as an encoder reads.
+
+  Raises:
+    ValueError: as `data.load_tokenizer`, or the tokenizer knows more tokens than the encoder.
+  """
+  tokenizer = load_tokenizer(folder, length=module.context)
+  if tokenizer.vocab_size > module.vocab_size:
+    raise ValueError(
+      f"the tokenizer in {folder} has {tokenizer.vocab_size} tokens, but its model knows {module.vocab_size}; take both"
+      " from one model."
+    )
+  return tokenizer
 
 
 def load_image_encoder(

@@ -6,8 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 
 from diffjax.conditioning import TextTower
-from diffjax.data import load_tokenizer
-from diffjax.pretrained.clip import load_text_encoder, save_text_encoder
+from diffjax.pretrained.clip import load_text_encoder, load_tokenizer_of, save_text_encoder
 from diffjax.pretrained.folders import open_folder
 
 
@@ -15,7 +14,7 @@ def load_text_tower(folder: str | os.PathLike) -> TextTower:
   """The first text encoder of a text-to-image model's folder, or that of a CLIP's, as Stable Diffusion reads it.
 
   Raises:
-    ValueError, FileNotFoundError: as `load_text_encoder` and `data.load_tokenizer`.
+    ValueError, FileNotFoundError: as `load_text_encoder` and `load_tokenizer_of`.
   """
   folder = open_folder(folder)
   inside = (folder / "text_encoder").is_dir()
@@ -27,13 +26,7 @@ def read_text_tower(
 ) -> TextTower:
   """A text encoder and the tokenizer that fits it, from their folders."""
   module, params = load_text_encoder(encoder, dtype=dtype, param_dtype=param_dtype)
-  words = load_tokenizer(tokenizer, length=module.context)
-  if words.vocab_size > module.vocab_size:
-    raise ValueError(
-      f"{tokenizer} has {words.vocab_size} tokens, but the model in {encoder} knows {module.vocab_size}; take both from"
-      " one model."
-    )
-  return TextTower(params, module, words)
+  return TextTower(params, module, load_tokenizer_of(module, tokenizer))
 
 
 def save_text_tower(encoder: str | os.PathLike, tokenizer: str | os.PathLike, tower: TextTower) -> None:
