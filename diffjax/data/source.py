@@ -77,7 +77,7 @@ def with_tokens(source: Source, tokenizer: Tokenizer) -> Source:
   cut = sum(length > tokenizer.length for length in checked)
   if cut:
     warnings.warn(
-      f"of {len(checked)} captions {cut} have more than {tokenizer.length} tokens, up to {max(checked)}, and are cut off;"
+      f"{cut} of {len(checked)} captions have more than {tokenizer.length} tokens, up to {max(checked)}, and are cut off;"
       " shorten them, or set captions.length and train.text_encoder.",
       DiffjaxWarning,
       stacklevel=3,

@@ -113,7 +113,8 @@ class Tokenizer(NamedTuple):
     if not quiet:
       cut = text[begins[kept] :]
       warnings.warn(
-        f"text {number} has {len(ids)} tokens, but only {self.length} are used, and {cut[:80]!r} is cut off; shorten it.",
+        f"text {number} has {len(ids)} tokens, but only {self.length} are used, and {cut[:80]!r} is cut off; shorten"
+        " it.",
         DiffjaxWarning,
         stacklevel=3,
       )
