@@ -33,7 +33,7 @@ from diffjax.conditioning.prompt_weights import SYNTAXES
 from diffjax.data.pictures import load_picture
 from diffjax.pipelines import Pipeline, dry_run
 from diffjax.plots.parameters import parameters, save_png
-from diffjax.pretrained import load_preview_codec, load_textual_inversion, unread
+from diffjax.pretrained import load_preview_codec, load_textual_inversion
 from diffjax.runs import Prompt, load_clip, make_prompt, open_pipeline
 from diffjax.samplers import METHODS
 from diffjax.samplers.methods import table
@@ -276,12 +276,20 @@ def read_size(text: str | None) -> tuple[int, int] | None:
 
 
 def expected(workdir: str | pathlib.Path, size: tuple[int, int] | None, options: dict[str, Any]) -> str:
-  """The memory that drawing with these options takes, to read; no weights are."""
-  with unread():
-    pipeline, _ = open_pipeline(workdir, **{name: options[name] for name in ("best", "tokenizer", "prediction")})
+  """A table of the memory that drawing with these flags takes; published weights are not read.
+
+  Raises:
+    ValueError: as `draw`, or a flag whose memory is not counted.
+  """
+  uncounted = [name for name in ("clip", "image_prompt", "filmstrip") if options[name]]
+  if uncounted:
+    raise ValueError(f"--dry_run does not count what --{uncounted[0]} takes; omit one of them.")
+  given = {name: options[name] for name in ("best", "tokenizer", "prediction")}
+  pipeline, _ = open_pipeline(workdir, **given, read=False)
+  num = options["num"] or min(64, pipeline.defaults.batch_size)
   names = ("steps", "sampler", "grid", "guidance_scale", "batch_size")
-  num = options["num"] or pipeline.defaults.batch_size
-  return dry_run.text(dry_run.dry_run(pipeline, num, size=size, **{name: options[name] for name in names}))
+  asked = {name: options[name] for name in names} | {"labels": options["labels"] is not None}
+  return dry_run.text(dry_run.dry_run(pipeline, num, size=size, **asked))
 
 
 def _progress(batches):
@@ -338,7 +346,7 @@ def main() -> None:
   )
   options: dict[str, Any] = {name: given[name].value for name in names}
   if given.dry_run:
-    print(expected(given.workdir, read_size(given.size), options))
+    print(expected(given.workdir, read_size(given.size), options | {"labels": labels}))
     return
   draw(given.workdir, given.out, labels=labels, size=read_size(given.size), **options)
 
@@ -390,6 +398,6 @@ if __name__ == "__main__":
     "filmstrip", False, "Also write the trajectory from noise to image: filmstrip.png and denoising.gif."
   )
   flags.DEFINE_string("preview_decoder", None, "Folder of a small decoder for the film strip, such as TAESD's.")
-  flags.DEFINE_bool("dry_run", False, "Only print the memory that drawing would take; no weights are read.")
+  flags.DEFINE_bool("dry_run", False, "Only print the memory that drawing would take.")
   flags.DEFINE_bool("list_samplers", False, "Only print every sampler with its order, network calls and paper.")
   run_script(main)

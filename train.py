@@ -84,7 +84,7 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
     state, saved = layout.initial(lambda: from_config.initial_state(config, frozen).trained), None
     state = runs.start_from(config, state, frozen)
   state = dataclasses.replace(state, frozen=frozen)
-  runs.keep_frozen(config, workdir, frozen)
+  runs.keep_frozen(workdir, frozen)
   step = start = int(state.step)
   num_params = sum(p.size for p in jax.tree.leaves(state.params))
   say = processes.announce
@@ -97,13 +97,12 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
     say(f"resuming from step {start}")
 
   # Data: ids of examples that live on the devices, or the examples themselves
-  source = runs.encoded_once(source, frozen) if config.data.in_memory else source
   if config.data.in_memory and source.groups is None:
-    resident = layout.replicate(data.in_memory(source))
+    resident = layout.replicate(data.in_memory(runs.encoded_once(source, frozen)))
     batches = data.id_batches(len(source), spec.batch_size, spec.seed, **processes.process())
   else:
-    resident = {}
-    batches = data.batches(source, spec.batch_size, spec.seed, **processes.process())
+    resident, examples = {}, runs.encoded_once(source, frozen) if config.data.in_memory else source
+    batches = data.batches(examples, spec.batch_size, spec.seed, **processes.process())
   if saved:
     batches.set_state(saved["data"])
   boundaries = (spec.log_every, spec.checkpoint_every, spec.sample_every)
@@ -231,14 +230,15 @@ def held_out_batches(config, frozen=None) -> list[dict[str, np.ndarray]]:
   """The images that checkpoints are compared on, in batches of equal size, of each group if their shapes differ."""
   source = runs.captioned(config, runs.load_data(config, "test"), frozen)
   groups = np.zeros(len(source)) if source.groups is None else source.groups
-  share, batches = HELD_OUT // len(np.unique(groups)), []
+  share, batches, done = HELD_OUT // len(np.unique(groups)), [], 0
   for group in np.unique(groups):
     ids = np.flatnonzero(groups == group)
     size = min(len(ids), share, PART)
     num = min(len(ids), share) // size * size
     examples = [source[int(i)] for i in data.evenly(ids, num)]
     batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
-    batch["index"] = np.arange(num, dtype=np.int32)
+    batch["index"] = np.arange(done, done + num, dtype=np.int32)  # whose noise levels spread over all groups
+    done += num
     batches += [{name: values[i : i + size] for name, values in batch.items()} for i in range(0, num, size)]
   return batches
 

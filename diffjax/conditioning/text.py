@@ -1,4 +1,4 @@
-"""Texts as hidden states of frozen text encoders, as Stable Diffusion's networks read them."""
+"""Texts as hidden states of text encoders, as Stable Diffusion's networks read them."""
 
 import dataclasses
 from collections.abc import Sequence

@@ -22,8 +22,7 @@ def batches(
   in an order that depends only on the seed. Process p takes elements p, p + process_count, ... of each batch. The
   iterator's `get_state()` is a small JSON-serialisable dict; `set_state` resumes from it exactly. Threads read ahead.
 
-  A source with `groups` gives batches of one group each, in random order; in every epoch, a group's last batch is
-  filled up with some of its examples again.
+  A source with `groups` gives batches of one group each, in random order, as often as its share of the examples.
 
   Args:
     source: anything with a length and random access to dicts of arrays, such as `load` returns.
@@ -40,8 +39,8 @@ def batches(
     ValueError: an empty source, or an argument out of range.
   """
   groups = getattr(source, "groups", None)
-  ids = _BatchIds(len(source), batch_size, seed, process_index, process_count)
-  ids = ids if groups is None else _GroupedIds(ids, np.asarray(groups))
+  given = batch_size, seed, process_index, process_count
+  ids = _BatchIds(len(source), *given) if groups is None else _GroupedIds(np.asarray(groups), *given)
 
   def read(batch):
     examples = [source[int(i)] for i in batch["id"]]
@@ -109,31 +108,35 @@ class _BatchIds:
     return {"id": ids, "index": index.astype(np.int32)}
 
 
-@dataclasses.dataclass(frozen=True)
 class _GroupedIds:
-  """As `flat`, but each batch is from one group."""
+  """Batches of one group each, as often as its share of the examples; each group's are its own stream of `_BatchIds`.
 
-  flat: _BatchIds
-  groups: np.ndarray
+  After `e` epochs a group of n examples has had floor(e * n / batch_size) batches; those of an epoch are shuffled.
+  """
 
-  def __post_init__(self):
-    size = self.flat.batch_size
-    members = [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
-    places = [(group, first) for group, ids in enumerate(members) for first in range(0, len(ids), size)]
-    object.__setattr__(self, "_members", members)
-    object.__setattr__(self, "_places", places)
+  def __init__(self, groups: np.ndarray, batch_size: int, seed: int, process_index: int, process_count: int):
+    self._members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    self._sizes = np.array([len(ids) for ids in self._members])
+    self._streams = [_BatchIds(len(ids), batch_size, seed, process_index, process_count) for ids in self._members]
+    self._batch_size, self._seed = batch_size, seed
 
   def __len__(self) -> int:
     return sys.maxsize
 
+  def _before(self, epoch: int) -> np.ndarray:
+    """Each group's number of batches before an epoch."""
+    return epoch * self._sizes // self._batch_size
+
   def __getitem__(self, k: int) -> dict[str, np.ndarray]:
-    flat = self.flat
-    epoch, number = divmod(int(k), len(self._places))
-    group, first = self._places[_permutation(len(self._places), flat.seed, epoch)[number]]
-    ids = self._members[group]
-    index = np.arange(flat.process_index, flat.batch_size, flat.process_count)
-    order = _permutation(len(ids), flat.seed, epoch)
-    return {"id": ids[order[(first + index) % len(ids)]].astype(np.int32), "index": index.astype(np.int32)}
+    epoch = int(k) * self._batch_size // int(self._sizes.sum())
+    while self._before(epoch + 1).sum() <= k:  # as a part of a batch is left to the next epoch
+      epoch += 1
+    first = self._before(epoch)
+    counts = self._before(epoch + 1) - first
+    slot = _permutation(int(counts.sum()), self._seed, epoch)[k - first.sum()]
+    group = int(np.searchsorted(np.cumsum(counts), slot, side="right"))
+    batch = self._streams[group][int(first[group] + slot - counts[:group].sum())]
+    return batch | {"id": self._members[group][batch["id"]].astype(np.int32)}
 
 
 @functools.lru_cache(maxsize=16)

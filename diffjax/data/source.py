@@ -12,9 +12,10 @@ from diffjax.data.tokens import Tokenizer
 from diffjax.warning import DiffjaxWarning
 
 
-def sides(size: int | tuple[int, int]) -> tuple[int, int]:
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
   """(H, W) of images whose size is given as the side of a square, or as that."""
-  return (size, size) if isinstance(size, int) else size
+  height, width = (size, size) if isinstance(size, int) else size
+  return int(height), int(width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ CHECKED = 1000
 
 
 def with_tokens(source: Source, tokenizer: Tokenizer) -> Source:
-  """The source with its captions as "tokens", int32 [L], in each example; one warning says if many are cut off.
+  """The source with its captions as "tokens", int32 [L], in each example; a warning says if some are cut off.
 
   Raises:
     ValueError: it has no captions.
@@ -77,8 +78,8 @@ def with_tokens(source: Source, tokenizer: Tokenizer) -> Source:
   cut = sum(length > tokenizer.length for length in checked)
   if cut:
     warnings.warn(
-      f"{cut} of {len(checked)} captions have more than {tokenizer.length} tokens, up to {max(checked)}, and are cut off;"
-      " shorten them, or set captions.length and train.text_encoder.",
+      f"{cut} of {len(checked)} captions have more than {tokenizer.length} tokens, up to {max(checked)}, and are cut"
+      " off; shorten them, or set captions.length and train.text_encoder.",
       DiffjaxWarning,
       stacklevel=3,
     )
@@ -90,8 +91,10 @@ def in_memory(source: Source) -> dict[str, np.ndarray]:
   """Stacks all examples of a source: {"image": uint8 [N, H, W, C], "label": int32 [N] if it has labels}.
 
   Raises:
-    ValueError: the source is empty.
+    ValueError: the source is empty, or its examples differ in shape.
   """
+  if source.groups is not None:
+    raise ValueError(f"the examples of {source.name!r} differ in size and cannot be stacked; open it without buckets.")
   if len(source) == 0:
     raise ValueError(f"data source {source.name!r} is empty, so there is nothing to hold in memory; add examples.")
   stacked = {key: np.empty((len(source), *np.shape(value)), value.dtype) for key, value in source[0].items()}

@@ -150,7 +150,7 @@ def _decode(
     raise OSError(f"a record of data set {name!r} is damaged; delete its prepared folder to prepare it again.")
   if isinstance(image, bytes):
     image = fit(read_picture(io.BytesIO(image)), size, channels)
-  elif image.shape[2] != channels or (size is not None and image.shape[:2] != (size, size)):
+  elif image.shape[2] != channels or (size is not None and image.shape[:2] != sides(size)):
     image = fit(Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image), size, channels)
   return {"image": image} | ({"label": np.int32(record["label"])} if labelled else {})
 

@@ -76,7 +76,7 @@ def discriminator(config) -> PatchDiscriminator | None:
   if not config.loss.adversarial_weight:
     return None
   made = module(config)
-  return PatchDiscriminator(made.widths[0], len(made.widths) - 1, made.num_groups)
+  return PatchDiscriminator(made.widths[0], max(len(made.widths) - 1, 1), made.num_groups)
 
 
 def initial_params(config, key: Array, frozen: PyTree = None) -> PyTree:
@@ -119,10 +119,16 @@ def check(config) -> None:
     raise ValueError(
       "the perceptual loss needs a CLIP, loss.perceptual, and a loss.perceptual_weight above 0; set both, or neither."
     )
-  if discriminator(config) is not None and min(defaults.image_size(config)) < SMALLEST * 2 ** (len(made.widths) - 1):
+  judge = discriminator(config)
+  if judge is not None and min(defaults.image_size(config)) < SMALLEST * 2**judge.layers:
     raise ValueError(
-      f"the images are too small for a discriminator of {len(made.widths) - 1} strided layers; use larger ones, fewer"
+      f"the images are too small for a discriminator of {judge.layers} strided layers; use larger ones, fewer"
       " model.widths, or loss.adversarial_weight=0."
+    )
+  if judge is not None and config.train.clip_norm:
+    raise ValueError(
+      "train.clip_norm would scale the autoencoder's gradient by the discriminator's too; set it to 0 with an"
+      " adversarial loss."
     )
 
 

@@ -10,17 +10,24 @@ FROM_DATA = ("out_channels", "image_size", "channels", "vocab_size", "context")
 
 def fields(network: type, besides: tuple[str, ...] = ()) -> Any:
   """A key for every field of a network; None, until set, means the network's own default."""
-  from ml_collections import ConfigDict, config_dict
+  from ml_collections import ConfigDict
 
   left_out = {*IN_EVERY_MODULE, *FROM_DATA, *besides}
   kept = [field for field in dataclasses.fields(network) if field.name not in left_out]
-  return ConfigDict({field.name: config_dict.placeholder(_type(field)) for field in kept})
+  return ConfigDict({field.name: unset(_type(field)) for field in kept})
 
 
 def _type(field):
   if field.name == "dtype":
     return str
   return int if field.default in (None, dataclasses.MISSING) else type(field.default)
+
+
+def unset(kind: type) -> Any:
+  """The value of a key that is None until it is set, to a value of this type."""
+  from ml_collections import config_dict
+
+  return config_dict.placeholder(kind)
 
 
 def image_size(config) -> tuple[int, int]:
@@ -30,11 +37,11 @@ def image_size(config) -> tuple[int, int]:
 
 def common() -> Any:
   """A ConfigDict with the keys that every kind of model has."""
-  from ml_collections import ConfigDict, config_dict
+  from ml_collections import ConfigDict
 
   config = ConfigDict()
   config.data = ConfigDict(dict(name="", folder="", data_dir="", image_size=0, channels=0, flip=False, in_memory=True))
-  config.data.image_width = config_dict.placeholder(int)  # None: that of a square
+  config.data.image_width = unset(int)  # None: that of a square
   config.model = ConfigDict()
   config.noise_levels = ConfigDict()
   config.train = ConfigDict(

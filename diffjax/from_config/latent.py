@@ -32,8 +32,6 @@ bounds, objective, memory_settings = diffusion.bounds, diffusion.common_objectiv
 
 def default_config() -> Any:
   """A latent diffusion model's ConfigDict with every key that train.py and sample.py read."""
-  from ml_collections import config_dict
-
   config = diffusion.common_config()
   config.autoencoder = ""
   config.text = ""
@@ -45,7 +43,7 @@ def default_config() -> Any:
   config.loss.name = "simple"
   config.captions = dict(names={}, templates=(), held_out=())
   config.data.buckets = ()  # sizes of images, as from data.bucket_sizes
-  config.captions.length = config_dict.placeholder(int)  # None: that of the text encoder
+  config.captions.length = defaults.unset(int)  # None: that of the text encoder
   config.train.update(caption_dropout=0.1, text_encoder=False)
   return config
 
@@ -76,8 +74,12 @@ def initial_params(config, key: Array, frozen: PyTree = None) -> PyTree:
   cond = jax.eval_shape(frozen.conditioner.training_cond, batch, keys)
   zeros = lambda tree: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree)
   params = diffusion.module(config).init(key, zeros(x), jnp.zeros(()), zeros(cond))
-  # the values of a text encoder are not those of a new one, but what `runs.start_from` fills in
+  # zeros here: `runs.start_from` fills in the text encoder's values
   return params | ({TEXT: zeros(frozen.conditioner.towers[0].params)} if config.train.text_encoder else {})
+
+
+def _is_size(size) -> bool:
+  return isinstance(size, list | tuple) and len(size) == 2 and all(type(n) is int and 0 < n <= 2**16 for n in size)
 
 
 def pixels(config) -> Pixels | None:
@@ -117,7 +119,7 @@ def check(config) -> None:
     raise ValueError("data.flip needs images, but latents are computed once; set data.in_memory=False, or do not flip.")
   if config.data.buckets and config.train.steps_per_call > 1:
     raise ValueError("with data.buckets each step may have images of another size; set train.steps_per_call=1.")
-  if any(len(size) != 2 or min(size) < 1 for size in config.data.buckets):
+  if not all(map(_is_size, config.data.buckets)):
     raise ValueError(f"data.buckets is {config.data.buckets}; give sizes (H, W), as from diffjax.data.bucket_sizes.")
   if not 0 <= config.train.caption_dropout < 1:
     raise ValueError(f"train.caption_dropout is {config.train.caption_dropout}, but must be in [0, 1); try 0.1.")

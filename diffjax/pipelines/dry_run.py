@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffjax.cluster import devices
 from diffjax.cluster.layouts import Whole
@@ -13,6 +14,9 @@ from diffjax.pipelines.pipeline import Pipeline
 from diffjax.system import memory
 from diffjax.tiling import Tiled, fitting
 from diffjax.typing import Cond, PyTree
+
+PARTS = ("denoiser", "codec", "conditioner")
+"""The fields of a pipeline that hold arrays."""
 
 
 def dry_run(
@@ -24,12 +28,14 @@ def dry_run(
   grid: str | None = None,
   size: tuple[int, int] | None = None,
   guidance_scale: float | None = None,
+  labels: bool = False,
   batch_size: int | None = None,
 ) -> dict[str, int | str]:
   """Bytes of the weights, and of each program's intermediate values and results, on each device; arguments as `draw`.
 
-  Compiles the programs but runs none; parameters may be shapes alone, as `pretrained.key_maps.unread` gives them.
-  "each device" is what all weights and the largest program take together.
+  `labels` tells whether any are asked for. Compiles the programs but runs none; parameters may be shapes alone, as
+  `pretrained.unread` gives them. Each device is taken to hold the whole model: "each device" is what all weights and
+  the largest program take together.
 
   Raises:
     ValueError: as `Pipeline.draw`.
@@ -37,9 +43,10 @@ def dry_run(
   pipeline = dataclasses.replace(pipeline, **{name: _shapes(getattr(pipeline, name)) for name in PARTS})
   sigmas, image_shape, shape = pipeline.shapes(steps, grid, size)
   batch = -(-min(batch_size or pipeline.defaults.batch_size, num) // devices.device_count())
-  cond, null_cond = _conds(pipeline, batch, image_shape[:2], shape)
+  cond, null_cond = _conds(pipeline, batch, image_shape[:2], shape, labels)
+  guided = cond is not None and null_cond is not None
   scale = pipeline.defaults.guidance_scale if guidance_scale is None else guidance_scale
-  denoiser = pipeline.defaults.guided(pipeline.denoiser, null_cond, None if null_cond is None else scale)
+  denoiser = pipeline.defaults.guided(pipeline.denoiser, null_cond, scale if guided else None)
   method = pipeline.defaults.sampler(sampler, len(sigmas) - 1)
   programs = compiled(Whole, shape, floats=False, trajectory=False)
   codec = fitting(pipeline.codec, shape, memory.device_bytes())
@@ -51,7 +58,7 @@ def dry_run(
   }
   weights = {"text encoder": pipeline.conditioner, "network": pipeline.denoiser, "autoencoder": pipeline.codec}
   rows: dict[str, int | str] = {"images": f"{batch} at a time of {' x '.join(map(str, image_shape[:2]))} pixels"}
-  rows |= {name: size for name, part in weights.items() if (size := memory.tree_bytes(part))}
+  rows |= {name: memory.tree_bytes(part) for name, part in weights.items() if jax.tree.leaves(part)}
   largest, known = 0, memory.device_bytes()
   for name, program in lowered.items():
     needs = memory.needs(program.compile())
@@ -65,9 +72,6 @@ def dry_run(
   return rows | ({} if known is None else {"available": known})
 
 
-PARTS = ("denoiser", "codec", "conditioner")
-
-
 def text(rows: dict[str, int | str]) -> str:
   """The rows of `dry_run` as lines to read."""
   return "\n".join(f"{name:<15} {memory.text(n) if isinstance(n, int) else n}" for name, n in rows.items())
@@ -77,11 +81,11 @@ def _shapes(tree: PyTree) -> PyTree:
   return jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), tree)
 
 
-def _conds(pipeline, batch, size, shape) -> tuple[Cond, Cond]:
+def _conds(pipeline, batch, size, shape, labels) -> tuple[Cond, Cond]:
   """The shapes of cond and null cond, of prompts of one section."""
   conditioner = pipeline.conditioner
   if not isinstance(conditioner, Text):
-    cond, null_cond = conditioner.conds(batch, size)
+    cond, null_cond = conditioner.conds(batch, size, **({"labels": np.zeros(batch, int)} if labels else {}))
     return _shapes(cond), null_cond
   one = {"context": [], "pooled": None}
   for tower in conditioner.towers:

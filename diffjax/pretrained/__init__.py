@@ -1,8 +1,15 @@
 """Published weights and schedulers: safetensors from local folders, one key map per family, and scheduler configs."""
 
 from diffjax.pretrained import hub
-from diffjax.pretrained.clip import load_clip, load_image_encoder, load_text_encoder, load_tokenizer_of, save_clip
-from diffjax.pretrained.clip.preprocessing import load_preprocessing
+from diffjax.pretrained.clip import (
+  load_clip,
+  load_image_encoder,
+  load_text_encoder,
+  load_tokenizer_of,
+  save_clip,
+  save_image_encoder,
+)
+from diffjax.pretrained.clip.preprocessing import load_preprocessing, save_preprocessing
 from diffjax.pretrained.key_maps import unread
 from diffjax.pretrained.schedulers import Published, from_diffusers
 from diffjax.pretrained.stable_diffusion.pipeline import INDEX as MODEL_INDEX
@@ -34,8 +41,10 @@ __all__ = [
   "load_textual_inversion",
   "load_tokenizer_of",
   "save_clip",
+  "save_image_encoder",
   "save_latents",
   "save_pipeline",
+  "save_preprocessing",
   "save_text_tower",
   "unread",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,20 +30,32 @@ def load_autoencoder(folder: str | pathlib.Path) -> Latents:
     FileNotFoundError: if the folder holds neither, or no checkpoint yet.
     ValueError: if it holds another kind of model, or is damaged.
   """
-  path = existing(folder, "an autoencoder")
-  if (path / VAE).is_dir() or not (path / CHECKPOINTS).is_dir():
-    return pretrained.load_latents(path / VAE if (path / VAE).is_dir() else path)
-  config = read_config(path)
-  check_kind(path, config, "autoencoder", "; give an autoencoder's.")
-  params = {"params": devices.whole(restore_averaged(path, config)[0]["params"])}  # without a discriminator
-  module = from_config.autoencoder.module(config).clone(dtype=jnp.float32)  # as its copies are read
-  codec = Latents(params, jnp.float32(1.0), jnp.float32(0.0), module)
+  codec, config = read_autoencoder(folder)
+  if config is None:
+    return codec
   examples = data.evenly(load_data(config, "train"), MEASURED)
   moments = encoded(codec, np.stack([example["image"] for example in examples]))
   z = np.asarray(codec.sample(jnp.asarray(moments), randomness.sample_keys(jax.random.key(0), len(moments))))
   if not np.isfinite(z).all() or not z.std():
-    raise ValueError(f"the latents of {path} are all equal, or not finite; train the autoencoder with other settings.")
+    raise ValueError(
+      f"the latents of {folder} are all equal, or not finite; train the autoencoder with other settings."
+    )
   return dataclasses.replace(codec, scale=jnp.float32(1 / z.std()))
+
+
+def read_autoencoder(folder: str | pathlib.Path) -> tuple[Latents, Any]:
+  """(codec, None) of published weights; (codec, config) of a run, whose latents are not scaled yet.
+
+  Errors as `load_autoencoder`.
+  """
+  path = existing(folder, "an autoencoder")
+  if (path / VAE).is_dir() or not (path / CHECKPOINTS).is_dir():
+    return pretrained.load_latents(path / VAE if (path / VAE).is_dir() else path), None
+  config = read_config(path)
+  check_kind(path, config, "autoencoder", "; give an autoencoder's.")
+  params = {"params": devices.whole(restore_averaged(path, config)[0]["params"])}  # without a discriminator
+  module = from_config.autoencoder.module(config).clone(dtype=jnp.float32)  # as its copies are read
+  return Latents(params, jnp.float32(1.0), jnp.float32(0.0), module), config
 
 
 def encoded(codec: Latents, images: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A trained diffusion model: the config and parameters in its folder, and the pipeline they define."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -50,7 +51,7 @@ class Run:
 
   def data(self, split: str) -> dict[str, np.ndarray]:
     """{"image": uint8 [N, H, W, C], "label": int32 [N] if any} of "train" or "test", preprocessed as in training."""
-    return data.in_memory(load_data(self.config, split))
+    return data.in_memory(load_data(self.config, split, buckets=False))
 
   def draw(self, num: int, **options: Any) -> Any:
     """Images from `pipelines.Pipeline.draw`, with its options; with `trajectory`, (images, path).
@@ -69,6 +70,7 @@ def open_pipeline(
   tokenizer: str | None = None,
   prediction: str | None = None,
   dtype: Any = None,
+  read: bool = True,
 ) -> tuple[Pipeline, str]:
   """The pipeline of a run, or of published weights, and its source, such as "step 2500".
 
@@ -78,6 +80,7 @@ def open_pipeline(
     best: as `load_run`.
     tokenizer, prediction: as `pretrained.load_single_file`.
     dtype: of published weights, as `pretrained.load_pipeline`.
+    read: False: published weights are only checked, and the pipeline has their shapes (`pretrained.unread`).
 
   Raises:
     ValueError: as there, or an option that does not apply to what `workdir` is.
@@ -92,14 +95,14 @@ def open_pipeline(
   if not single and (tokenizer or prediction):
     name = "tokenizer" if tokenizer else "prediction"
     raise ValueError(f"{workdir} is a folder, which has its own {name}; omit --{name}.")
-  if single:
-    if tokenizer is None:
-      raise ValueError(f"{workdir} holds no tokenizer; give a folder with CLIP's as --tokenizer.")
-    return pretrained.load_single_file(
-      path, tokenizer=tokenizer, prediction=prediction, dtype=dtype
-    ), "published weights"
-  if folder:
-    return pretrained.load_pipeline(path, dtype=dtype), "published weights"
+  if single and tokenizer is None:
+    raise ValueError(f"{workdir} holds no tokenizer; give a folder with CLIP's as --tokenizer.")
+  with contextlib.nullcontext() if read else pretrained.unread():
+    if single:
+      options = dict(tokenizer=tokenizer, prediction=prediction, dtype=dtype)
+      return pretrained.load_single_file(path, **options), "published weights"
+    if folder:
+      return pretrained.load_pipeline(path, dtype=dtype), "published weights"
   run = load_run(workdir, best=best)
   return run.pipeline, f"step {run.step}"
 

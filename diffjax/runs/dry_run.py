@@ -37,14 +37,16 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout
   spec, num_processes, num_devices = config.train, processes.process()["process_count"], devices.device_count()
   state = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), layout.target)
   source = _data(config)
-  labelled = source.num_classes > 0 if source else None
+  labelled, buckets = source.num_classes > 0 if source else None, config.data.get("buckets", ())
   batch = examples(config, spec.batch_size // num_devices, labelled, frozen)
   rows = {
     "mesh": f"{_count(num_processes, 'process', 'es')} x "
     + _count(num_devices // num_processes, f"{devices.platform()} device"),
     "batch": f"{spec.batch_size} a step, {spec.batch_size // num_devices} a device"
     + (f" in {spec.accumulate} parts" if spec.accumulate > 1 else ""),
-    **_memory(train_step, state, layout, batch, spec.steps_per_call, source if config.data.in_memory else None),
+    **_memory(
+      train_step, state, layout, batch, spec.steps_per_call, source if config.data.in_memory and not buckets else None
+    ),
     "FLOPs": _flops(train_step, state, batch, num_devices),
     "data": f"{len(source):,} images of {'x'.join(map(str, source.shape))}" if source else UNPREPARED,
     "folder": str(workdir),
@@ -56,9 +58,14 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout
 def examples(
   config, batch_size: int, labelled: bool | None = None, frozen: PyTree = None
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of a batch of examples, with labels if `labelled` (None: if the model uses them); `frozen` as `dry_run`."""
+  """Shapes of a batch of examples, with labels if `labelled` (None: if the model uses them); `frozen` as `dry_run`.
+
+  Of several sizes, the largest.
+  """
   labelled = from_config.num_classes(config) > 0 if labelled is None else labelled
-  batch: dict[str, Any] = {"image": jax.ShapeDtypeStruct((batch_size, *from_config.image_shape(config)), jnp.uint8)}
+  sizes = config.data.get("buckets", ()) or [from_config.image_size(config)]
+  shape = (batch_size, *max(sizes, key=math.prod), config.data.channels)
+  batch: dict[str, Any] = {"image": jax.ShapeDtypeStruct(shape, jnp.uint8)}
   names = ("label", "index") if labelled else ("index",)
   batch |= {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in names}
   if isinstance(frozen, Frozen):

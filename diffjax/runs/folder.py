@@ -22,8 +22,8 @@ from diffjax.warning import DiffjaxWarning
 CONFIG, CHECKPOINTS, BEST, LOCK = "config.json", "checkpoints", "best", "lock"
 
 
-def load_data(config, split: str, *, prepare: bool = True) -> data.Source:
-  """One split of a config's data set; `prepare` and errors as `data.load`.
+def load_data(config, split: str, *, prepare: bool = True, buckets: bool = True) -> data.Source:
+  """One split of a config's data set; `prepare` and errors as `data.load`. With buckets=False images have one size.
 
   Raises:
     ValueError: if its pictures or labels do not fit the model.
@@ -37,7 +37,7 @@ def load_data(config, split: str, *, prepare: bool = True) -> data.Source:
     channels=spec.channels,
     data_dir=spec.data_dir or None,
     prepare=prepare,
-    buckets=spec.get("buckets", ()),
+    buckets=spec.get("buckets", ()) if buckets else (),
     captions=from_config.kind_of(config) == "latent" and not config.captions.templates,
   )
   classes = from_config.num_classes(config)

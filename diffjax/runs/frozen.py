@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffjax import data, from_config, pretrained
 from diffjax.cluster import devices, processes
 from diffjax.codecs import Latents
 from diffjax.conditioning import Text, TextTower
+from diffjax.networks import ImageFeatures
 from diffjax.runs.autoencoder import BATCH, VAE, encoded, load_autoencoder
 from diffjax.runs.clip import load_clip
 from diffjax.runs.folder import CHECKPOINTS, CONFIG, existing, has_begun, read_config, restore_averaged
@@ -21,22 +23,25 @@ from diffjax.system import paths, writing
 from diffjax.training.objectives.denoising import TEXT, Frozen
 from diffjax.typing import PyTree
 
-PARTS = (VAE, TEXT_ENCODER, TOKENIZER)
-"""Folders in that of a latent diffusion run."""
+IMAGE_ENCODER = "image_encoder"
+"""That of an autoencoder's perceptual loss."""
+PARTS = (VAE, TEXT_ENCODER, TOKENIZER, IMAGE_ENCODER)
+"""Folders in that of a run, with what it stands on."""
 
 
 def load_frozen(config, workdir: str | pathlib.Path | None = None) -> PyTree:
   """What a run reads but does not train, as NumPy arrays: None for most kinds of models.
 
-  For an autoencoder with a perceptual loss: the image encoder of its CLIP, which training alone needs. For a latent
-  diffusion model: a `Frozen` from the run's own folder, if it has one yet, or else from where its config
-  says.
+  For an autoencoder with a perceptual loss: the image encoder of its CLIP. For a latent diffusion model: a `Frozen`
+  from the run's own folder, if it has one yet, or else from where its config says.
 
   Raises:
     ValueError, FileNotFoundError: as `load_autoencoder`, `load_text_tower` and `load_clip`.
   """
   if from_config.kind_of(config) == "autoencoder" and config.loss.perceptual:
-    return jax.tree.map(np.asarray, load_clip(config.loss.perceptual).image_features)
+    with _kept(workdir) as kept:
+      encoder = load_clip(config.loss.perceptual).image_features if kept is None else _image_encoder(kept)
+    return jax.tree.map(np.asarray, encoder.replace(module=encoder.module.clone(dtype=jnp.float32)))
   if from_config.kind_of(config) != "latent":
     return from_config.initial_frozen(config)
   with _kept(workdir) as kept:
@@ -44,7 +49,13 @@ def load_frozen(config, workdir: str | pathlib.Path | None = None) -> PyTree:
     codec = pixels or load_autoencoder(config.autoencoder if kept is None else kept)
     tower = load_text_tower(config.text) if kept is None else read_text_tower(kept)
   _check(config, codec)
-  tower = tower.with_length(config.captions.length) if config.captions.length else tower
+  length = config.captions.length or tower.tokenizer.length
+  if length > tower.module.context and not config.train.text_encoder:
+    raise ValueError(
+      f"captions.length is {length}, but the text encoder has only {tower.module.context} positions; lower it, or train"
+      " new ones by train.text_encoder=True."
+    )
+  tower = tower.with_length(length)
   captions = None
   if config.captions.templates:
     texts = from_config.latent.training_captions(config)
@@ -70,6 +81,11 @@ def load_text_tower(folder: str | pathlib.Path) -> TextTower:
     return tower
   params, _ = restore_averaged(path, config, frozen=load_frozen(config, path))
   return dataclasses.replace(tower, params=devices.whole(params[TEXT]))
+
+
+def _image_encoder(folder: pathlib.Path) -> ImageFeatures:
+  module, params = pretrained.load_image_encoder(folder / IMAGE_ENCODER)
+  return ImageFeatures(params, module, **pretrained.load_preprocessing(folder / IMAGE_ENCODER))
 
 
 @contextlib.contextmanager
@@ -113,18 +129,22 @@ def _check(config, codec):
     )
 
 
-def keep_frozen(config, workdir: pathlib.Path, frozen: PyTree) -> None:
+def keep_frozen(workdir: pathlib.Path, frozen: PyTree) -> None:
   """Copies what `load_frozen` loaded into the run's folder, so that it needs nothing else."""
-  if from_config.kind_of(config) != "latent" or has_begun(workdir):
+  if not isinstance(frozen, Frozen | ImageFeatures) or has_begun(workdir):
     return
 
   def write():
-    codec, (tower,) = frozen.codec, frozen.conditioner.towers
     with tempfile.TemporaryDirectory() as folder:
       local = pathlib.Path(folder)
-      if isinstance(codec, Latents):
-        pretrained.save_latents(local / VAE, codec)
-      pretrained.save_text_tower(local / TEXT_ENCODER, local / TOKENIZER, tower)
+      if isinstance(frozen, ImageFeatures):
+        pretrained.save_image_encoder(local / IMAGE_ENCODER, frozen.module, frozen.params)
+        pretrained.save_preprocessing(local / IMAGE_ENCODER, frozen.mean, frozen.std, frozen.crop)
+      else:
+        (tower,) = frozen.conditioner.towers
+        if isinstance(frozen.codec, Latents):
+          pretrained.save_latents(local / VAE, frozen.codec)
+        pretrained.save_text_tower(local / TEXT_ENCODER, local / TOKENIZER, tower)
       for part in PARTS:
         if (local / part).is_dir():
           _copy(local / part, workdir / part)

@@ -9,7 +9,7 @@ import numpy as np
 from diffjax import from_config
 from diffjax.cluster import devices
 from diffjax.denoisers import BoundNetwork, NetworkDenoiser
-from diffjax.runs.autoencoder import load_autoencoder
+from diffjax.runs.autoencoder import read_autoencoder
 from diffjax.runs.diffusion import open_pipeline
 from diffjax.system.files import shown
 from diffjax.training.objectives.denoising import TEXT
@@ -33,7 +33,7 @@ def start_from(config, state: TrainState, frozen: PyTree = None) -> TrainState:
   if not folder:
     return state
   autoencoder = from_config.kind_of(config) == "autoencoder"
-  params = load_autoencoder(folder).params if autoencoder else _network(config, folder)
+  params = read_autoencoder(folder)[0].params if autoencoder else _network(config, folder)
   there, here = _shapes(params), _shapes({name: state.params[name] for name in params})
   for name in sorted(there.keys() | here.keys()):
     if there.get(name) != here.get(name):

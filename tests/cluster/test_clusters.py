@@ -74,7 +74,7 @@ def test_files_of_ours_exist():
 def test_unknown_flags_and_bad_shell_would_show():
   text = "python train.py --config=a.py \\\n  --wrokdir=b 'x' --other"
   assert named(text) == [("train.py", ["config", "wrokdir"], "a.py")]
-  assert "wrokdir" not in defined("train.py") and "dry_run" not in defined("sample.py")
+  assert "wrokdir" not in defined("train.py") and "coordinator_port" not in defined("sample.py")
   assert {"workdir", "dry_run", "coordinator"} <= defined("train.py") and "count" in defined("-m diffjax.scaling")
   assert subprocess.run(["bash", "-n"], input="if true; then", text=True, capture_output=True, check=False).returncode
 

@@ -9,7 +9,7 @@ from diffjax.losses import adversarial
 
 def test_values_of_each_image():
   real, made = jnp.array([[0.5, 2.0], [-1.0, 1.0]]), jnp.array([[-3.0, 0.0], [1.0, -1.0]])
-  np.testing.assert_allclose(adversarial.hinge(real, made), [0.5 * (0.5 + 1) / 2, 0.5 * (2 + 2) / 2])
+  np.testing.assert_allclose(adversarial.hinge(real, made), [(0.5 + 1) / 2, (2 + 2) / 2])
   np.testing.assert_allclose(adversarial.generator(made), [1.5, 0.0])
 
 

@@ -191,3 +191,25 @@ def test_round_trip(both, tmp_path, kind):
   assert opened.scheduler.config.prediction_type == theirs.scheduler.config.prediction_type
   prompts = [opened.tokenizer_2 if kind == "refiner" else opened.tokenizer][0](TEXTS, padding="max_length").input_ids
   np.testing.assert_array_equal(prompts, ours.conditioner.towers[-1].tokenizer(TEXTS))
+
+
+def test_a_small_decoder_shows_the_film_strip(both, tmp_path):
+  import sample
+
+  _, folder = both("1")
+  blocks = dict(encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4))
+  small = diffusers.AutoencoderTiny(**blocks, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
+  small.save_pretrained(tmp_path / "small")
+  asked = dict(num=1, prompt=TEXTS[0], size=SIZE, steps=3, filmstrip=True)
+  plain = sample.draw(folder, tmp_path / "plain", **asked)
+  images = sample.draw(folder, tmp_path / "out", preview_decoder=str(tmp_path / "small"), **asked)
+  np.testing.assert_array_equal(images, plain)
+  strips = [(tmp_path / name / "filmstrip.png").read_bytes() for name in ("plain", "out")]
+  assert strips[0] != strips[1]
+  with pytest.raises(ValueError, match="--preview_decoder decodes the film strip; add --filmstrip"):
+    sample.draw(folder, tmp_path / "out", preview_decoder=str(tmp_path / "small"), **asked | {"filmstrip": False})
+  diffusers.AutoencoderTiny(
+    latent_channels=8, **blocks, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)
+  ).save_pretrained(tmp_path / "other")
+  with pytest.raises(ValueError, match="decodes latents of 8 channels, 2 pixels wide, but the model's have 4"):
+    sample.draw(folder, tmp_path / "out", preview_decoder=str(tmp_path / "other"), **asked)

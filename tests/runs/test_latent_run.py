@@ -366,15 +366,24 @@ def test_an_autoencoder_with_a_perceptual_loss_and_a_discriminator(trained, tmp_
   config.train.update(steps=3, sample_every=3)
   plain = train(config, tmp_path / "plain")
   config.init_from = str(tmp_path / "plain")
-  config.loss.update(perceptual=str(folder / "gone_text"), perceptual_weight=0.5, adversarial_weight=0.5)
+  config.train.update(seed=1, learning_rate=1e-4)  # other random values, if it did not start there
+  shutil.copytree(folder / "gone_text", tmp_path / "clip")
+  config.loss.update(perceptual=str(tmp_path / "clip"), perceptual_weight=0.5, adversarial_weight=0.5)
   with pytest.raises(ValueError, match=r"needs a CLIP, loss.perceptual, and a loss.perceptual_weight above 0"):
     train(_without(config), tmp_path / "wrong")
+  config.train.update(steps=6, checkpoint_every=3)
   state = train(config, tmp_path / "judged")
   assert sorted(state.params) == ["discriminator", "params"]
   codec = runs.load_autoencoder(tmp_path / "judged")
   assert sorted(codec.params) == ["params"]
   moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), codec.params["params"], plain.averaged["params"])
-  assert 0 < max(jax.tree.leaves(moved)) < 0.1  # it started there
+  assert 0 < max(jax.tree.leaves(moved)) < 0.02  # it started there
+  # a stopped run resumes exactly, and needs the CLIP no more
+  shutil.rmtree(tmp_path / "clip")
+  shutil.rmtree(tmp_path / "judged" / "checkpoints" / "6")
+  shutil.rmtree(tmp_path / "judged" / "best")
+  again = train(config, tmp_path / "judged")
+  jax.tree.map(np.testing.assert_array_equal, again.params, state.params)
 
 
 def _without(config):

@@ -156,3 +156,9 @@ def save_clip(folder: str | os.PathLike, model: CLIP, params: PyTree) -> None:
 def save_text_encoder(folder: str | os.PathLike, encoder: TextEncoder, params: PyTree) -> None:
   """Writes CLIP's text tower alone, as `save_clip` does; `load_text_encoder` and `transformers` read it."""
   save(folder, "model", configs.text_to_hugging_face(encoder), HUGGING_FACE, params, "text/")
+
+
+def save_image_encoder(folder: str | os.PathLike, encoder: ImageEncoder, params: PyTree) -> None:
+  """Writes an image tower alone, as `save_clip` does; `load_image_encoder` and `transformers` read it."""
+  config = configs.image_to_hugging_face(encoder)
+  save(folder, "model", config, SIGLIP if encoder.pooling == "attention" else HUGGING_FACE, params, "image/")

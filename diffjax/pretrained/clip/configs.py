@@ -182,6 +182,15 @@ def text_to_hugging_face(text: TextEncoder) -> Config:
   }
 
 
+def image_to_hugging_face(image: ImageEncoder) -> Config:
+  """Hugging Face's configuration of an image tower alone, or ValueError if it has another architecture."""
+  if image.pooling not in ("class", "attention"):
+    raise ValueError(f"no published image encoder pools by {image.pooling!r}; train one that pools by 'class'.")
+  family = "clip" if image.pooling == "class" else "siglip"
+  projection = {"projection_dim": image.features} if image.features else {}
+  return {"model_type": f"{family}_vision_model", **_to_part(image, IMAGE), **projection}
+
+
 def _to_part(tower, keys):
   names = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}
   values = {key: getattr(tower, ours) for key, ours, _ in keys}

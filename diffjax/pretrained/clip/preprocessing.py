@@ -1,6 +1,8 @@
 """Image preprocessing of published towers from their folders; LAION's ViT-L/14, for example, differs from CLIP's."""
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 from diffjax.pretrained.folders import open_folder
@@ -37,6 +39,13 @@ def load_preprocessing(folder: str | os.PathLike) -> dict[str, Any]:
     return {}
   said = {"mean": _numbers(name, "mean", mean, -MOST), "std": _numbers(name, "std", std, 0), "crop": crop}
   return {key: value for key, value in said.items() if value is not None}
+
+
+def save_preprocessing(folder: str | os.PathLike, mean: Any, std: Any, crop: bool | None) -> None:
+  """Writes a `preprocessor_config.json` that `load_preprocessing` reads, without those that are None."""
+  said = {"image_mean": mean, "image_std": std, "do_center_crop": crop}
+  said = {key: value for key, value in said.items() if value is not None}
+  (Path(folder) / HUGGING_FACE).write_text(json.dumps(said, indent=2) + "\n", encoding="utf-8")
 
 
 def _numbers(name, key, value, above):

@@ -14,8 +14,8 @@ from diffjax.typing import Array, PyTree
 
 DISCRIMINATOR = "discriminator"
 """The key of the discriminator's parameters, beside the autoencoder's own "params"."""
-MOST = 1e4
-"""The weight of the adversarial term is at most this."""
+MAX_BALANCE = 1e4
+"""The weight of the adversarial term is at most this, times `adversarial_weight`."""
 
 
 @struct.dataclass
@@ -27,9 +27,9 @@ class AutoencoderObjective:
 
   Two more terms on request, as there. Perceptual: the distance of x and y in the hidden states of an image encoder,
   `frozen`. Adversarial: a discriminator of patches, whose parameters lie in params["discriminator"], learns in the same
-  step to tell x from y; the autoencoder learns that y passes for real, each image with a weight that makes this
-  gradient, where it enters the decoder, `adversarial_weight` times as large as that of the reconstruction (Esser et al.
-  2021, eq. 7, there in the decoder's last layer).
+  step to tell x from y; the autoencoder learns to make y pass for real, each image with a weight that makes this
+  gradient with respect to y `adversarial_weight` times as large as that of the reconstruction (Esser et al. 2021, eq.
+  7, there with respect to the decoder's last layer).
 
   Attributes:
     kl_weight: of the divergence.
@@ -75,12 +75,13 @@ class AutoencoderObjective:
     judge = lambda params, images: self.discriminator.apply({"params": params}, images)
     judged = params[DISCRIMINATOR]
     passing = lambda made: losses.adversarial.generator(judge(jax.lax.stop_gradient(judged), made))
-    size = lambda loss: jnp.sqrt(jnp.square(jax.grad(lambda made: loss(made).sum())(made)).sum(axis=(1, 2, 3)))
-    pull, push = jax.lax.stop_gradient((size(reconstruction), size(passing)))
-    balance = pull / (push + pull / MOST + 1e-12)
-    told = losses.adversarial.hinge(judge(judged, images), judge(judged, jax.lax.stop_gradient(made)))
-    metrics |= {"discriminator": told}
-    return loss + self.adversarial_weight * balance * passing(made) + told, metrics
+    fixed = jax.lax.stop_gradient(made)
+    size = lambda loss: jnp.sqrt(jnp.square(jax.grad(lambda made: loss(made).sum())(fixed)).sum(axis=(1, 2, 3)))
+    pull, push = size(reconstruction), size(passing)
+    balance = pull / (push + pull / MAX_BALANCE + 1e-12)
+    discriminator_loss = losses.adversarial.hinge(judge(judged, images), judge(judged, fixed))
+    metrics |= {"discriminator": discriminator_loss}
+    return loss + self.adversarial_weight * balance * passing(made) + discriminator_loss, metrics
 
 
 def perceptual(encoder: ImageFeatures, x: Array, y: Array) -> Array:

@@ -19,7 +19,7 @@ TEXT = "text"
 
 @struct.dataclass
 class Frozen:
-  """What a text-to-image model stands on, and its training does not change.
+  """What a text-to-image model stands on; its training changes nothing of it, unless the text encoder is trained along.
 
   Attributes:
     codec: the autoencoder, or the pixels themselves.

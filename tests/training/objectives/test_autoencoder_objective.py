@@ -98,7 +98,7 @@ def test_the_discriminator_learns_from_its_own_loss_alone():
   objective, params = two_players(0.5)
   total = lambda params: objective(params, batch(), jax.random.key(0))[0].sum()
   hinge = lambda judge: (
-    0.5 * (jax.nn.relu(1 - judge * red) + jax.nn.relu(1 + judge * (red + 0.25))).mean(axis=(1, 2, 3)).sum()
+    (jax.nn.relu(1 - judge * red) + jax.nn.relu(1 + judge * (red + 0.25))).mean(axis=(1, 2, 3)).sum()
   )
   red = (batch()["image"] / 127.5 - 1)[..., :1]
   gradient = jax.grad(total)(params)
