@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 
+import jax.numpy as jnp
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -19,7 +20,9 @@ diffusers = pytest.importorskip("diffusers")
 
 import transformers  # noqa: E402 - after the skips
 
+from diffjax import pretrained  # noqa: E402
 from diffjax.data import train_tokenizer  # noqa: E402
+from diffjax.pipelines import dry_run  # noqa: E402
 
 DOWN, CROSS = "DownBlock2D", "CrossAttnDownBlock2D"
 UP, CROSS_UP = "UpBlock2D", "CrossAttnUpBlock2D"
@@ -150,3 +153,14 @@ def test_zero_filled_folders_load_in_the_memory_of_their_weights(tmp_path, kind,
   count, size = map(int, out.split())
   assert count == unet + others and size == 2 * count
   assert peak - before <= 1.2 * size
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("kind", "side", "bound"), [("1.5", 512, 4.0), ("xl", 1024, 12.0)])
+def test_drawing_one_image_in_float32(tmp_path, kind, side, bound):
+  write_folder(tmp_path, kind)
+  with pretrained.unread():
+    pipeline = pretrained.load_pipeline(tmp_path, dtype=jnp.float32)
+  rows = dry_run.dry_run(pipeline, 1, size=(side, side))
+  assert rows["network"] + rows["denoising"] <= bound * 2**30
+  assert rows["autoencoder"] + rows["decoding"] <= bound * 2**30

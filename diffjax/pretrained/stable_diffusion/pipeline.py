@@ -91,8 +91,9 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
 
   Args:
     folder: with model_index.json and the folders it names, as Hugging Face's `from_pretrained` reads it.
-    dtype: what the networks compute in, and the precision in which weights are kept, unless the files have less; None:
-      bfloat16 on GPU and TPU, float32 on CPU.
+    dtype: what the networks compute in and their weights are kept in, whatever the files have, as converting 16 bits to
+      32 again in every program would take the memory of both; None: bfloat16 on GPU and TPU, float32 on CPU. The
+      autoencoder's weights stay as in the file.
 
   Raises:
     ValueError: a pickle; another kind of model; a component that is damaged, hostile or does not fit the others.
@@ -102,18 +103,18 @@ def load_pipeline(folder: str | os.PathLike, *, dtype: jnp.dtype | None = None) 
   if not (folder / INDEX).exists():
     raise FileNotFoundError(f"{folder} holds no {INDEX}; give the folder of a whole pipeline.")
   index = read_json(folder, INDEX)
-  dtype, param_dtype = dtypes(dtype)
+  dtype = computing(dtype)
   unet_config = read_json(_component(folder, index, "unet"), "config.json")
   network, channels, _ = configs.unet(unet_config, dtype)
   inpaints = check_channels(folder, channels, network)
-  network, params = weights.load_unet(folder / "unet", dtype=dtype, param_dtype=param_dtype)
+  network, params = weights.load_unet(folder / "unet", dtype=dtype, param_dtype=dtype)
   # diffusers itself writes -Infinity, DPM-Solver's default for `lambda_min_clipped`
   scheduler = read_json(_component(folder, index, "scheduler"), "scheduler_config.json", infinite=True)
   published = from_diffusers(scheduler)
   codec = load_latents(_component(folder, index, "vae"), dtype)
   large = network.size_dim > 0
   conditioner = Text(
-    towers=_towers(folder, index, large, dtype, param_dtype),
+    towers=_towers(folder, index, large, dtype),
     pooled=large,
     zero_null=large and bool(index.get("force_zeros_for_empty_prompt", True)),
     aesthetic=AESTHETIC if index.get("requires_aesthetics_score") else None,
@@ -143,10 +144,9 @@ def assemble(
   )
 
 
-def dtypes(dtype: jnp.dtype | None) -> tuple[jnp.dtype, jnp.dtype | None]:
-  """What networks compute in, and what weights are stored in, None: as in the file; by default as `load_pipeline`."""
-  dtype = jnp.dtype(dtype or ("float32" if devices.platform() == "cpu" else "bfloat16"))
-  return dtype, None if dtype == jnp.float32 else dtype
+def computing(dtype: jnp.dtype | None) -> jnp.dtype:
+  """What networks compute in, by default as `load_pipeline`."""
+  return jnp.dtype(dtype or ("float32" if devices.platform() == "cpu" else "bfloat16"))
 
 
 def check_channels(path: Path, channels: int, network: TextUNet) -> bool:
@@ -242,7 +242,7 @@ def _component(folder: Path, index: Mapping[str, Any], name: str) -> Path:
   return folder / name
 
 
-def _towers(folder, index, large, dtype, param_dtype) -> tuple[TextTower, ...]:
+def _towers(folder, index, large, dtype) -> tuple[TextTower, ...]:
   """The text encoders that the index names: one, or two for SDXL, or its second alone for the refiner."""
   names = [name for name in ("text_encoder", "text_encoder_2") if _named(index, name)]
   if not names:
@@ -250,7 +250,7 @@ def _towers(folder, index, large, dtype, param_dtype) -> tuple[TextTower, ...]:
   towers = []
   for name in names:
     parts = _component(folder, index, name), _component(folder, index, name.replace("text_encoder", "tokenizer"))
-    tower = read_text_tower(*parts, dtype=dtype, param_dtype=param_dtype)
+    tower = read_text_tower(*parts, dtype=dtype, param_dtype=dtype)
     # SDXL reads the penultimate layer, as it is
     towers.append(dataclasses.replace(tower, layer=-2, normed=False) if large else tower)
   return tuple(towers)

@@ -34,7 +34,7 @@ from diffjax.pretrained.stable_diffusion.pipeline import (
   AESTHETIC,
   assemble,
   check_channels,
-  dtypes,
+  computing,
 )
 from diffjax.pretrained.tensors import Stored, open_tensors
 from diffjax.system.files import shown
@@ -126,7 +126,7 @@ def load_single_file(
   refuse_pickle(path)
   if not path.is_file():
     raise FileNotFoundError(f"there is no file {path}; give a .safetensors file.")
-  dtype, param_dtype = dtypes(dtype)
+  dtype = computing(dtype)
   with open_tensors(path.parent, path.name) as stored:
     stored = {name: tensor for name, tensor in stored.items() if _read(name)}
     kind, channels, context = _kind(path, stored)
@@ -148,7 +148,7 @@ def load_single_file(
     params = {}
     for prefix, (key_map, shapes, ours) in parts.items():
       own = {name.removeprefix(prefix): tensor for name, tensor in stored.items() if name.startswith(prefix)}
-      own_dtype = None if prefix == AUTOENCODER else param_dtype
+      own_dtype = None if prefix == AUTOENCODER else dtype
       params[prefix] = {"params": key_maps.load(key_map, shapes["params"], own, ours, own_dtype)}
   large = unet.size_dim > 0
   published = from_diffusers(SCHEDULER | {"prediction_type": PREDICTIONS[prediction]})
