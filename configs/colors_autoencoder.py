@@ -2,8 +2,8 @@
 
 python train.py --config=configs/colors_autoencoder.py --workdir=runs/colors_autoencoder
 
-Needs the extra `examples`. Hardware: 2 cores of an AMD EPYC with AVX-512. Time: 2 min 44 s from an empty cache.
-Result over three trainings: not run yet.
+Needs the extra `examples`. Hardware: 2 cores of an AMD EPYC with AVX-512. Time: 2 min 33 s from an empty cache.
+`python -m diffjax.evaluation --workdir=runs/colors_autoencoder`, three trainings: 32.9 dB (32.6 to 33.3).
 """
 
 from diffjax.from_config.configuration import default_autoencoder_config

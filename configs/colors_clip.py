@@ -2,8 +2,8 @@
 
 python train.py --config=configs/colors_clip.py --workdir=runs/colors_clip
 
-Needs the extra `examples`. Hardware: 2 cores of an AMD EPYC with AVX-512. Time: 1 min 30 s from an empty cache.
-Result over three trainings: not run yet.
+Needs the extra `examples`. Hardware: 2 cores of an AMD EPYC with AVX-512. Time: 1 min 33 s from an empty cache.
+Its text encoder's result is that of colors_latent.py.
 """
 
 from diffjax.data import colored_digits

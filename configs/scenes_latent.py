@@ -5,7 +5,10 @@ python sample.py --workdir=runs/scenes_latent --prompt="a red three left of a bl
 
 Starts from runs/colors_latent (configs/colors_latent.py), whose autoencoder stays as it is, while its text encoder is
 trained along with its U-Net. Needs the extra `examples`. Hardware: 2 cores of an AMD EPYC with AVX-512.
-Time and result over three trainings: not run yet.
+Time: 4 min 31 s, with the programs of colors_latent.py in the cache.
+`python benchmarks/colored_scenes.py --workdir=runs/scenes_latent`, three trainings of everything, 1,000 images each,
+mean (range): both objects right .967 (.963 to .973); both pairs never seen .950 (.940 to .960); colours or sides
+swapped 0.
 """
 
 from diffjax.from_config.configuration import default_latent_config
