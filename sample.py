@@ -43,6 +43,20 @@ from diffjax.system.files import read_at_most
 IN_GRID, IN_FILM = 100, 8
 """Number of images in grid.png and in the film strip."""
 MAX_SIDE, MAX_PROMPTS = 2**14, 2**20
+UNCOUNTED = (
+  "clip",
+  "image_prompt",
+  "init_image",
+  "mask",
+  "prompts",
+  "best_of",
+  "repeats",
+  "cfgpp",
+  "embeddings",
+  "filmstrip",
+  "preview_decoder",
+)
+"""Flags whose memory a dry run does not know."""
 
 
 def draw(
@@ -227,7 +241,10 @@ def read_prompts(file: str | pathlib.Path, prompt: str | None) -> list[str]:
 
 def with_preview(pipeline: Pipeline, folder: str | pathlib.Path) -> Pipeline:
   """The pipeline with the small decoder of a folder for film strips; ValueError if it decodes other latents."""
-  codec, latents = load_preview_codec(folder), pipeline.shapes()[2]
+  try:
+    codec, latents = load_preview_codec(folder), pipeline.shapes()[2]
+  except ValueError as error:
+    raise ValueError(f"--preview_decoder={folder} is no small decoder ({error}).") from None
   own = (codec.downscaling, codec.module.latent_channels)
   if own != (pipeline.codec.downscaling, latents[-1]):
     raise ValueError(
@@ -281,12 +298,12 @@ def expected(workdir: str | pathlib.Path, size: tuple[int, int] | None, options:
   Raises:
     ValueError: as `draw`, or a flag whose memory is not counted.
   """
-  uncounted = [name for name in ("clip", "image_prompt", "filmstrip") if options[name]]
+  uncounted = [name for name in UNCOUNTED if options[name]]
   if uncounted:
     raise ValueError(f"--dry_run does not count what --{uncounted[0]} takes; omit one of them.")
   given = {name: options[name] for name in ("best", "tokenizer", "prediction")}
   pipeline, _ = open_pipeline(workdir, **given, read=False)
-  num = options["num"] or min(64, pipeline.defaults.batch_size)
+  num = min(64, pipeline.defaults.batch_size) if options["num"] is None else options["num"]
   names = ("steps", "sampler", "grid", "guidance_scale", "batch_size")
   asked = {name: options[name] for name in names} | {"labels": options["labels"] is not None}
   return dry_run.text(dry_run.dry_run(pipeline, num, size=size, **asked))

@@ -65,11 +65,14 @@ def train(config, workdir: str | pathlib.Path) -> TrainState:
   source = opened.pop() if opened else runs.load_data(config, "train")
   source = runs.captioned(config, source, frozen)
   held_out = held_out_batches(config, frozen)
+  params = None if runs.has_begun(workdir) else runs.load_start(config, layout.target, frozen)
   with runs.claimed(workdir, config), memory.explaining(multi_step, memory_settings(config)) as multi_step:
-    return continue_run(config, workdir, multi_step, layout, frozen, source, held_out)
+    return continue_run(config, workdir, multi_step, layout, frozen, params, source, held_out)
 
 
-def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, frozen, source, held_out) -> TrainState:
+def continue_run(
+  config, workdir: pathlib.Path, multi_step: Callable, layout, frozen, params, source, held_out
+) -> TrainState:
   """The rest of `train`, once the folder is claimed."""
   spec = config.train
 
@@ -82,7 +85,8 @@ def continue_run(config, workdir: pathlib.Path, multi_step: Callable, layout, fr
     state, saved = found
   else:
     state, saved = layout.initial(lambda: from_config.initial_state(config, frozen).trained), None
-    state = runs.start_from(config, state, frozen)
+    params = runs.load_start(config, layout.target, frozen) if params is None else params
+    state = runs.start_from(state, params)
   state = dataclasses.replace(state, frozen=frozen)
   runs.keep_frozen(workdir, frozen)
   step = start = int(state.step)
@@ -222,6 +226,7 @@ def dry_run(config, workdir: str | pathlib.Path) -> None:
   with memory.explaining(None, memory_settings(config)):  # the compiler may run out of memory
     frozen = runs.load_frozen(config, workdir)
     layout = from_config.layout(config, frozen)
+    runs.load_start(config, layout.target, frozen)
     text = runs.dry_run(config, paths.as_path(workdir), from_config.train_step(config), layout, frozen)
   processes.announce(text)
 

@@ -12,6 +12,7 @@ the autoencoder.
 
 import argparse
 import json
+import sys
 
 import numpy as np
 
@@ -118,4 +119,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  try:
+    main()
+  except (ValueError, OSError) as error:
+    sys.exit(f"error: {error}")

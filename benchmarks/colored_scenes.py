@@ -9,6 +9,7 @@ and the digits are not swapped, sides where both are.
 
 import argparse
 import json
+import sys
 
 import numpy as np
 from colored_digits import Judge, separated
@@ -55,7 +56,10 @@ def main() -> None:
   parser.add_argument("--steps", type=int, default=10)
   parser.add_argument("--seed", type=int, default=0)
   given = parser.parse_args()
-  run, judge, report = load_run(given.workdir), Judge(), {}
+  run, report = load_run(given.workdir), {}
+  if run.image_shape != (32, 64, 3):
+    raise ValueError(f"{given.workdir} draws images {run.image_shape}, no scenes; train configs/scenes_latent.py.")
+  judge = Judge()
   for name, unseen in (("pairs seen", False), ("pairs never seen", True)):
     wanted, grounds = asked(given.num, given.seed, unseen)
     texts = [
@@ -68,4 +72,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-  main()
+  try:
+    main()
+  except (ValueError, OSError) as error:
+    sys.exit(f"error: {error}")

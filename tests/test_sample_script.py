@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffjax import DiffjaxWarning, from_config, runs
 from diffjax.runs.checkpoints import Checkpoints
-from sample import draw
+from sample import UNCOUNTED, draw, expected
 
 
 @pytest.fixture(scope="module")
@@ -145,3 +145,31 @@ def test_samplers_are_listed_without_a_run(script):
   out, errors = script("sample.py", "--list_samplers").communicate()
   assert not errors
   assert [line.split()[0] for line in out.splitlines()] == ["name", *from_config.SAMPLERS]
+
+
+ASKED = ("best", "tokenizer", "prediction", "num", "labels", "steps", "sampler", "grid", "guidance_scale", "batch_size")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("given", "message"),
+  [
+    ({}, None),
+    ({"labels": [3], "num": 2}, None),
+    ({"num": -3}, "num is -3, but must be a whole number of at least 1"),
+    ({"num": 0}, "num is 0, but must be a whole number of at least 1"),
+    ({"batch_size": 0}, "batch_size is 0, but must be a whole number of at least 1"),
+    ({"filmstrip": True}, "--dry_run does not count what --filmstrip takes; omit one of them"),
+    ({"best_of": 8}, "--dry_run does not count what --best_of takes; omit one of them"),
+  ],
+)
+def test_a_dry_run_of_drawing(workdir, given, message):
+  options = dict.fromkeys((*ASKED, *UNCOUNTED)) | {"best": False} | given
+  if message is None:
+    lines = expected(workdir, None, options).splitlines()
+    assert lines[0].startswith(f"images          {given.get('num', 64)} at a time") and lines[-1].startswith(
+      "each device"
+    )
+  else:
+    with pytest.raises(ValueError, match=message):
+      expected(workdir, None, options)

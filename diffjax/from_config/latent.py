@@ -74,7 +74,7 @@ def initial_params(config, key: Array, frozen: PyTree = None) -> PyTree:
   cond = jax.eval_shape(frozen.conditioner.training_cond, batch, keys)
   zeros = lambda tree: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), tree)
   params = diffusion.module(config).init(key, zeros(x), jnp.zeros(()), zeros(cond))
-  # zeros here: `runs.start_from` fills in the text encoder's values
+  # zeros here: `runs.load_start` has the text encoder's values
   return params | ({TEXT: zeros(frozen.conditioner.towers[0].params)} if config.train.text_encoder else {})
 
 
@@ -85,7 +85,7 @@ def _is_size(size) -> bool:
 def pixels(config) -> Pixels | None:
   """The codec of a model of pixels, whose patches follow from its channels; None if there is none."""
   area, rest = divmod(config.model.out_channels, config.data.channels)
-  patch = math.isqrt(area)
+  patch = math.isqrt(max(area, 0))
   return Pixels(patch) if rest == 0 and patch**2 == area > 0 else None
 
 

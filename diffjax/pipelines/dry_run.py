@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffjax.checks import check_integer
 from diffjax.cluster import devices
 from diffjax.cluster.layouts import Whole
 from diffjax.conditioning import Text, TextTower
@@ -40,6 +41,7 @@ def dry_run(
   Raises:
     ValueError: as `Pipeline.draw`.
   """
+  check_integer(1, num=num, **({} if batch_size is None else {"batch_size": batch_size}))
   pipeline = dataclasses.replace(pipeline, **{name: _shapes(getattr(pipeline, name)) for name in PARTS})
   sigmas, image_shape, shape = pipeline.shapes(steps, grid, size)
   batch = -(-min(batch_size or pipeline.defaults.batch_size, num) // devices.device_count())
@@ -87,6 +89,8 @@ def _conds(pipeline, batch, size, shape, labels) -> tuple[Cond, Cond]:
   if not isinstance(conditioner, Text):
     cond, null_cond = conditioner.conds(batch, size, **({"labels": np.zeros(batch, int)} if labels else {}))
     return _shapes(cond), null_cond
+  if labels:
+    raise ValueError("this model draws from text, not by labels; omit that.")
   one = {"context": [], "pooled": None}
   for tower in conditioner.towers:
     tokens = jax.ShapeDtypeStruct((1, tower.tokenizer.length), jnp.int32)

@@ -24,7 +24,7 @@ def load_clip(folder: str | pathlib.Path) -> ClipRun:
       raise ValueError(f"{folder} is not a run, and published weights must be in a local folder; copy them here.")
     return _published(folder)
   config = read_config(folder)
-  check_kind(folder, config, "clip", "; give a CLIP's as --clip.")
+  check_kind(folder, config, "clip", "; give a CLIP's.")
   params = devices.whole(restore_averaged(folder, config)[0])  # every process encodes texts by itself
   return ClipRun(from_config.clip.module(config), params, from_config.clip.tokenizer(config), config)
 

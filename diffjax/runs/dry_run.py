@@ -48,7 +48,7 @@ def dry_run(config, workdir: pathlib.Path, train_step: TrainStep, layout: Layout
       train_step, state, layout, batch, spec.steps_per_call, source if config.data.in_memory and not buckets else None
     ),
     "FLOPs": _flops(train_step, state, batch, num_devices),
-    "data": f"{len(source):,} images of {'x'.join(map(str, source.shape))}" if source else UNPREPARED,
+    "data": f"{len(source):,} images of {_sizes(source)}" if source else UNPREPARED,
     "folder": str(workdir),
     "checkpoints": _checkpoints(workdir, tree_bytes(state.trained), spec.keep_checkpoints),
   }
@@ -75,6 +75,10 @@ def examples(
     if config.data.in_memory and isinstance(frozen.codec, Latents):
       batch["moments"] = jax.eval_shape(lambda images: stored_moments(frozen.codec, images), batch.pop("image"))
   return batch
+
+
+def _sizes(source: data.Source) -> str:
+  return "x".join(map(str, source.shape)) if source.groups is None else f"{len(set(source.groups))} sizes"
 
 
 def _data(config) -> data.Source | None:

@@ -78,7 +78,9 @@ def existing(folder: str | pathlib.Path, holds: str) -> pathlib.Path:
   """The path of a folder of runs or weights; FileNotFoundError, naming what it should hold, if there is none."""
   path = paths.as_path(folder)
   if not path.is_dir():
-    raise FileNotFoundError(f"there is no folder {folder}; train {holds} there, or give published weights.")
+    raise FileNotFoundError(
+      f"there is no folder {folder}; train {holds} there, or give a local folder of published weights."
+    )
   return path
 
 

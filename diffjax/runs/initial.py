@@ -17,31 +17,46 @@ from diffjax.training.step import TrainState
 from diffjax.typing import PyTree
 
 
-def start_from(config, state: TrainState, frozen: PyTree = None) -> TrainState:
-  """The initial state of a run, with the parameters of the model in `config.init_from`, if that is set.
+def load_start(config, target: TrainState, frozen: PyTree = None) -> PyTree:
+  """The parameters that a new run starts from: those of the model in `config.init_from`, if that is set.
 
   A text encoder that is trained along starts from that in `frozen`.
+
+  Args:
+    config: a run's ConfigDict.
+    target: its state, or the shapes of that.
+    frozen: what it stands on, as `load_frozen` returns it.
+
+  Returns:
+    A part of the state's parameters, on the host.
 
   Raises:
     ValueError: that model has another architecture or prediction.
     FileNotFoundError: the folder holds none.
   """
-  if TEXT in state.params:
+  start = {}
+  if TEXT in target.params:
     (tower,) = frozen.conditioner.towers
-    state = _with(state, {TEXT: tower.params})
+    start = {TEXT: tower.params}
   folder = config.get("init_from", "")
   if not folder:
-    return state
+    return start
   autoencoder = from_config.kind_of(config) == "autoencoder"
   params = read_autoencoder(folder)[0].params if autoencoder else _network(config, folder)
-  there, here = _shapes(params), _shapes({name: state.params[name] for name in params})
+  there, here = _shapes(params), _shapes({name: target.params[name] for name in params})
   for name in sorted(there.keys() | here.keys()):
     if there.get(name) != here.get(name):
       raise ValueError(
         f"the network in {folder} has {there.get(name, 'nothing')} at {shown(name)}, where the config's has"
         f" {here.get(name, 'nothing')}; set the keys of `model` to its architecture."
       )
-  return _with(state, params)
+  return start | params
+
+
+def start_from(state: TrainState, start: PyTree) -> TrainState:
+  """An initial state with the parameters of `load_start` in place of some of its own and of their averages."""
+  put = lambda own: own | jax.tree.map(lambda a, like: np.asarray(a, like.dtype), start, {n: own[n] for n in start})
+  return dataclasses.replace(state, params=put(state.params), ema=tuple(map(put, state.ema))) if start else state
 
 
 def _network(config, folder):
@@ -53,12 +68,6 @@ def _network(config, folder):
     names = [type(prediction).__name__.lower() for prediction in (denoiser.prediction, own)]
     raise ValueError(f"{folder} predicts {names[0]}, but prediction.name is {names[1]!r}; set it to {names[0]!r}.")
   return devices.whole(denoiser.network.params)
-
-
-def _with(state, params):
-  """The state with these parameters, on the host, in place of some of its own and of their averages."""
-  put = lambda own: own | jax.tree.map(lambda a, like: np.asarray(a, like.dtype), params, {n: own[n] for n in params})
-  return dataclasses.replace(state, params=put(state.params), ema=tuple(map(put, state.ema)))
 
 
 def _shapes(params):

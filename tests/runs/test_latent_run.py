@@ -161,6 +161,9 @@ def test_streamed_images_train_too(trained, tmp_path):
     ({"model.out_channels": 4}, "maps 1 channels to 3, but data.channels is 1 and model.out_channels 4"),
     ({"data.image_size": 9}, "needs a multiple of 2"),
     ({"data.flip": True}, "latents are computed once; set data.in_memory=False"),
+    ({"captions.length": 20}, r"captions.length is 20, but the text encoder has only 8 positions; lower it, or train"),
+    ({"data.buckets": (8, 8), "train.steps_per_call": 1}, r"data.buckets is \(8, 8\); give sizes \(H, W\)"),
+    ({"autoencoder": "pixels", "model.out_channels": -1}, "model.out_channels is -1, but must be data.channels times"),
     ({"train.caption_dropout": 1.5}, r"train.caption_dropout is 1.5, but must be in \[0, 1\)"),
   ],
 )
@@ -203,6 +206,7 @@ def test_a_new_run_starts_from_another_ones_network(trained, tmp_path):
     config.prediction.name = "v"
     config.model.widths = (8, 24)
     train(config, tmp_path / "other_network")
+  assert not (tmp_path / "other_network").exists() and not (tmp_path / "other_prediction").exists()
 
 
 def test_single_images_carry_prompt_and_settings(trained, tmp_path):
