@@ -305,8 +305,9 @@ def expected(workdir: str | pathlib.Path, size: tuple[int, int] | None, options:
   pipeline, _ = open_pipeline(workdir, **given, read=False)
   num = min(64, pipeline.defaults.batch_size) if options["num"] is None else options["num"]
   names = ("steps", "sampler", "grid", "guidance_scale", "batch_size")
-  asked = {name: options[name] for name in names} | {"labels": options["labels"] is not None}
-  return dry_run.text(dry_run.dry_run(pipeline, num, size=size, **asked))
+  asked: dict[str, Any] = {name: options[name] for name in names}
+  rows = dry_run.dry_run(pipeline, num, size=size, labels=options["labels"] is not None, **asked)
+  return dry_run.text(rows)
 
 
 def _progress(batches):

@@ -105,8 +105,9 @@ def continue_run(
     resident = layout.replicate(data.in_memory(runs.encoded_once(source, frozen)))
     batches = data.id_batches(len(source), spec.batch_size, spec.seed, **processes.process())
   else:
-    resident, examples = {}, runs.encoded_once(source, frozen) if config.data.in_memory else source
-    batches = data.batches(examples, spec.batch_size, spec.seed, **processes.process())
+    resident = {}
+    source = runs.encoded_once(source, frozen) if config.data.in_memory else source
+    batches = data.batches(source, spec.batch_size, spec.seed, **processes.process())
   if saved:
     batches.set_state(saved["data"])
   boundaries = (spec.log_every, spec.checkpoint_every, spec.sample_every)
@@ -240,7 +241,7 @@ def held_out_batches(config, frozen=None) -> list[dict[str, np.ndarray]]:
     ids = np.flatnonzero(groups == group)
     size = min(len(ids), share, PART)
     num = min(len(ids), share) // size * size
-    examples = [source[int(i)] for i in data.evenly(ids, num)]
+    examples = [source[int(i)] for i in data.evenly(ids.tolist(), num)]
     batch = {name: np.stack([example[name] for example in examples]) for name in examples[0]}
     batch["index"] = np.arange(done, done + num, dtype=np.int32)  # whose noise levels spread over all groups
     done += num

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from diffjax.data.source import Source
+
 if TYPE_CHECKING:
   import grain
 
 
 def batches(
-  source: Sequence[Any], batch_size: int, seed: int, *, process_index: int = 0, process_count: int = 1
+  source: Sequence[Any] | Source, batch_size: int, seed: int, *, process_index: int = 0, process_count: int = 1
 ) -> "grain.DatasetIterator":
   """This process's part of infinite shuffled global batches.
 

@@ -29,9 +29,9 @@ def open_colored_scenes(split: str) -> Source:
   # RandomState's stream is the same in all versions of NumPy, so that a resumed run sees the same scenes
   random, num = np.random.RandomState(0), SIZES[split]
   digits = random.randint(len(images), size=(num, 2))
-  unseen = single.unseen_colour(classes[digits])
+  unseen = np.array([single.unseen_colour(digit) for digit in range(10)])[classes[digits]]
   colours = (unseen + random.randint(1, len(single.COLOURS), size=(num, 2))) % len(single.COLOURS)
-  grounds, templates = (random.randint(len(names), size=num) for names in (single.GROUNDS, TEMPLATES))
+  grounds, templates = (random.randint(len(names), size=num).tolist() for names in (single.GROUNDS, TEMPLATES))
 
   def decode(i):
     both = [single.paint(images[d], c, grounds[i]) for d, c in zip(digits[i], colours[i])]

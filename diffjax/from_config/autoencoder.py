@@ -82,10 +82,10 @@ def discriminator(config) -> PatchDiscriminator | None:
 def initial_params(config, key: Array, frozen: PyTree = None) -> PyTree:
   """Initial parameters of both halves, and of the discriminator if there is one."""
   images = jnp.zeros((1, *defaults.image_size(config), config.data.channels))
-  params, judge = module(config).init(key, images), discriminator(config)
-  if judge is None:
-    return params
-  return params | {DISCRIMINATOR: judge.init(jax.random.fold_in(key, 1), images)["params"]}
+  params, judge = dict(module(config).init(key, images)), discriminator(config)
+  if judge is not None:
+    params[DISCRIMINATOR] = judge.init(jax.random.fold_in(key, 1), images)["params"]
+  return params
 
 
 def initial_frozen(config) -> PyTree:

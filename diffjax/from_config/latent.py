@@ -41,9 +41,8 @@ def default_config() -> Any:
   config.schedule.update(name="scaled_linear", num_steps=1000, beta_start=0.00085, beta_end=0.012)
   config.prediction.name = "v"
   config.loss.name = "simple"
-  config.captions = dict(names={}, templates=(), held_out=())
+  config.captions = dict(names={}, templates=(), held_out=(), length=defaults.unset(int))  # None: the text encoder's
   config.data.buckets = ()  # sizes of images, as from data.bucket_sizes
-  config.captions.length = defaults.unset(int)  # None: that of the text encoder
   config.train.update(caption_dropout=0.1, text_encoder=False)
   return config
 

@@ -66,8 +66,8 @@ def dry_run(
     needs = memory.needs(program.compile())
     if needs is None:
       return rows | {name: "unknown: this backend has no memory analysis"}
-    rows[name] = needs.temporaries + needs.outputs
-    largest = max(largest, rows[name])
+    used = needs.temporaries + needs.outputs
+    rows[name], largest = used, max(largest, used)
   if isinstance(codec, Tiled):
     rows["tiles"] = f"decoded in tiles of {codec.tile * codec.downscaling} pixels, as a whole image would take too much"
   rows["each device"] = sum(map(memory.tree_bytes, weights.values())) + largest

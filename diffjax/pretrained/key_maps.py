@@ -116,7 +116,7 @@ def load(
     ValueError: missing, surplus, wrongly shaped and non-floating-point tensors, all in one error; or weights that are
       NaN or infinite.
   """
-  flat = traverse_util.flatten_dict(expected, sep="/")
+  flat: dict[str, Any] = traverse_util.flatten_dict(expected, sep="/")
   wanted = {}
   for path, leaf in flat.items():
     wanted |= _names(key_map, prefix + path, leaf)

@@ -95,12 +95,12 @@ def open_pipeline(
   if not single and (tokenizer or prediction):
     name = "tokenizer" if tokenizer else "prediction"
     raise ValueError(f"{workdir} is a folder, which has its own {name}; omit --{name}.")
-  if single and tokenizer is None:
-    raise ValueError(f"{workdir} holds no tokenizer; give a folder with CLIP's as --tokenizer.")
   with contextlib.nullcontext() if read else pretrained.unread():
     if single:
-      options = dict(tokenizer=tokenizer, prediction=prediction, dtype=dtype)
-      return pretrained.load_single_file(path, **options), "published weights"
+      if tokenizer is None:
+        raise ValueError(f"{workdir} holds no tokenizer; give a folder with CLIP's as --tokenizer.")
+      single_file = pretrained.load_single_file(path, tokenizer=tokenizer, prediction=prediction, dtype=dtype)
+      return single_file, "published weights"
     if folder:
       return pretrained.load_pipeline(path, dtype=dtype), "published weights"
   run = load_run(workdir, best=best)

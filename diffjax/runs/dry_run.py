@@ -72,8 +72,9 @@ def examples(
     if frozen.conditioner.captions is None:
       length = frozen.conditioner.towers[0].tokenizer.length
       batch["tokens"] = jax.ShapeDtypeStruct((batch_size, length), jnp.int32)
-    if config.data.in_memory and isinstance(frozen.codec, Latents):
-      batch["moments"] = jax.eval_shape(lambda images: stored_moments(frozen.codec, images), batch.pop("image"))
+    codec = frozen.codec
+    if config.data.in_memory and isinstance(codec, Latents):
+      batch["moments"] = jax.eval_shape(lambda images: stored_moments(codec, images), batch.pop("image"))
   return batch
 
 

@@ -41,7 +41,7 @@ def load_frozen(config, workdir: str | pathlib.Path | None = None) -> PyTree:
   if from_config.kind_of(config) == "autoencoder" and config.loss.perceptual:
     with _kept(workdir) as kept:
       encoder = load_clip(config.loss.perceptual).image_features if kept is None else _image_encoder(kept)
-    return jax.tree.map(np.asarray, encoder.replace(module=encoder.module.clone(dtype=jnp.float32)))
+    return jax.tree.map(np.asarray, dataclasses.replace(encoder, module=encoder.module.clone(dtype=jnp.float32)))
   if from_config.kind_of(config) != "latent":
     return from_config.initial_frozen(config)
   with _kept(workdir) as kept:
@@ -77,7 +77,7 @@ def load_text_tower(folder: str | pathlib.Path) -> TextTower:
   if not ((path / TEXT_ENCODER).is_dir() and (path / CONFIG).is_file() and (path / CHECKPOINTS).is_dir()):
     return tower
   config = read_config(path)
-  if not config.train.text_encoder:
+  if not config.to_dict()["train"]["text_encoder"]:
     return tower
   params, _ = restore_averaged(path, config, frozen=load_frozen(config, path))
   return dataclasses.replace(tower, params=devices.whole(params[TEXT]))

@@ -90,7 +90,7 @@ def perceptual(encoder: ImageFeatures, x: Array, y: Array) -> Array:
   The mean over positions and layers (Zhang et al. 2018, eq. 1, with equal weights).
   """
   pairs = zip(encoder.hidden(x), encoder.hidden(y))
-  return sum(jnp.square(a - b).sum(axis=-1).mean(axis=-1) for a, b in pairs) / (encoder.module.layers + 1)
+  return jnp.stack([jnp.square(a - b).sum(axis=-1).mean(axis=-1) for a, b in pairs]).mean(axis=0)
 
 
 def psnr(squared_error: Array) -> Array:
