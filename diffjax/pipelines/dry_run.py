@@ -58,7 +58,8 @@ def dry_run(
     "denoising": programs.draw.lower(denoiser, method, sigmas, std, jax.random.key(0), start, numbers, (cond, None)),
     "decoding": programs.decode.lower(codec, x0),
   }
-  weights = {"text encoder": pipeline.conditioner, "network": pipeline.denoiser, "autoencoder": pipeline.codec}
+  weights = {"text encoder": pipeline.conditioner} if isinstance(pipeline.conditioner, Text) else {}
+  weights |= {"network": pipeline.denoiser, "autoencoder": pipeline.codec}
   rows: dict[str, int | str] = {"images": f"{batch} at a time of {' x '.join(map(str, image_shape[:2]))} pixels"}
   rows |= {name: memory.tree_bytes(part) for name, part in weights.items() if jax.tree.leaves(part)}
   largest, known = 0, memory.device_bytes()

@@ -116,7 +116,7 @@ def _check(config, codec):
   for size in (from_config.image_size(config), *config.data.buckets):
     if any(side % codec.downscaling for side in size):
       raise ValueError(
-        f"images are {size[0]} x {size[1]}, but this model needs multiples of {codec.downscaling}; change"
+        f"images are {size[0]} x {size[1]}, but this model needs a multiple of {codec.downscaling}; change"
         " data.image_size, data.image_width or data.buckets."
       )
   if not isinstance(codec, Latents):
