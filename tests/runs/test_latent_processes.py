@@ -9,7 +9,7 @@ from test_latent_run import autoencoder_config, latent_config
 from diffjax import runs
 from train import train
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 
 def test_sharded_among_two_processes_it_trains_and_draws_as_alone(tiny_data, tiny_clip, tmp_path):
