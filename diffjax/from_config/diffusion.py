@@ -20,7 +20,7 @@ from diffjax import (
   schedules,
 )
 from diffjax.checks import check_numbers
-from diffjax.cluster import processes
+from diffjax.cluster import devices, processes
 from diffjax.cluster.layouts import LAYOUTS
 from diffjax.codecs import Pixels
 from diffjax.data import Source
@@ -40,7 +40,7 @@ from diffjax.networks import contract
 from diffjax.pipelines import Pipeline
 from diffjax.schedules import Schedule
 from diffjax.training.augmentation import AUGMENT_DIM
-from diffjax.training.objectives.denoising import DenoisingObjective, Frozen
+from diffjax.training.objectives.denoising import TEXT, DenoisingObjective, Frozen
 from diffjax.typing import Array, Codec, Cond, Conditioner, Denoiser, PyTree, Sampler
 
 NETWORKS: dict[str, Callable[..., Any]] = {
@@ -338,7 +338,8 @@ def latent_batch_size(shape: tuple[int, int, int]) -> int:
 def pipeline(config, params: PyTree, frozen: Frozen | None = None) -> Pipeline:
   """A config's model with the given parameters, ready for sampling; `frozen` is that of a latent diffusion model."""
   if frozen is not None:
-    params, frozen = frozen.completed(params)
+    trained_along = {name: devices.whole(params[name]) for name in params if name == TEXT}  # each process encodes texts
+    params, frozen = frozen.completed(params | trained_along)
   return Pipeline(
     denoiser=denoiser(config, params),
     image_shape=image_shape(config),
