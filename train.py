@@ -235,10 +235,9 @@ def dry_run(config, workdir: str | pathlib.Path) -> None:
 def held_out_batches(config, frozen=None) -> list[dict[str, np.ndarray]]:
   """The images that checkpoints are compared on, in batches of equal size, of each group if their shapes differ."""
   source = runs.captioned(config, runs.load_data(config, "test"), frozen)
-  groups = np.zeros(len(source)) if source.groups is None else source.groups
-  share, batches, done = HELD_OUT // len(np.unique(groups)), [], 0
-  for group in np.unique(groups):
-    ids = np.flatnonzero(groups == group)
+  groups, batches, done = source.by_group(), [], 0
+  share = HELD_OUT // len(groups)
+  for ids in groups:
     size = min(len(ids), share, PART)
     num = min(len(ids), share) // size * size
     examples = [source[int(i)] for i in data.evenly(ids.tolist(), num)]

@@ -40,9 +40,11 @@ def batches(
   Raises:
     ValueError: an empty source, or an argument out of range.
   """
-  groups = getattr(source, "groups", None)
   given = batch_size, seed, process_index, process_count
-  ids = _BatchIds(len(source), *given) if groups is None else _GroupedIds(np.asarray(groups), *given)
+  if isinstance(source, Source) and source.groups is not None:
+    ids = _GroupedIds(source.by_group(), *given)
+  else:
+    ids = _BatchIds(len(source), *given)
 
   def read(batch):
     examples = [source[int(i)] for i in batch["id"]]
@@ -116,10 +118,9 @@ class _GroupedIds:
   After `e` epochs a group of n examples has had floor(e * n / batch_size) batches; those of an epoch are shuffled.
   """
 
-  def __init__(self, groups: np.ndarray, batch_size: int, seed: int, process_index: int, process_count: int):
-    self._members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
-    self._sizes = np.array([len(ids) for ids in self._members])
-    self._streams = [_BatchIds(len(ids), batch_size, seed, process_index, process_count) for ids in self._members]
+  def __init__(self, members: list[np.ndarray], batch_size: int, seed: int, process_index: int, process_count: int):
+    self._members, self._sizes = members, np.array([len(ids) for ids in members])
+    self._streams = [_BatchIds(len(ids), batch_size, seed, process_index, process_count) for ids in members]
     self._batch_size, self._seed = batch_size, seed
 
   def __len__(self) -> int:

@@ -49,6 +49,12 @@ class Source:
   def __getitem__(self, i: int) -> dict[str, Any]:
     return self.decode(self.records[range(len(self))[operator.index(i)]])
 
+  def by_group(self) -> list[np.ndarray]:
+    """The indices of each group's examples, in ascending order; without groups, those of all."""
+    if self.groups is None:
+      return [np.arange(len(self))]
+    return [np.flatnonzero(self.groups == group) for group in np.unique(self.groups)]
+
   def __iter__(self) -> Iterator[dict[str, Any]]:
     return (self[i] for i in range(len(self)))
 

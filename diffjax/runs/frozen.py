@@ -167,9 +167,7 @@ def encoded_once(source: data.Source, frozen: PyTree) -> data.Source:
   if not (isinstance(frozen, Frozen) and isinstance(frozen.codec, Latents)):
     return source
   codec, examples = jax.device_put(frozen.codec), [{}] * len(source)
-  groups = np.zeros(len(source)) if source.groups is None else source.groups
-  for group in np.unique(groups):
-    ids = np.flatnonzero(groups == group)
+  for ids in source.by_group():
     for start in range(0, len(ids), BATCH):  # so that images are never in memory all at once
       part = [source[int(i)] for i in ids[start : start + BATCH]]
       moments = encoded(codec, np.stack([example.pop("image") for example in part]))
