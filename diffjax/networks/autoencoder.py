@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from diffjax import randomness, struct
 from diffjax.networks.attention import MultiHeadAttention
 from diffjax.networks.layers import Conv, Dense, GroupNorm
-from diffjax.networks.residual import ResidualBlock, upsample
+from diffjax.networks.residual import ResidualBlock
 from diffjax.typing import Array
 
 NORM_EPS = 1e-6
@@ -91,7 +91,7 @@ class Decoder(nn.Module):
       for i in range(self.layers_per_level + 1):
         x = _block(self, width, f"up_{level}_block_{i}")(x)
       if level:
-        x = Conv(width, dtype=self.dtype, name=f"up_{level}_upsample")(upsample(x))
+        x = Conv(width, dtype=self.dtype, upsampled=True, name=f"up_{level}_upsample")(x)
     return _out(self, x, self.features)
 
 

@@ -1,22 +1,10 @@
-"""The residual block of Stable Diffusion's networks, and resampling by a factor of two."""
+"""The residual block of Stable Diffusion's networks."""
 
-import einops
 import flax.linen as nn
 import jax.numpy as jnp
 
 from diffjax.networks.layers import Conv, Dense, GroupNorm
 from diffjax.typing import Array
-
-
-def upsample(x: Array) -> Array:
-  """Doubles H and W of x [B, H, W, C] by repeating pixels."""
-  B, H, W, C = x.shape
-  return jnp.broadcast_to(x[:, :, None, :, None], (B, H, 2, W, 2, C)).reshape(B, 2 * H, 2 * W, C)
-
-
-def downsample(x: Array) -> Array:
-  """Halves H and W of x [B, H, W, C] by the mean of 2x2 pixels."""
-  return einops.reduce(x, "B (H h) (W w) C -> B H W C", "mean", h=2, w=2)
 
 
 class ResidualBlock(nn.Module):

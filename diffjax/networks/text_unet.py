@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from diffjax.networks.layers import Conv, Dense, GroupNorm, sinusoidal_embedding
-from diffjax.networks.residual import ResidualBlock, upsample
+from diffjax.networks.resample import upsample
+from diffjax.networks.residual import ResidualBlock
 from diffjax.networks.spatial_transformer import SpatialTransformer
 from diffjax.typing import Array, Cond
 
@@ -127,8 +128,10 @@ class TextUNet(nn.Module):
         if self.attending[level]:
           x = self._transformer(level, f"up_{level}_transformer_{i}")(x, context)
       if level:
-        H, W = skips[-1].shape[1:3]  # odd sizes were rounded up on the way down
-        x = Conv(width, dtype=self.dtype, name=f"up_{level}_upsample")(upsample(x)[:, :H, :W])
+        H, W = skips[-1].shape[1:3]
+        doubled = (H, W) == (2 * x.shape[1], 2 * x.shape[2])  # otherwise odd sizes were rounded up on the way down
+        conv = Conv(width, upsampled=doubled, dtype=self.dtype, name=f"up_{level}_upsample")
+        x = conv(x if doubled else upsample(x)[:, :H, :W])
     return x
 
   def _residual(self, width, name):

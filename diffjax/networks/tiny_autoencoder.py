@@ -6,7 +6,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from diffjax.networks.layers import Conv
-from diffjax.networks.residual import upsample
 from diffjax.typing import Array
 
 LATENT_RANGE = 3.0
@@ -58,7 +57,8 @@ class TinyDecoder(nn.Module):
       for i in range(blocks):
         x = TinyBlock(self.dtype, name=f"level_{level}_block_{i}")(x)
       if level < len(self.blocks) - 1:
-        x = Conv(self.width, use_bias=False, dtype=self.dtype, name=f"level_{level}_upsample")(upsample(x))
+        conv = Conv(self.width, use_bias=False, upsampled=True, dtype=self.dtype, name=f"level_{level}_upsample")
+        x = conv(x)
     return Conv(self.features, dtype=self.dtype, name="conv_out")(x).astype(jnp.float32)
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from diffjax.networks.attention import CrossAttention, SelfAttention
 from diffjax.networks.layers import Conv, Dense, FourierEmbedding, GroupNorm, dropout, sinusoidal_embedding
-from diffjax.networks.residual import downsample, upsample
+from diffjax.networks.resample import downsample, upsample
 from diffjax.randomness import alone
 from diffjax.typing import Array, Cond
 
@@ -205,7 +205,7 @@ class UNet(nn.Module):
       return block(x, name, x.shape[-1], False, direction)
     if direction == "down":
       return Conv(x.shape[-1], stride=2, dtype=self.dtype, name=name)(x)
-    return Conv(x.shape[-1], dtype=self.dtype, name=name)(upsample(x))
+    return Conv(x.shape[-1], upsampled=True, dtype=self.dtype, name=name)(x)
 
   def _embed(self, c_noise, cond):
     """c_noise [B] and labels -> float32 [B, 4 * width]."""
