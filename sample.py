@@ -28,12 +28,12 @@ from absl import flags
 from diffjax import plots
 from diffjax.cluster import processes
 from diffjax.cluster.command_line import run as run_script
-from diffjax.conditioning import Text, split_prompt
+from diffjax.conditioning import Text, split_prompt, split_weighted
 from diffjax.conditioning.prompt_weights import SYNTAXES
 from diffjax.data.pictures import load_picture
 from diffjax.pipelines import Pipeline, dry_run
 from diffjax.plots.parameters import parameters, save_png
-from diffjax.pretrained import load_preview_codec, load_textual_inversion
+from diffjax.pretrained import load_lora, load_preview_codec, load_textual_inversion, with_lora
 from diffjax.runs import Prompt, load_clip, make_prompt, open_pipeline
 from diffjax.samplers import METHODS
 from diffjax.samplers.methods import table
@@ -53,6 +53,7 @@ UNCOUNTED = (
   "repeats",
   "cfgpp",
   "embeddings",
+  "lora",
   "filmstrip",
   "preview_decoder",
 )
@@ -80,6 +81,7 @@ def draw(
   tokenizer: str | None = None,
   prediction: str | None = None,
   embeddings: list[str] | None = None,
+  lora: str | None = None,
   filmstrip: bool = False,
   preview_decoder: str | None = None,
   **options,
@@ -108,6 +110,7 @@ def draw(
     best_of: draw this many and keep the `num` with the highest CLIP scores.
     tokenizer, prediction: as in `pretrained.load_single_file`.
     embeddings: files of textual inversion, each with a word for prompts, as `pretrained.load_textual_inversion`.
+    lora: LoRA files separated by |, each with a strength after ::, by default 1, as `pretrained.load_lora`.
     best: draw from the checkpoint with the lowest held-out loss instead of the newest.
     filmstrip: also write the trajectory from noise to image.
     preview_decoder: a folder with a small decoder for the trajectory, such as TAESD's.
@@ -121,6 +124,8 @@ def draw(
   pipeline, source = open_pipeline(workdir, best=best, tokenizer=tokenizer, prediction=prediction)
   for file in embeddings or ():
     pipeline = load_textual_inversion(pipeline, file)
+  for file, strength in split_weighted(lora, "LoRA", "ink.safetensors") if lora is not None else ():
+    pipeline = with_lora(pipeline, load_lora(pipeline, file), strength)
   if preview_decoder is not None:
     if not filmstrip:
       raise ValueError("--preview_decoder decodes the film strip; add --filmstrip, or omit it.")
@@ -355,6 +360,7 @@ def main() -> None:
     "tokenizer",
     "prediction",
     "embeddings",
+    "lora",
     "eta",
     "s_churn",
     "batch_size",
@@ -378,6 +384,7 @@ if __name__ == "__main__":
   flags.DEFINE_string("tokenizer", None, "Folder of CLIP's tokenizer, for a single file.")
   flags.DEFINE_enum("prediction", None, ["eps", "v"], "What the network of a single file predicts, if it cannot tell.")
   flags.DEFINE_list("embeddings", None, "Files of textual inversion, whose words prompts can use.")
+  flags.DEFINE_string("lora", None, "LoRA files, several with strengths: 'ink.safetensors::0.8|paper.safetensors'.")
   flags.DEFINE_string("out", "out", "Folder to write to.")
   flags.DEFINE_integer("num", None, "Number of images; default: 64, or 4 from published weights.")
   flags.DEFINE_integer("steps", None, "Noise levels above zero; default: the run's.")

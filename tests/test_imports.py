@@ -34,7 +34,7 @@ FLOORS = [
   {"typing", "struct", "checks", "warning"},
   {"randomness", "arrays", "denoised", "system"},
   {"cluster", "networks", "data", "plots"},
-  {"schedules", "conditioning", "codecs"},
+  {"schedules", "conditioning", "codecs", "adapters"},
   {"grids", "noise_levels", "posterior", "denoisers", "tiling"},
   {"losses", "sampling", "samplers", "guidance", "evaluation"},
   {"training", "editing", "likelihood"},

@@ -1,4 +1,4 @@
-"""Prompts: texts with weights, separated by |."""
+"""Texts with weights, separated by |: prompts, and files with strengths."""
 
 import numpy as np
 
@@ -12,16 +12,25 @@ def split_prompt(prompt: str) -> list[tuple[str, float]]:
   Raises:
     ValueError: an empty text, or a weight that is not a finite number.
   """
+  return split_weighted(prompt, "prompt", "a three")
+
+
+def split_weighted(text: str, what: str, example: str) -> list[tuple[str, float]]:
+  """Parts and weights of a text in this syntax; `what` it is and an example of a part are for errors.
+
+  Raises:
+    ValueError: as `split_prompt`.
+  """
   parts = []
-  for part in prompt.split("|"):
-    text, mark, weight = part.partition("::")
-    if not text.strip():
-      raise ValueError(f"the prompt {prompt!r} has an empty part; write what to draw, such as 'a three'.")
+  for part in text.split("|"):
+    own, mark, weight = part.partition("::")
+    if not own.strip():
+      raise ValueError(f"the {what} {text!r} has an empty part; write something there, such as {example!r}.")
     try:
       value = float(weight) if mark else 1.0
     except ValueError:
       value = float("nan")
     if not np.isfinite(value):
-      raise ValueError(f"the weight {weight!r} of the prompt {text!r} is not a number; write it as in ::0.5.")
-    parts.append((text.strip(), value))
+      raise ValueError(f"the weight {weight!r} of the {what} {own!r} is not a number; write it as in ::0.5.")
+    parts.append((own.strip(), value))
   return parts

@@ -11,6 +11,7 @@ from diffjax.pretrained.clip import (
 )
 from diffjax.pretrained.clip.preprocessing import load_preprocessing, save_preprocessing
 from diffjax.pretrained.key_maps import unread
+from diffjax.pretrained.lora import load_lora, with_lora
 from diffjax.pretrained.schedulers import Published, from_diffusers
 from diffjax.pretrained.stable_diffusion.pipeline import INDEX as MODEL_INDEX
 from diffjax.pretrained.stable_diffusion.pipeline import (
@@ -32,6 +33,7 @@ __all__ = [
   "load_clip",
   "load_image_encoder",
   "load_latents",
+  "load_lora",
   "load_pipeline",
   "load_preprocessing",
   "load_preview_codec",
@@ -47,4 +49,5 @@ __all__ = [
   "save_preprocessing",
   "save_text_tower",
   "unread",
+  "with_lora",
 ]
