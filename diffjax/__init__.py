@@ -22,6 +22,7 @@ from diffjax.warning import DiffjaxWarning
 __version__ = "0.1.0"
 
 LAZY_SUBMODULES = (
+  "adapters",
   "cluster",
   "codecs",
   "conditioning",
