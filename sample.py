@@ -124,7 +124,7 @@ def draw(
   pipeline, source = open_pipeline(workdir, best=best, tokenizer=tokenizer, prediction=prediction)
   for file in embeddings or ():
     pipeline = load_textual_inversion(pipeline, file)
-  for file, strength in split_weighted(lora, "LoRA", "ink.safetensors") if lora is not None else ():
+  for file, strength in _loras(lora):
     pipeline = with_lora(pipeline, load_lora(pipeline, file), strength)
   if preview_decoder is not None:
     if not filmstrip:
@@ -274,6 +274,11 @@ def read_guide(clip, prompt, image_prompt, guidance, scale) -> Prompt | None:
   pictures = [] if image_prompt is None else split_prompt(image_prompt)
   read = [(load_picture(file, None, 3), weight) for file, weight in pictures]
   return make_prompt(load_clip(clip), prompt, image_prompts=read, config=guidance, scale=scale)
+
+
+def _loras(asked: str | None) -> list[tuple[str, float]]:
+  """The files and strengths that --lora names."""
+  return [] if asked is None else split_weighted(asked, "LoRA", "name a file, such as 'ink.safetensors'")
 
 
 def read_images(pipeline: Pipeline, size: tuple[int, int] | None, init_image, mask) -> dict:

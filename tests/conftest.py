@@ -1,6 +1,7 @@
 """For every test: shapes must match in full, and compiled programs are kept between runs."""
 
 import importlib.metadata
+import logging
 import os
 import pathlib
 import subprocess
@@ -46,6 +47,13 @@ def collected(request):
   if request.config.args_source is not pytest.Config.ArgsSource.TESTPATHS:
     pytest.skip("pytest was given paths")
   return request.config.stash[COLLECTED]
+
+
+@pytest.fixture
+def compilations(caplog):
+  """A function that counts what JAX has compiled during the test."""
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    yield lambda: sum(record.getMessage().startswith("Compiling") for record in caplog.records)
 
 
 @pytest.fixture(scope="session")

@@ -48,10 +48,8 @@ class TextTower:
       raise ValueError(f"clip_skip is {clip_skip}, but must be in 0..{depth - 1} for this text encoder; correct it.")
     tower = dataclasses.replace(self, layer=self.layer - clip_skip, tokenizer=None)
     # one section at a time, so that no number of prompts or sections compiles anything again, and each only once
-    encoded = functools.cache(
-      lambda *tokens: [np.asarray(a[0]) for a in _states(tower, np.asarray([tokens], np.int32))]
-    )
-    encode = lambda tokens: encoded(*tokens.tolist())
+    once = functools.cache(lambda tokens: [np.asarray(a[0]) for a in _states(tower, np.asarray([tokens], np.int32))])
+    encode = lambda tokens: once(tuple(tokens.tolist()))
     empty, _ = encode(self.tokenizer([""])[0])
     states, vectors = [], []
     for text in texts:

@@ -12,11 +12,11 @@ def split_prompt(prompt: str) -> list[tuple[str, float]]:
   Raises:
     ValueError: an empty text, or a weight that is not a finite number.
   """
-  return split_weighted(prompt, "prompt", "a three")
+  return split_weighted(prompt, "prompt", "write what to draw, such as 'a three'")
 
 
-def split_weighted(text: str, what: str, example: str) -> list[tuple[str, float]]:
-  """Parts and weights of a text in this syntax; `what` it is and an example of a part are for errors.
+def split_weighted(text: str, what: str, remedy: str) -> list[tuple[str, float]]:
+  """Parts and weights of a text in this syntax; `what` it is, and the `remedy` for an empty part, are for errors.
 
   Raises:
     ValueError: as `split_prompt`.
@@ -25,7 +25,7 @@ def split_weighted(text: str, what: str, example: str) -> list[tuple[str, float]
   for part in text.split("|"):
     own, mark, weight = part.partition("::")
     if not own.strip():
-      raise ValueError(f"the {what} {text!r} has an empty part; write something there, such as {example!r}.")
+      raise ValueError(f"the {what} {text!r} has an empty part; {remedy}.")
     try:
       value = float(weight) if mark else 1.0
     except ValueError:

@@ -1,5 +1,7 @@
 """Resampling by a factor of two, alone and within a convolution."""
 
+import itertools
+
 import einops
 import jax.numpy as jnp
 from jax import lax
@@ -30,10 +32,13 @@ def upsampled_conv2d(x: Array, kernel: Array) -> Array:
 
 def _four_convolutions(x, kernel):
   """One 2x2 convolution for each of the four pixels that a pixel of x becomes."""
-  # the first of a doubled pair sees its predecessor and twice itself, the second twice itself and its successor
-  merge = lambda a, second: jnp.stack([a[0] + a[1], a[2]] if second else [a[0], a[1] + a[2]])
-  rows = [merge(kernel, second) for second in (0, 1)]
-  kernels = [[merge(half.swapaxes(0, 1), second).swapaxes(0, 1) for second in (0, 1)] for half in rows]
-  padding = lambda second: (1 - second, second)
-  y = [conv2d(x, kernels[i][j], 1, (padding(i), padding(j))) for i in (0, 1) for j in (0, 1)]
+  kernels = [k for rows in _merged(kernel, 0) for k in _merged(rows, 1)]
+  padding = itertools.product(((1, 0), (0, 1)), repeat=2)
+  y = [conv2d(x, k, 1, around) for k, around in zip(kernels, padding)]
   return einops.rearrange(jnp.stack(y), "(i j) B H W C -> B (H i) (W j) C", i=2)
+
+
+def _merged(kernel, axis):
+  """The kernels of a doubled pair: the first sees its predecessor and twice itself, the second its successor."""
+  before, centre, after = jnp.split(kernel, 3, axis)
+  return jnp.concatenate([before, centre + after], axis), jnp.concatenate([before + centre, after], axis)

@@ -1,4 +1,4 @@
-"""Checks that a folder of published weights is a folder, with safetensors rather than pickles."""
+"""Checks that published weights are where they should be, in safetensors rather than pickles."""
 
 import os
 from pathlib import Path
@@ -13,6 +13,15 @@ def open_folder(folder: str | os.PathLike) -> Path:
   if not path.is_dir():
     there = "is a file" if path.exists() else "does not exist"
     raise ValueError(f"weights folder {path} {there}; give the folder that holds config.json and model.safetensors.")
+  return path
+
+
+def open_file(path: str | os.PathLike, remedy: str) -> Path:
+  """The file as a path; raises ValueError if it is a pickle, and FileNotFoundError with `remedy` if it is missing."""
+  path = Path(path).expanduser()
+  refuse_pickle(path)
+  if not path.is_file():
+    raise FileNotFoundError(f"there is no file {path}; {remedy}.")
   return path
 
 

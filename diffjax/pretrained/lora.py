@@ -1,10 +1,9 @@
 """LoRA files: whatever trainer wrote them, each tensor finds its weight in a table of the model's own names."""
 
 import dataclasses
-import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,22 +15,23 @@ from diffjax.adapters import Decomposed, Full, Hadamard, Kronecker, LoRA, LowRan
 from diffjax.adapters.lora import Change
 from diffjax.conditioning import Text
 from diffjax.denoisers import BoundNetwork, NetworkDenoiser
+from diffjax.networks import TextUNet
 from diffjax.pipelines import Pipeline
 from diffjax.pretrained.clip.keys import HUGGING_FACE
-from diffjax.pretrained.folders import refuse_pickle
+from diffjax.pretrained.folders import open_file
 from diffjax.pretrained.key_maps import KeyMap
 from diffjax.pretrained.stable_diffusion import keys
 from diffjax.pretrained.tensors import FLOATS, Stored, open_tensors
-from diffjax.system.files import shown
+from diffjax.system.files import parse_json, shown
 
-PARTS = {  # what their names end in: ours
-  r"(lora_A(\.\w+)?|[._]lora\.down|lora_down|lora_linear_layer\.down)\.weight": "down",
-  r"(lora_B(\.\w+)?|[._]lora\.up|lora_up|lora_linear_layer\.up)\.weight": "up",
-  r"lora_mid\.weight": "mid",
-  r"lora_magnitude_vector(\.\w+)?(\.weight)?": "magnitude",
-  r"(hada_[wt][12](_[ab])?|lokr_[wt][12](_[ab])?|alpha|dora_scale|diff|diff_b|w_norm|b_norm)": None,
+SUFFIXES = {  # what names end in
+  "down": r"(?:lora_A(?:\.\w+)?|[._]lora\.down|lora_down|lora_linear_layer\.down)\.weight",
+  "up": r"(?:lora_B(?:\.\w+)?|[._]lora\.up|lora_up|lora_linear_layer\.up)\.weight",
+  "mid": r"lora_mid\.weight",
+  "magnitude": r"lora_magnitude_vector(?:\.\w+)?(?:\.weight)?",
+  "own": r"(?:hada|lokr)_[wt][12](?:_[ab])?|alpha|dora_scale|diff|diff_b|w_norm|b_norm",
 }
-SUFFIX = re.compile(rf"(?P<stem>.+?)\.?(?P<part>{'|'.join(PARTS)})")
+NAME = re.compile(r"(?P<stem>.+?)\.?(?:" + "|".join(f"(?P<{part}>{end})" for part, end in SUFFIXES.items()) + ")")
 METADATA = "lora_adapter_metadata"
 """Where diffusers keeps peft's settings, as JSON."""
 
@@ -55,12 +55,11 @@ def load_lora(pipeline: Pipeline, path: str | os.PathLike) -> LoRA:
     ValueError: a pickle or a damaged file; a tensor that belongs to no weight of this model, or does not fit it.
     FileNotFoundError: there is no such file.
   """
-  path = Path(path).expanduser()
-  refuse_pickle(path)
-  if not path.is_file():
-    raise FileNotFoundError(f"there is no file {path}; give a .safetensors file of a LoRA.")
-  trees = _trees(pipeline)
-  table = _table(pipeline, trees)
+  path = open_file(path, "give a .safetensors file of a LoRA")
+  _, network, conditioner = _parts(pipeline)
+  params = [network.params, *(tower.params for tower in conditioner.towers)]
+  trees: list[Mapping[str, Any]] = [traverse_util.flatten_dict(tree["params"], sep="/") for tree in params]
+  table = _table(network.module, trees)
   with open_tensors(path.parent, path.name) as stored:
     groups, settings = _grouped(path, stored), _settings(stored)
     found: list[dict[str, list]] = [{} for _ in trees]
@@ -73,8 +72,8 @@ def load_lora(pipeline: Pipeline, path: str | os.PathLike) -> LoRA:
         if parts[place.part] is not None:
           raise ValueError(f"{path} changes {shown(stem)} twice, in two spellings; use another file.")
         parts[place.part] = change
-  network, *towers = [{name: tuple(parts) for name, parts in changes.items()} for changes in found]
-  return LoRA(network, tuple(towers))
+  of_network, *of_towers = [{name: tuple(parts) for name, parts in changes.items()} for changes in found]
+  return LoRA(of_network, tuple(of_towers))
 
 
 def with_lora(pipeline: Pipeline, lora: LoRA, strength: float = 1.0) -> Pipeline:
@@ -85,8 +84,11 @@ def with_lora(pipeline: Pipeline, lora: LoRA, strength: float = 1.0) -> Pipeline
   """
   denoiser, network, conditioner = _parts(pipeline)
   merged = lambda params, changes: merge(params, changes, float(strength)) if changes else params
-  own = zip(conditioner.towers, lora.towers)
-  towers = tuple(dataclasses.replace(tower, params=merged(tower.params, changes)) for tower, changes in own)
+  of_tower = dict(enumerate(lora.towers))
+  towers = tuple(
+    dataclasses.replace(tower, params=merged(tower.params, of_tower.get(i)))
+    for i, tower in enumerate(conditioner.towers)
+  )
   network = dataclasses.replace(network, params=merged(network.params, lora.network))
   return dataclasses.replace(
     pipeline,
@@ -97,24 +99,14 @@ def with_lora(pipeline: Pipeline, lora: LoRA, strength: float = 1.0) -> Pipeline
 
 def _parts(pipeline: Pipeline) -> tuple[NetworkDenoiser, BoundNetwork, Text]:
   denoiser, conditioner = pipeline.denoiser, pipeline.conditioner
-  network = denoiser.network if isinstance(denoiser, NetworkDenoiser) else None
-  if not (
-    isinstance(denoiser, NetworkDenoiser) and isinstance(network, BoundNetwork) and isinstance(conditioner, Text)
-  ):
-    raise ValueError("a LoRA needs a text-to-image model; omit it.")
-  return denoiser, network, conditioner
+  if isinstance(denoiser, NetworkDenoiser) and isinstance(conditioner, Text):
+    if isinstance(denoiser.network, BoundNetwork):
+      return denoiser, denoiser.network, conditioner
+  raise ValueError("a LoRA needs a text-to-image model; omit it.")
 
 
-def _trees(pipeline) -> list[Mapping[str, Any]]:
-  """The parameters of U-Net and text encoders, by path."""
-  _, network, conditioner = _parts(pipeline)
-  params = [network.params, *(tower.params for tower in conditioner.towers)]
-  return [traverse_util.flatten_dict(tree["params"], sep="/") for tree in params]
-
-
-def _table(pipeline: Pipeline, trees: list[Mapping[str, Any]]) -> dict[str, Place]:
-  """Every spelling of every module's name."""
-  unet = _parts(pipeline)[1].module
+def _table(unet: TextUNet, trees: list[Mapping[str, Any]]) -> dict[str, Place]:
+  """Every spelling of every module's name, for the parameters of U-Net and text encoders by path."""
   table = {}
   for name, place in _places(keys.unet(unet, linear_projection=True), trees[0], 0):
     plain = re.sub(r"\.(to_[qkv]|to_out)(\.0)?$", r".processor.\1", name)
@@ -132,7 +124,7 @@ def _table(pipeline: Pipeline, trees: list[Mapping[str, Any]]) -> dict[str, Plac
   return table
 
 
-def _places(key_map: KeyMap, tree: Mapping[str, Any], network: int, prefix: str = ""):
+def _places(key_map: KeyMap, tree: Mapping[str, Any], network: int, prefix: str = "") -> Iterator[tuple[str, Place]]:
   """(their name of a module, where it is) of all parameters of a network."""
   for path in tree:
     names, _ = key_map.find(prefix + path)
@@ -146,12 +138,12 @@ def _grouped(path: Path, stored: Mapping[str, Stored]) -> dict[str, dict[str, np
   """The tensors of each stem, by what they are."""
   groups: dict[str, dict[str, np.ndarray]] = {}
   for name, tensor in stored.items():
-    found = SUFFIX.fullmatch(name)
-    if found is None:
+    found = NAME.fullmatch(name)
+    if found is None or found.lastgroup is None:
       raise ValueError(f"{path} holds {shown(name)}, which is no part of a LoRA; use another file.")
     if tensor.dtype not in FLOATS:
       raise ValueError(f"{path} holds {shown(name)} as {tensor.dtype}, expected floating point; use another file.")
-    part = next(ours or found["part"] for pattern, ours in PARTS.items() if re.fullmatch(pattern, found["part"]))
+    part = found["own"] or found.lastgroup
     array = np.asarray(tensor.read(), np.float32)
     if not np.isfinite(array).all():
       raise ValueError(f"{path} holds {shown(name)}, which is not finite, as the file is damaged; download it again.")
@@ -163,7 +155,7 @@ def _settings(stored: Mapping[str, Stored]) -> Mapping[str, Any]:
   """peft's settings in the file's metadata, as diffusers writes them, or {}."""
   metadata = next((tensor.file.metadata() for tensor in stored.values()), None) or {}
   try:
-    settings = json.loads(metadata.get(METADATA, "{}"))
+    settings = parse_json(metadata.get(METADATA, "{}"))
   except ValueError:
     settings = {}
   return settings if isinstance(settings, dict) else {}
@@ -176,11 +168,12 @@ def _changes(
   leaf = "kernel" if f"{place.module}/kernel" in tree else "scale"
   whole = tree[f"{place.module}/{leaf}"].shape
   shape = (*whole[:-1], whole[-1] // place.parts)
+  wanted = {"bias": shape[-1:], leaf: shape}
   try:
     scale = lambda rank: _scale(stem, rank, tensors.get("alpha"), settings)
     both = {"bias": _bias(tensors), leaf: _change(dict(tensors), shape, scale)}
     found = {name: change for name, change in both.items() if change is not None}
-    made = {name: _shape_of(change, shape if name == leaf else shape[-1:]) for name, change in found.items()}
+    made = {name: _shape_of(change, wanted[name]) for name, change in found.items()}
   except (ValueError, TypeError, KeyError):
     found = made = {}
   if not found:
@@ -190,11 +183,10 @@ def _changes(
       " for this model."
     )
   for name, found_shape in made.items():
-    wanted = shape if name == leaf else shape[-1:]
-    if found_shape != wanted or f"{place.module}/{name}" not in tree:
+    if found_shape != wanted[name] or f"{place.module}/{name}" not in tree:
       raise ValueError(
-        f"{path}: {shown(stem)} changes a weight of shape {found_shape}, but this model's has {wanted}; use a LoRA made"
-        " for this model."
+        f"{path}: {shown(stem)} changes a weight of shape {found_shape}, but this model's has {wanted[name]};"
+        " use a LoRA made for this model."
       )
   return found
 
@@ -219,13 +211,13 @@ def _change(held: dict[str, np.ndarray], shape: tuple[int, ...], scale: Callable
   changes = [change for change in built if change is not None]
   if held or len(changes) > 1:
     raise ValueError("left over, or two changes of one weight")
-  for change in changes:
-    if magnitude is not None:
-      return Decomposed(change, magnitude.reshape(-1))
-    if dora_scale is not None:
-      return Decomposed(change, dora_scale.reshape(-1), by_input=dora_scale.shape[0] != shape[-1])
-    return change
-  return None
+  if not changes:
+    return None
+  if magnitude is not None:
+    return Decomposed(changes[0], magnitude.reshape(-1))
+  if dora_scale is not None:
+    return Decomposed(changes[0], dora_scale.reshape(-1), by_input=dora_scale.shape[0] != shape[-1])
+  return changes[0]
 
 
 def _full(held, window, scale) -> Full | None:

@@ -1,5 +1,7 @@
 """A tiny CLIP with random parameters, and its folder."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +21,22 @@ def tiny_clip():
   shapes = jax.eval_shape(model.init, jax.random.key(0), images, tokens)
   rng = np.random.default_rng(0)
   return model, jax.tree.map(lambda a: rng.normal(size=a.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+  """By kind of `diffusers_latent.pipeline`: their pipeline, and the folder that it was saved in."""
+  from diffusers_latent import pipeline
+
+  @functools.cache
+  def get(kind):
+    folder = tmp_path_factory.mktemp(f"stable_diffusion_{kind}")
+    theirs = pipeline(kind, folder)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.save_pretrained(folder / "saved")
+    return theirs, folder / "saved"
+
+  return get
 
 
 @pytest.fixture

@@ -9,30 +9,13 @@ import pytest
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from diffusers_latent import TEXTS, pipeline  # noqa: E402 - after the skips
+from diffusers_latent import TEXTS  # noqa: E402 - after the skips
 
 from diffjax import pretrained  # noqa: E402
 
 NOISE = np.random.default_rng(0).normal(size=(2, 8, 12, 4)).astype(np.float32)
 SIZE = (16, 24)
 CLOSE = dict(rtol=1e-4, atol=2e-4)
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory):
-  """By kind: their pipeline, and the folder that it was saved in."""
-  made = {}
-
-  def get(kind):
-    if kind not in made:
-      folder = tmp_path_factory.mktemp(f"stable_diffusion_{kind}")
-      theirs = pipeline(kind, folder)
-      theirs.set_progress_bar_config(disable=True)
-      theirs.save_pretrained(folder / "saved")
-      made[kind] = theirs, folder / "saved"
-    return made[kind]
-
-  return get
 
 
 def their_images(theirs, prompts, scale=7.5, steps=10, **asked):

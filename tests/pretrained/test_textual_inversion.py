@@ -7,27 +7,10 @@ from safetensors.numpy import save_file
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-from diffusers_latent import pipeline  # noqa: E402 - after the skips
-
 from diffjax import DiffjaxWarning, pretrained  # noqa: E402
 
 PROMPT = "a <cat-toy> three on <cat-toy>"
 CLOSE = dict(rtol=1e-4, atol=1e-5)
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory):
-  made = {}
-
-  def get(kind):
-    if kind not in made:
-      folder = tmp_path_factory.mktemp(kind)
-      theirs = pipeline(kind, folder)
-      theirs.save_pretrained(folder / "saved")
-      made[kind] = theirs, folder / "saved"
-    return made[kind]
-
-  return get
 
 
 def vectors(k, width, seed=0):

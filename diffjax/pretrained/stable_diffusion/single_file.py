@@ -27,7 +27,7 @@ from diffjax.networks import (
 from diffjax.pipelines import Pipeline
 from diffjax.pretrained import key_maps
 from diffjax.pretrained.clip.keys import HUGGING_FACE, IGNORED, OPEN_CLIP
-from diffjax.pretrained.folders import refuse_pickle
+from diffjax.pretrained.folders import open_file
 from diffjax.pretrained.schedulers import from_diffusers
 from diffjax.pretrained.stable_diffusion import keys, weights
 from diffjax.pretrained.stable_diffusion.pipeline import (
@@ -122,10 +122,7 @@ def load_single_file(
       wrong shape; or `prediction` is missing or unknown.
     FileNotFoundError: no such file.
   """
-  path = Path(path).expanduser()
-  refuse_pickle(path)
-  if not path.is_file():
-    raise FileNotFoundError(f"there is no file {path}; give a .safetensors file.")
+  path = open_file(path, "give a .safetensors file")
   dtype = computing(dtype)
   with open_tensors(path.parent, path.name) as stored:
     stored = {name: tensor for name, tensor in stored.items() if _read(name)}

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffjax.conditioning import Text
 from diffjax.pipelines import Pipeline
-from diffjax.pretrained.folders import refuse_pickle
+from diffjax.pretrained.folders import open_file
 from diffjax.pretrained.tensors import FLOATS, open_tensors
 from diffjax.system.files import shown
 
@@ -35,10 +35,7 @@ def load_textual_inversion(pipeline: Pipeline, path: str | os.PathLike, word: st
   conditioner = pipeline.conditioner
   if not isinstance(conditioner, Text):
     raise ValueError("textual inversion needs a text-to-image model; omit it.")
-  path = Path(path).expanduser()
-  refuse_pickle(path)
-  if not path.is_file():
-    raise FileNotFoundError(f"there is no file {path}; give a .safetensors file of textual inversion.")
+  path = open_file(path, "give a .safetensors file of textual inversion")
   name, vectors = _read(path)
   word = word or name or path.stem
   if not word or re.search(r"[\s()\[\]:\\]", word):
